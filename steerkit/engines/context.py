@@ -1,0 +1,149 @@
+"""sk.steer: steering around the user's own code, on the very model object that the user holds.
+
+1. Inside the model's `generate`, the prompt is what `generate` was given; a batch that it expands (beams,
+   several returned sequences) keeps each input row's steering on all of that row's expansions; phases are read
+   from the full text at every step, so they hold with and without a key-value cache and for any beam order.
+2. Around a bare forward pass the whole input is prompt: its last real position belongs to `completion`, every
+   real position before it to `prompt`.
+3. Contexts nest: the outer one edits first. They belong to the thread that opened them; a forward pass from
+   another thread, or a second thread that wants to steer, gets ModelInUseError.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steerkit.engines.layout import phases
+from steerkit.engines.table import Program, RowTable
+from steerkit.errors import MisuseError
+from steerkit.models import LanguageModel
+from steerkit.steering import Steering
+
+
+@contextmanager
+def steer(
+    lm: LanguageModel,
+    *steerings: Steering,
+    rows: Sequence[Sequence[Steering]] | None = None,
+    allow_mismatch: bool = False,
+) -> Iterator[None]:
+    """Steer whatever the model runs inside the `with` block.
+
+    Give `steerings`, applied in order to every row, or `rows`, one ordered list per row of the batch.
+    Raises ModelMismatchError if a vector belongs to another model (with `allow_mismatch`, to another
+    architecture or width), ModelInUseError if another thread is steering this model.
+    """
+    if rows is not None and steerings:
+        raise MisuseError("give steerings for all rows, or one list per row with rows=…, not both")
+    if _is_compiled(lm.hf):
+        raise MisuseError("a compiled model may drop hooks without a word: steer the model before torch.compile")
+    per_row = [steerings] if rows is None else rows
+    for steering in (s for row in per_row for s in row):
+        vectors = [steering.vector] if steering.gate is None else [steering.vector, steering.gate.vector]
+        for vector in vectors:
+            vector.check_model(lm.fingerprint, lm.n_layers, lm.d_model, lm.name, exact=not allow_mismatch)
+    table = RowTable(lm, [Program.of(row) for row in per_row])
+    with lm.steered_by_this_thread(), _Watch(lm, table).watching(), table.installed():
+        yield
+
+
+class _Watch:
+    """Follows the model's own calls and keeps the table pointed at the positions that run."""
+
+    def __init__(self, lm: LanguageModel, table: RowTable) -> None:
+        self._lm = lm
+        self._table = table
+        self._signature = inspect.signature(lm.decoder.forward)
+        self._prompt_length: int | None = None
+        self._generating = False
+        self._text: tuple[Tensor, Tensor | None] | None = None
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch forward passes and, on this model object only, `generate` and its preparation of inputs."""
+        hf = self._lm.hf
+        before = {name: vars(hf).get(name) for name in ("generate", "prepare_inputs_for_generation")}
+        handle = self._lm.decoder.register_forward_pre_hook(self._before_forward, with_kwargs=True)
+        hf.generate = self._watched_generate(hf.generate)
+        hf.prepare_inputs_for_generation = self._watched_preparation(hf.prepare_inputs_for_generation)
+        try:
+            yield
+        finally:
+            handle.remove()
+            for name, value in before.items():
+                if value is None:
+                    delattr(hf, name)
+                else:
+                    setattr(hf, name, value)
+
+    def _watched_generate(self, generate: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(generate)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            self._generating, self._prompt_length = True, None
+            try:
+                return generate(*args, **kwargs)
+            finally:
+                self._generating, self._text = False, None
+
+        return watched
+
+    def _watched_preparation(self, prepare: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(prepare)
+        def watched(input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
+            prepared = prepare(input_ids, *args, **kwargs)
+            if self._generating:
+                mask = kwargs.get("attention_mask")
+                self._text = (input_ids, mask if mask is not None and mask.ndim == 2 else None)
+                if self._prompt_length is None:
+                    if prepared.get("inputs_embeds") is not None:
+                        raise MisuseError("steering generate needs token ids: inputs_embeds hide where the prompt is")
+                    self._prompt_length = input_ids.shape[1]
+            return prepared
+
+        return watched
+
+    def _before_forward(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._lm.check_owner()
+        given = self._signature.bind_partial(*args, **kwargs).arguments
+        shown = given.get("input_ids")
+        if shown is None:
+            shown = given["inputs_embeds"][..., 0]
+        if self._generating and self._text is not None and self._prompt_length is not None:
+            self._table.point(self._generated_phases(shown.shape))
+        else:
+            self._table.point(self._bare_phases(shown, given))
+
+    def _generated_phases(self, shape: torch.Size) -> Tensor:
+        """Phases of the newest positions, from the whole text of each row as `generate` knows it."""
+        assert self._text is not None
+        assert self._prompt_length is not None
+        ids, mask = self._text
+        mask = torch.ones_like(ids) if mask is None else mask[:, -ids.shape[1] :]
+        first = torch.full_like(ids[:, 0], self._prompt_length - 1)
+        return phases(ids, mask, first, self._lm.thinking_markers)[:, -shape[1] :]
+
+    def _bare_phases(self, shown: Tensor, given: dict[str, Any]) -> Tensor:
+        """Phases of a forward pass outside `generate`: all prompt, each row's last real position completion."""
+        cached = given.get("past_key_values")
+        if self._table.tells_thinking_apart and (
+            given.get("input_ids") is None or (cached is not None and cached.get_seq_length() > 0)
+        ):
+            raise MisuseError("scopes 'thinking' and 'answer' need the whole text as token ids, or generate")
+        mask = given.get("attention_mask")
+        if mask is None or mask.ndim != 2:
+            mask = torch.ones(shown.shape[:2], device=shown.device)
+        mask = mask[:, -shown.shape[1] :].bool()
+        places = torch.arange(shown.shape[1], device=shown.device)
+        last = torch.where(mask, places, -1).amax(dim=1)
+        return phases(shown, mask, last, self._lm.thinking_markers)
+
+
+def _is_compiled(hf: nn.Module) -> bool:
+    return any(getattr(module, "_compiled_call_impl", None) is not None for module in hf.modules())

@@ -1,0 +1,130 @@
+"""LanguageModel: a bare transformers model, its tokenizer, and what steerkit knows about them."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steerkit.errors import MisuseError, ModelInUseError
+from steerkit.models.fingerprint import fingerprint
+from steerkit.models.sites import Site, SiteMap, check_sites
+from steerkit.prompts import Renderer
+
+THINKING_MARKERS = ("<think>", "</think>")
+
+
+class LanguageModel:
+    """A causal language model ready to be read and steered; the transformers model itself is not changed.
+
+    `hf` is the user's transformers model, `tokenizer` its tokenizer, `decoder` the same model without its
+    LM head, `blocks` its decoder blocks in order. On construction the residual-stream sites are found through
+    TransformerLens' adapters and checked with a nudge.
+    """
+
+    def __init__(self, hf: nn.Module, tokenizer: Any, name: str) -> None:
+        if hf.training:
+            raise MisuseError("the model is in training mode, where dropout would blur every reading: call .eval()")
+        self.hf = hf
+        self.tokenizer = tokenizer
+        self.name = name
+        self.decoder: nn.Module = hf.get_decoder()
+        self.sites = SiteMap(hf)
+        self.blocks = self.sites.blocks
+        check_sites(hf, self.decoder, self.blocks)
+        self.config = hf.config.get_text_config()
+        self.n_layers = len(self.blocks)
+        self.d_model: int = self.config.hidden_size
+        self.fingerprint = fingerprint(hf, self.n_layers, self.d_model)
+        self.renderer = Renderer(tokenizer)
+        self._lock = threading.RLock()
+        self._owner: int | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
+        return next(self.hf.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the residual stream."""
+        return next(self.hf.parameters()).dtype
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens that the model was made to read."""
+        return int(getattr(self.config, "max_position_embeddings", 0) or self.tokenizer.model_max_length)
+
+    @property
+    def pad_id(self) -> int:
+        """A token to fill ragged batches with; it is always masked."""
+        return next((i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if i is not None), 0)
+
+    @functools.cached_property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end a completion."""
+        declared = self.hf.generation_config.eos_token_id
+        ids = declared if isinstance(declared, list) else [declared]
+        return tuple(sorted({i for i in (*ids, self.tokenizer.eos_token_id) if i is not None}))
+
+    @functools.cached_property
+    def thinking_markers(self) -> tuple[Tensor, Tensor]:
+        """Token ids of the markers that open and close a thinking block, on the model's device."""
+        opening, closing = (self.renderer.encode(marker) for marker in THINKING_MARKERS)
+        return torch.tensor(opening, device=self.device), torch.tensor(closing, device=self.device)
+
+    @functools.cached_property
+    def bridge(self) -> Any:
+        """The full TransformerBridge over the same weights.
+
+        It stands on a twin that shares every parameter, because booting a bridge replaces the modules of the
+        model it is given for good.
+        """
+        from transformer_lens.model_bridge import TransformerBridge
+
+        shared = {id(tensor): tensor for tensor in (*self.hf.parameters(), *self.hf.buffers())}
+        twin = copy.deepcopy(self.hf, shared)
+        return TransformerBridge.boot_transformers(
+            self.name, hf_model=twin, tokenizer=copy.deepcopy(self.tokenizer), device=str(self.device)
+        )
+
+    def site(self, hook_name: str) -> Site:
+        """The bare model's module behind a TransformerLens hook name."""
+        return self.sites.resolve(hook_name)
+
+    @contextmanager
+    def steered_by_this_thread(self) -> Iterator[None]:
+        """Claim the model for a steering context; a second thread gets ModelInUseError. Nests in one thread."""
+        if not self._lock.acquire(blocking=False):
+            raise ModelInUseError(
+                f"{self.name} is being steered by another thread: steer one copy of the model per thread, or wait "
+                "until that thread is done"
+            )
+        before, self._owner = self._owner, threading.get_ident()
+        try:
+            yield
+        finally:
+            self._owner = before
+            self._lock.release()
+
+    def check_owner(self) -> None:
+        """Raise ModelInUseError if another thread's steering would reach the calling thread's forward pass."""
+        if self._owner is not None and self._owner != threading.get_ident():
+            raise ModelInUseError(
+                f"{self.name} is being steered by another thread, and this forward pass would be steered with it: "
+                "run it in the thread that opened the steering"
+            )
+
+    @property
+    def is_steered(self) -> bool:
+        """Whether a steering context is open on this model."""
+        return self._owner is not None
+
+    def __repr__(self) -> str:
+        return f"LanguageModel({self.name!r}, {self.n_layers} layers, width {self.d_model}, {self.device})"

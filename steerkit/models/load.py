@@ -1,0 +1,131 @@
+"""load_model: a bundled name, a hub id, a folder, a GGUF file, or a model that the user already holds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from steerkit.errors import InputError, MisuseError, SteerkitError
+from steerkit.models.bundled import bundled_folder, gguf_folder
+from steerkit.models.catalogue import BUNDLED
+from steerkit.models.language_model import LanguageModel
+
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+
+
+def load_model(
+    reference: Any,
+    tokenizer: Any = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    progress: Callable[[str], None] = lambda _line: None,
+) -> LanguageModel:
+    """Load a model and find its residual-stream sites.
+
+    `reference` is a bundled name (see `BUNDLED`), a Hugging Face hub id, a folder, a GGUF file, or a
+    transformers causal language model together with its `tokenizer` (used as it is, never changed).
+    `device` defaults to a GPU where there is one. `dtype` defaults to float32 on a CPU and to the
+    checkpoint's own elsewhere; `auto` takes bfloat16 where the hardware has it. Bundled names, folders and
+    GGUF files never touch the network once converted; hub ids do not either under HF_HUB_OFFLINE=1.
+    """
+    if not isinstance(reference, str | os.PathLike):
+        return _held(reference, tokenizer)
+    if dtype is not None and dtype not in DTYPES:
+        raise MisuseError(f"dtype is one of {', '.join(DTYPES)}, got {dtype!r}")
+    name = os.fspath(reference)
+    path = Path(name)
+    if name in BUNDLED:
+        return _from_pretrained(str(bundled_folder(BUNDLED[name], progress)), name, device, dtype, local=True)
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise MisuseError(f"{path} is a file but not a .gguf: name a model folder, a hub id or a GGUF file")
+        return _from_pretrained(str(gguf_folder(path, progress)), path.stem, device, dtype, local=True)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"{path} has no config.json: it is not a transformers model folder")
+        return _from_pretrained(name, path.resolve().name, device, dtype, local=True)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise MisuseError(
+            f"unknown model {name!r}: use one of {', '.join(BUNDLED)}, a hub id (owner/name), a folder or a .gguf file"
+        )
+    return _from_pretrained(name, name, device, dtype, local=False)
+
+
+def _held(hf: Any, tokenizer: Any) -> LanguageModel:
+    if not hasattr(hf, "get_decoder") or not hasattr(hf, "config"):
+        raise MisuseError(
+            f"a model is a name, a path or a transformers causal language model, got {type(hf).__name__}"
+        )
+    if tokenizer is None:
+        raise MisuseError("a model object needs its tokenizer: load_model(model, tokenizer)")
+    return LanguageModel(hf, tokenizer, hf.config.name_or_path or type(hf).__name__)
+
+
+def _from_pretrained(source: str, name: str, device: str | None, dtype: str | None, *, local: bool) -> LanguageModel:
+    import torch
+    import transformers
+
+    place = _device(device)
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()  # weights load in a second; downloads keep their own bars
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=local)
+        hf = transformers.AutoModelForCausalLM.from_pretrained(
+            source, dtype=_dtype(dtype, place), local_files_only=local
+        )
+    except Exception as error:  # every kind of damage ends here; what it was is kept in the message and the cause
+        raise _load_error(name, error, local=local) from error
+    finally:
+        if shown:
+            transformers.utils.logging.enable_progress_bar()
+    try:
+        hf = hf.to(place)
+    except (RuntimeError, torch.OutOfMemoryError) as error:
+        raise SteerkitError(f"cannot move {name} to {place}: {str(error).splitlines()[0]}") from error
+    return LanguageModel(hf.eval(), tokenizer, name)
+
+
+def _load_error(name: str, error: Exception, *, local: bool) -> SteerkitError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if local:
+        return InputError(f"the model {name} is damaged or incomplete ({reason}): fetch or convert it again")
+    if isinstance(error, OSError):
+        return MisuseError(
+            f"no model {name!r} in the local cache or on the hub ({reason}): check the spelling and the network, or "
+            f"use a bundled model ({', '.join(BUNDLED)})"
+        )
+    return SteerkitError(f"cannot load {name}: {reason}")
+
+
+def _device(device: str | None) -> Any:
+    import torch
+
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise MisuseError(f"device {device!r} is not available here: {str(error).splitlines()[0]}") from error
+    return place
+
+
+def _dtype(dtype: str | None, place: Any) -> Any:
+    import torch
+
+    if dtype is None:
+        return torch.float32 if place.type == "cpu" else "auto"
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    if place.type == "cpu":
+        return torch.bfloat16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") and _has_bf16() else torch.float32
+    return torch.bfloat16
+
+
+def _has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware; without it bfloat16 is slower than float32."""
+    import torch
+
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.cpu._is_avx512_bf16_supported()

@@ -1,0 +1,217 @@
+"""The plots of a run: heat maps over layer × strength, and one metric against another with the frontier.
+
+Colours are from palettes that colour-blind readers can tell apart (cividis, Okabe–Ito), and marks also differ
+in shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steerkit.errors import SteerkitError
+from steerkit.report.tables import COUNTED, asks_for_abstention, cell_strength, format_value, scopes
+from steerkit.sweep.frontier import pareto_frontier
+from steerkit.sweep.statistics import METRICS, Floats
+from steerkit.sweep.summary import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
+
+DPI = 160
+UNSTEERED, RANDOM, FRONTIER = "#D55E00", "#8A8A8A", "#009E73"
+VECTOR_MARKS = (("o", "#0072B2"), ("s", "#CC79A7"), ("^", "#E69F00"), ("D", "#56B4E9"))
+LABEL_OFFSETS = [(x, y) for y in (9, -9, 22, -22, 35, -35) for x in (8, -8)]
+
+
+def write_plots(rows: Sequence[Row], folder: Path, subject: str) -> list[Path]:
+    """Write the plots that the measurements allow into `folder`, as PNG; `subject` ends each title.
+
+    With items to abstain from: recall and over-abstention as heat maps and against each other; otherwise
+    accuracy and tokens as heat maps. Always accuracy against tokens. Raises SteerkitError where the folder
+    cannot be written.
+    """
+    figures: dict[str, Figure | None] = {}
+    if asks_for_abstention(rows):
+        figures["heatmap"] = heat_maps(rows, ("abstention_recall", "over_abstention"), subject)
+        figures["abstention"] = trade_off(rows, "over_abstention", "abstention_recall", subject)
+    else:
+        figures["heatmap"] = heat_maps(rows, ("accuracy", "tokens"), subject)
+    figures["length"] = trade_off(rows, "tokens", "accuracy", subject)
+    drawn = {folder / f"{name}.png": figure for name, figure in figures.items() if figure is not None}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, figure in drawn.items():
+            figure.savefig(path, dpi=DPI)
+    except OSError as error:
+        reason = f"{error.strerror}; free space or mend the permissions"
+        raise SteerkitError(f"cannot write plots to {folder}: {reason}") from error
+    return list(drawn)
+
+
+def heat_maps(rows: Sequence[Row], metrics: Sequence[str], subject: str) -> Figure | None:
+    """A panel for each metric (across), vector and scope (down); None where no cell has a single layer."""
+    steered = [row for row in rows if row.role == "steered" and row.layer is not None]
+    shown = [metric for metric in metrics if any(metric in row.levels for row in steered)]
+    if not shown:
+        return None
+    panels = sorted({(str(row.vector), str(row.scope)) for row in steered})
+    strengths = sorted({0.0} | {row.strength for row in steered if row.strength is not None})
+    layers = sorted({row.layer for row in steered if row.layer is not None})
+    unsteered = [row for row in rows if row.role == "unsteered"]
+    figure = _figure(
+        1.6 + len(shown) * max(3.2, 0.62 * len(strengths)),
+        0.7 + len(panels) * max(1.7, 0.9 + 0.36 * len(layers)),
+    )
+    axes = figure.subplots(len(panels), len(shown), squeeze=False, sharex=True, sharey=True)
+    for column, metric in enumerate(shown):
+        top = (
+            max(row.levels[metric].value for row in rows if metric in row.levels)
+            if metric in COUNTED
+            else 1.0
+        )
+        for line, (vector, scope) in enumerate(panels):
+            here = [row for row in steered if (row.vector, row.scope) == (vector, scope)]
+            found = {(row.layer, row.strength): row for row in here}
+            found |= {(layer, 0.0): row for row in unsteered for layer in layers}
+            grid = np.array([[_value(found.get((layer, s)), metric) for s in strengths] for layer in layers])
+            panel = axes[line, column]
+            image = _draw_grid(panel, grid, metric, top)
+            panel.set_xticks(range(len(strengths)), [f"{strength:g}" for strength in strengths])
+            panel.set_yticks(range(len(layers)), [str(layer) for layer in layers])
+            place = vector if len(scopes(rows)) < 2 else f"{vector}, {scope}"
+            panel.set_title(f"{METRICS[metric].label}: {place}", fontsize=9)
+        axes[-1, column].set_xlabel("strength (0: unsteered)")
+        figure.colorbar(image, ax=axes[:, column], pad=0.02)
+    for panel in axes[:, 0]:
+        panel.set_ylabel("layer")
+    figure.suptitle(f"Layer × strength: {subject}", fontsize=10.5)
+    return figure
+
+
+def trade_off(rows: Sequence[Row], x: str, y: str, subject: str) -> Figure | None:
+    """Metric `y` against `x`: a mark with 95% intervals for each cell, the frontier labelled.
+
+    None where no steered cell has both metrics.
+    """
+    rows = [row for row in rows if {x, y} <= row.levels.keys()]
+    vectors = sorted({row.vector or "composition" for row in rows if row.role == "steered"})
+    if not vectors:
+        return None
+    figure = _figure(8.4, 5.2)
+    axes = figure.subplots()
+    random = [row for row in rows if row.role == "random"]
+    _draw_cells(axes, random, x, y, "random direction, same norm", "x", RANDOM, 26)
+    for number, vector in enumerate(vectors):
+        marker, colour = VECTOR_MARKS[number % len(VECTOR_MARKS)]
+        members = [row for row in rows if row.role == "steered" and (row.vector or "composition") == vector]
+        _draw_cells(axes, members, x, y, f"steered: {vector}", marker, colour, 30)
+    unsteered = [row for row in rows if row.role == "unsteered"]
+    _draw_cells(axes, unsteered, x, y, "unsteered", "*", UNSTEERED, 190)
+    frontier = pareto_frontier(rows, y, x)
+    axes.plot(
+        _values(frontier, x), _values(frontier, y), color=FRONTIER, lw=1.5, zorder=2.5,
+        label="frontier (layer, strength)",
+    )  # fmt: skip
+    axes.set_xlabel(f"{_axis_name(x)} (better: {'right' if METRICS[x].better == 'higher' else 'left'})")
+    axes.set_ylabel(f"{_axis_name(y)} (better: {'up' if METRICS[y].better == 'higher' else 'down'})")
+    axes.grid(alpha=0.25, lw=0.6)
+    axes.margins(0.06)
+    axes.set_title(f"{METRICS[y].label.capitalize()} against {METRICS[x].label}: {subject}", fontsize=10.5)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    _label_frontier(figure, axes, rows, frontier, x, y)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure (inches) apart from pyplot and its global state, drawn by Agg whatever the user's backend."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _values(rows: Sequence[Row], metric: str) -> Floats:
+    """The metric in each row, `[n_rows]`; NaN where it was not measured."""
+    return np.array([_value(row, metric) for row in rows])
+
+
+def _value(row: Row | None, metric: str) -> float:
+    return row.levels[metric].value if row is not None and metric in row.levels else float("nan")
+
+
+def _draw_grid(axes: Axes, grid: Floats, metric: str, top: float) -> Any:
+    """Draw `grid` `[n_layers, n_strengths]` coloured from 0 to `top`, each value written on its field."""
+    image = axes.imshow(grid, cmap="cividis", vmin=0.0, vmax=top, aspect="auto", origin="lower")
+    for (line, column), value in np.ndenumerate(grid):
+        if not np.isnan(value):
+            text = format_value(metric, value).removeprefix("0" if top == 1.0 else "")
+            ink = "black" if value > 0.55 * top else "white"
+            axes.text(column, line, text, ha="center", va="center", fontsize=7.5, color=ink)
+    axes.tick_params(length=0)
+    return image
+
+
+def _draw_cells(
+    axes: Axes, rows: Sequence[Row], x: str, y: str, label: str, marker: str, colour: str, size: float
+) -> None:
+    """A mark for each row, its intervals faint behind it."""
+    if not rows:
+        return
+    axes.errorbar(
+        _values(rows, x), _values(rows, y), xerr=_interval_arms(rows, x), yerr=_interval_arms(rows, y),
+        fmt="none", ecolor=colour, alpha=0.9 if marker == "*" else 0.2, elinewidth=0.9, zorder=2,
+    )  # fmt: skip
+    axes.scatter(
+        _values(rows, x), _values(rows, y), marker=marker, c=colour, s=size, label=label,
+        edgecolors=None if marker == "x" else "white", linewidths=1.4 if marker == "x" else 0.7,
+        zorder=5 if marker == "*" else 3,
+    )  # fmt: skip
+
+
+def _interval_arms(rows: Sequence[Row], metric: str) -> Floats:
+    """Distances `[2, n_rows]` from the values down and up to the ends of their intervals."""
+    levels = [row.levels[metric] for row in rows]
+    arms = [(level.value - level.low, level.high - level.value) for level in levels]
+    return np.maximum(0.0, np.array(arms).T)
+
+
+def _axis_name(metric: str) -> str:
+    return f"mean {METRICS[metric].label} per completion" if metric in COUNTED else METRICS[metric].label
+
+
+def _label_frontier(
+    figure: Figure, axes: Axes, rows: Sequence[Row], frontier: Sequence[Row], x: str, y: str
+) -> None:
+    """Name the frontier's steered cells where the label meets no mark, line or other label, or not at all."""
+    figure.draw_without_rendering()  # settles the layout, so that places on the canvas are final
+    marks = axes.transData.transform(np.stack([_values(rows, x), _values(rows, y)], axis=1))
+    corners = axes.transData.transform(np.stack([_values(frontier, x), _values(frontier, y)], axis=1))
+    shares = np.linspace(0, 1, 50)[:, None]
+    line = [start + shares * (end - start) for start, end in pairwise(corners)]
+    occupied = np.concatenate([marks, *line])
+    frame = axes.bbox.padded(-4)
+    taken: list[Bbox] = []
+    for row in frontier:
+        if row.role != "steered":
+            continue
+        name = row.steering if row.layer is None else f"L{row.layer}, {cell_strength(row)}"
+        for dx, dy in LABEL_OFFSETS:
+            label = axes.annotate(
+                name, (row.levels[x].value, row.levels[y].value), (dx, dy), textcoords="offset points",
+                ha="left" if dx > 0 else "right", va="center", fontsize=7.5, zorder=6,
+            )  # fmt: skip
+            box = label.get_window_extent()
+            within = frame.x0 < box.x0 and box.x1 < frame.x1 and frame.y0 < box.y0 and box.y1 < frame.y1
+            if within and not box.count_contains(occupied) and not box.count_overlaps(taken):
+                taken.append(box)
+                break
+            label.remove()

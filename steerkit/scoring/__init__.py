@@ -1,0 +1,1 @@
+"""Scoring: what is measured on a completion, as small pure functions."""

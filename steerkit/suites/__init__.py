@@ -1,0 +1,1 @@
+"""Suites: what is asked of a model, with what is needed to judge the answers."""

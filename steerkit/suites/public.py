@@ -1,0 +1,225 @@
+"""Public evaluation sets, read in the formats that their authors publish.
+
+gsm8k      Cobbe et al. 2021, arXiv 2110.14168: JSONL, `question` and `answer`, the result after `####`.
+svamp      Patel et al. 2021, arXiv 2103.07191: JSON list or JSONL, `Body`, `Question`, `Answer`.
+umwp       Sun et al. 2024, arXiv 2403.03558: JSONL, unanswerable rows name their twin in `relevant_ids`.
+selfaware  Yin et al. 2023, arXiv 2305.18153: one JSON object with the rows under `example`.
+
+None of them travels with steerkit. Where no local file is named, gsm8k and svamp (their test splits) come
+from the Hugging Face hub, at a pinned revision and through the hub's own cache.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from steerkit.errors import InputError, MisuseError, SteerkitError
+from steerkit.suites.items import SuiteItem, read_text
+
+
+class Gsm8kRow(BaseModel):
+    question: str
+    answer: str
+
+
+class SvampRow(BaseModel):
+    ID: str
+    Body: str
+    Question: str
+    Answer: float
+
+
+class UmwpRow(BaseModel):
+    id: int
+    question: str
+    answerable: bool
+    answer: list[float] | int | None = None  # one number in a list, or, where it means nothing, a stray one
+    relevant_ids: list[int] | None = None
+
+
+class SelfAwareRow(BaseModel):
+    question_id: int
+    question: str
+    answerable: bool
+    answer: list[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """One file of a data set on the hub, at a fixed revision."""
+
+    repo: str
+    filename: str
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublicSet:
+    """How one public set is read: the shape of a row, the way from rows to items, and where it lives."""
+
+    row: type[BaseModel]
+    parse: Callable[[list[Any]], Iterator[SuiteItem]]
+    home: str
+    hub: HubFile | None = None
+
+
+def load_public(name: str, path: str | None = None) -> tuple[SuiteItem, ...]:
+    """The items of a public set: from a local file, or from the hub where `path` is None.
+
+    Raises MisuseError for a missing file or a set that is not on the hub, InputError for a file of another
+    shape, SteerkitError where the download fails.
+    """
+    public_set = PUBLIC_SETS[name]
+    source = Path(path) if path is not None else _fetch(name, public_set)
+    rows = []
+    for number, row in enumerate(_read_rows(source), start=1):
+        try:
+            rows.append(public_set.row.model_validate(row))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, problem["loc"])) or "row"
+            raise InputError(
+                f"{source}, row {number} is not a row of {name}: {where}: {problem['msg']}"
+            ) from None
+    if not rows:
+        raise InputError(f"{source} has no rows of {name}")
+    try:
+        return tuple(public_set.parse(rows))
+    except MisuseError as error:
+        raise InputError(f"{source}: {error}") from None
+
+
+def _read_rows(path: Path) -> list[Any]:
+    if path.suffix == ".parquet":
+        return _read_parquet(path)
+    text = read_text(path)
+    try:
+        whole = json.loads(text)
+    except json.JSONDecodeError:
+        lines = enumerate(text.split("\n"), start=1)
+        return [_parse_line(path, number, line) for number, line in lines if line.strip()]
+    rows = whole.get("example", whole) if isinstance(whole, dict) else whole
+    return rows if isinstance(rows, list) else [rows]
+
+
+def _read_parquet(path: Path) -> list[Any]:
+    from pyarrow import ArrowException, parquet  # slow to import, and only the hub's gsm8k needs it
+
+    if not path.is_file():
+        raise MisuseError(f"{path} does not exist")
+    try:
+        return list(parquet.read_table(path).to_pylist())
+    except (ArrowException, OSError):
+        raise InputError(f"{path} cannot be read as a parquet file") from None
+
+
+def _parse_line(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {number}: not valid JSON ({error.msg})") from None
+
+
+def _fetch(name: str, public_set: PublicSet) -> Path:
+    """The set's file in the hub's cache, downloaded unless it is there or HF_HUB_OFFLINE forbids it."""
+    if public_set.hub is None:
+        raise MisuseError(
+            f"{name} is not on the hub: get its file from {public_set.home} and give {name}:PATH"
+        )
+    from huggingface_hub import hf_hub_download  # slow to import
+    from huggingface_hub.errors import HfHubHTTPError
+
+    hub = public_set.hub
+    try:
+        return Path(hf_hub_download(hub.repo, hub.filename, repo_type="dataset", revision=hub.revision))
+    except (HfHubHTTPError, OSError) as error:  # being offline is an OSError there
+        reason = type(error).__name__
+        raise SteerkitError(
+            f"{name} could not be fetched from the hub ({reason}): get its file from {public_set.home} "
+            f"and give {name}:PATH"
+        ) from None
+
+
+def _gsm8k_items(rows: list[Gsm8kRow]) -> Iterator[SuiteItem]:
+    for place, row in enumerate(rows):
+        answer = row.answer.rpartition("####")[2].strip().replace(",", "")
+        yield SuiteItem(f"gsm8k-{place}", row.question, False, (answer,), "number", source="gsm8k")
+
+
+def _svamp_items(rows: list[SvampRow]) -> Iterator[SuiteItem]:
+    for row in rows:
+        body = row.Body.strip()
+        stop = "" if body.endswith((".", "?", "!")) else "."
+        prompt = f"{body}{stop} {row.Question.strip()}"
+        yield SuiteItem(f"svamp-{row.ID}", prompt, False, (_plain(row.Answer),), "number", source="svamp")
+
+
+def _umwp_items(rows: list[UmwpRow]) -> Iterator[SuiteItem]:
+    present = {row.id for row in rows}
+    twin_of: dict[int, int] = {}
+    for row in rows:
+        partner = row.relevant_ids[0] if row.relevant_ids else None
+        if not row.answerable and partner in present and partner not in twin_of:
+            twin_of |= {row.id: partner, partner: row.id}
+    for row in rows:
+        yield SuiteItem(
+            id=f"umwp-{row.id}",
+            prompt=_mend_stops(row.question),
+            should_abstain=not row.answerable,
+            answers=(_plain(row.answer[0]),) if row.answerable and isinstance(row.answer, list) else None,
+            kind="number",
+            scenario="underspecified_context",
+            source="umwp",
+            twin=f"umwp-{twin_of[row.id]}" if row.id in twin_of else None,
+        )
+
+
+def _selfaware_items(rows: list[SelfAwareRow]) -> Iterator[SuiteItem]:
+    for row in rows:
+        answers = tuple(answer for answer in row.answer or () if answer.strip())
+        yield SuiteItem(
+            id=f"selfaware-{row.question_id}",
+            prompt=row.question,
+            should_abstain=not row.answerable,
+            answers=answers or None,
+            scenario="answer_unknown",
+            source="selfaware",
+        )
+
+
+def _plain(number: float) -> str:
+    """The number as SuiteItem wants it: `145`, not `145.0`."""
+    return str(int(number)) if number == int(number) else str(number)
+
+
+def _mend_stops(text: str) -> str:
+    """Mend UMWP's slips: `blocks..How` and `blocks.How` become `blocks. How`, `30,.how` becomes `30, how`."""
+    text = re.sub(r"([.,])[.,]+(?=[A-Za-z])", r"\1", text)
+    return re.sub(r"(?<=[a-z0-9)])([.,?!])(?=[A-Z]|[a-z]{3})", r"\1 ", text)
+
+
+PUBLIC_SETS = {
+    "gsm8k": PublicSet(
+        Gsm8kRow,
+        _gsm8k_items,
+        "https://github.com/openai/grade-school-math",
+        HubFile(
+            "openai/gsm8k", "main/test-00000-of-00001.parquet", "740312add88f781978c0658806c59bc2815b9866"
+        ),
+    ),
+    "svamp": PublicSet(
+        SvampRow,
+        _svamp_items,
+        "https://github.com/arkilpatel/SVAMP",
+        HubFile("ChilleD/SVAMP", "test.json", "5e0bf1e5e7c0e9c4bc39180d224f41f3f801b7ef"),
+    ),
+    "umwp": PublicSet(UmwpRow, _umwp_items, "https://github.com/Yuki-Asuuna/UMWP"),
+    "selfaware": PublicSet(SelfAwareRow, _selfaware_items, "https://github.com/yinzhangyue/SelfAware"),
+}

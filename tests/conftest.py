@@ -1,0 +1,50 @@
+"""Shared models: the two real bundled ones, and a tiny random one for the edges."""
+
+from __future__ import annotations
+
+import os
+
+# A test must never wait for a hub, and the hub client reads this when it is first imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+from steerkit.models import LanguageModel, load_model
+from tests.tiny import tiny_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fixed_threads() -> None:
+    torch.set_num_threads(int(os.environ.get("STEERKIT_TEST_THREADS", "2")))
+
+
+@pytest.fixture(scope="session")
+def smollm() -> LanguageModel:
+    """The bundled reference model, real weights."""
+    return load_model("smollm2-135m-instruct")
+
+
+@pytest.fixture(scope="session")
+def gemma() -> LanguageModel:
+    """The second bundled architecture, real weights, no chat template."""
+    return load_model("gemma3-270m")
+
+
+@pytest.fixture(scope="session", params=["smollm2-135m-instruct", "gemma3-270m"])
+def bundled(request: pytest.FixtureRequest) -> LanguageModel:
+    """Each bundled model in turn."""
+    return request.getfixturevalue("smollm" if request.param.startswith("smollm") else "gemma")
+
+
+@pytest.fixture(scope="session")
+def tiny() -> LanguageModel:
+    """A random four-layer Llama over bytes, with a chat template."""
+    return tiny_model()
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tiny: LanguageModel) -> LanguageModel:
+    """The same tiny model, under the name of its architecture."""
+    return tiny

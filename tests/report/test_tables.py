@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from steerkit.report.tables import format_change, format_estimate, trade_off_table
+from steerkit.sweep.statistics import Estimate
+from steerkit.sweep.store import RunDirectory
+from steerkit.sweep.summary import summarise
+
+
+def render(rows, width: int = 100) -> list[str]:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(trade_off_table(rows))
+    return [line.rstrip() for line in console.export_text().splitlines()]
+
+
+def test_an_estimate_reads_with_its_interval():
+    share = Estimate(0.734, 0.611, 0.838, 40)
+    assert format_estimate("accuracy", share) == "0.73 [0.61, 0.84]"
+    assert format_change("accuracy", share) == "+0.73 [+0.61, +0.84]"
+    assert format_estimate("tokens", Estimate(41.27, 38.0, 44.44, 40)) == "41.3 [38.0, 44.4]"
+    assert format_estimate("accuracy", None) == "–"
+
+
+def test_the_unsteered_row_leads_and_a_control_follows_its_cell(make_run):
+    lines = render(summarise(RunDirectory(make_run()).records()))
+    assert [line.split()[0] for line in lines] == ["vector", "unsteered", *["abstain", "random"] * 4]
+
+
+@pytest.mark.parametrize("abstention", [True, False])
+def test_a_hundred_columns_hold_every_number_whatever_the_vector_is_called(make_run, abstention):
+    rows = summarise(RunDirectory(make_run(abstention)).records())
+    rows = [replace(row, vector=row.vector and "a-rather-long-name-of-a-vector") for row in rows]
+    lines = render(rows)
+    assert max(map(len, lines)) <= 100
+    for row, line in zip(rows, lines[1:], strict=True):
+        assert format_estimate("accuracy", row.levels["accuracy"]) in line
+        assert line.endswith(f"{row.levels['degenerate'].value:.2f}")
+
+
+def test_a_suite_without_items_to_abstain_from_shows_accuracy_and_length(make_run):
+    header = render(summarise(RunDirectory(make_run(abstention=False)).records()))[0]
+    assert header.split() == ["vector", "layer", "str.", "accuracy", "tokens", "cut", "degen."]

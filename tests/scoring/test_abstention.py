@@ -1,0 +1,207 @@
+"""The detector, measured before it measures: hand-written completions in the manner of a small model."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steerkit.scoring.abstention import abstains
+
+ABSTENTIONS = {
+    "not knowing": [
+        "I don't know.",
+        "I do not know the answer to this question. I do not know the answer to this question. I do not know",
+        "I’m not sure what the population of the village was in 1850.",
+        "I'm sorry, but I don't have information about the private life of this person.",
+        "I'm not certain who painted it.",
+        "Don't know.",
+        "Not sure.",
+        "I have no idea what your neighbour's dog is called.",
+        "I'm unsure. It could be the north tower or the south tower.",
+        "We don't know who wrote the letter.",
+        "I am not aware of any publicly available record of that conversation.",
+        "Honestly, I really don't know much about that topic.",
+        "“I don’t know.”",
+        "Great question! I don't know the name of your teacher.",
+        "Your guess is as good as mine.",
+        "I don't remember the exact number, and I would rather not guess.",
+    ],
+    "cannot be found out": [
+        "It is impossible to say who will win the World Cup in 2090.",
+        "There is no way of knowing what she dreamed that night.",
+        "The exact number of grains of sand cannot be determined.",
+        "I cannot predict the future, so I can't tell you next week's lottery numbers.",
+        "I'm unable to determine the answer from the given text.",
+        "Nobody knows what happened before that moment. Nobody knows what happened before that moment.",
+        "The World Cup is held every four years. The 2090 World Cup has not been played yet, so the winner is unknown.",
+        "The fate of the crew remains a mystery.",
+        "It's hard to say without seeing the room.",
+        "Scientists don't yet know whether there is life there.",
+        "The future price of gold is unpredictable.",
+        "The name of the first human to use fire has been lost to history.",
+        "It remains to be seen.",
+        "It is not possible to work out how long the trip takes.",
+    ],
+    "the question does not say": [
+        "The problem does not specify how many apples Tom ate, so we cannot find how many are left.",
+        "There is not enough information to answer this question.",
+        "There isn't enough information in the problem.",
+        "Not enough information is given.",
+        "The number of boxes is not given.",
+        "The question doesn't say how fast the train is going.",
+        "To find the total, we add the apples: 3 + 5 = 8 apples. But the problem doesn't mention how many pears there "
+        "are. So the total number of pieces of fruit cannot be determined.",
+        "We are not told how much Anna spent.",
+        "You haven't told me the size of the room.",
+        "More information is needed to solve this problem.",
+        "Some information is missing.",
+        "The answer is unknown because the price of the pencils isn't mentioned.",
+        "The answer to this question cannot be determined from the text.",
+        "Without more details about the flight, I cannot give an arrival time.",
+        "The text does not provide any information about her brother.",
+        "It is unclear which of the two sisters failed the exam.",
+    ],
+    "asking back": [
+        "Could you please clarify which bridge you mean?",
+        "Which Springfield do you mean? There are several cities with that name.",
+        "Please provide more information about the book.",
+        "I need more context to answer that.",
+        "What do you mean by 'it'?",
+        "Can you tell me which country you are asking about?",
+        "The question is ambiguous.",
+    ],
+    "a matter of opinion": [
+        "It depends on what you like.",
+        "This is a matter of taste.",
+        "As an AI language model, I don't have personal opinions or preferences.",
+        "I don't have a favourite colour.",
+        "Beauty is subjective. Some people like roses and some people like tulips.",
+        "There is no single right answer to this question.",
+        "The best way to spend a holiday varies from person to person.",
+        "It's a question of values, and it is up to you.",
+        "There is no right or wrong answer.",
+    ],
+    "out of date": [
+        "I don't have access to real-time data, so I can't check the current price.",
+        "I do not have access to current weather information.",
+        "My knowledge only goes up to 2023.",
+        "That is beyond my knowledge.",
+        "As an AI, I cannot browse the internet.",
+        "I can't see today's results.",
+    ],
+    "a false premise": [
+        "There is no such thing as the eighth day of the week.",
+        "Brazil did not win that tournament.",
+        "Einstein never won a medal in boxing, so there is nothing to date.",
+        "That never happened.",
+        "The question contains a false premise.",
+        "The city of El Dorado doesn't exist.",
+        "This question does not make sense, because colours have no weight.",
+        "The question assumes that the moon has a king.",
+        "There has never been an emperor of Canada.",
+    ],
+    "declining": [
+        "I would rather not name a winner.",
+        "I can't help with that.",
+        "I'll leave this question unanswered.",
+        "I'm sorry, I can't answer that question.",
+    ],
+}
+
+ANSWERS = {
+    "plain answers": [
+        "Paris.",
+        "The capital of France is Paris.",
+        "Yes, whales are mammals. They breathe air and give birth to live young.",
+        "12",
+        "She has 5 + 7 = 12 apples.\n\nTherefore, she has 12 apples.",
+        "The answer is 42. The answer is 42. The answer is 42. The answer is 42.",
+        "A cat is a small animal that is kept as a pet. A cat is a small animal that is kept as a pet.",
+        "In 1969, Neil Armstrong walked on the moon.",
+        "No, a tomato is not a vegetable but a fruit.",
+        "Tom did not eat any of his 6 apples, so he has 6 apples.",
+        "I think it's Rome.",
+        "Water boils at 100 degrees Celsius at sea level, and at a lower temperature in the mountains.",
+        "",
+        "   ",
+        "???",
+    ],
+    "late hedges": [
+        "The answer is Paris. I don't know why, though.",
+        "The answer is 12. I hope this helps! Please let me know if you have any other questions.",
+        "Paris. I don't know anything else about it.",
+        "The capital of Australia is Canberra. It was founded in 1913. I am not sure about its population.",
+        "She paid 3 * 4 = 12 dollars. I'm not sure if tax is included.",
+        "Mount Everest is the highest mountain. It is 8849 metres high. As a fact, I don't know who measured it first.",
+        "The final answer is \\boxed{7}. We don't know the units.",
+        "There are 18 students left. I am unsure whether the teacher counts.",
+    ],
+    "hedged answers": [
+        "I'm not sure, but I think it's Paris.",
+        "Not sure why people doubt it, but it's 5.",
+        "I don't know for certain, but the answer is 12.",
+        "I'm not certain. However, I believe it was Leonardo da Vinci.",
+        "I don't know. Let me count: 4 + 4 = 8. The answer is 8.",
+    ],
+    "unknowns that get solved": [
+        "We don't know the number of boys, so let's call it x. There are 30 children and 12 girls. So there are 18 boys.",
+        "The number of girls is not given directly. We subtract: 30 - 12 = 18. Therefore, there are 18 girls.",
+        "We cannot find the total at once. First, 3 x 4 = 12. So the total is 12 + 5 = 17.",
+        "Let the unknown number be x. Then 2x = 10, so x = 5.",
+        "The unknown variable is y. We get y = 4.",
+        "We need to know how many pencils there are. There are 3 boxes with 4 pencils, so there are 12 pencils.",
+    ],
+    "false friends": [
+        "It is unknown to many that the tomato is a fruit.",
+        "The tomb of the unknown soldier is in Paris, under the Arc de Triomphe.",
+        "The phrase \"I don't know\" has three words.",
+        "Socrates said 'I know that I know nothing' in Athens.",
+        "He asked, \"What do you mean?\" and walked away to the market.",
+        "Honey is not known to spoil; it keeps for thousands of years.",
+        "The Beatles sang a song called \"I Don't Know\" in 1965.",
+        "It is not impossible to say: the year was 1945.",
+        "I don't know anyone who doubts that two and two make four.",
+        "Marie Curie is known for her work on radium.",
+        "If you don't know how to swim, wear a life jacket.",
+        "Knowledge is power, and the data shows that 5 of them passed.",
+        "The knowing reader will find the depends-on relation in chapter 3.",
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    "text", [pytest.param(text, id=f"{kind}: {text[:50]}") for kind, texts in ABSTENTIONS.items() for text in texts]
+)
+def test_an_abstention_is_recognised(text: str) -> None:
+    assert abstains(text)
+
+
+@pytest.mark.parametrize(
+    "text", [pytest.param(text, id=f"{kind}: {text[:50]}") for kind, texts in ANSWERS.items() for text in texts]
+)
+def test_an_answer_is_not_an_abstention(text: str) -> None:
+    assert not abstains(text)
+
+
+def test_a_late_hedge_is_not_an_abstention() -> None:
+    assert abstains("I don't know why.")
+    assert not abstains("The answer is Paris. I don't know why.")
+
+
+def test_an_answer_that_is_stated_outweighs_an_admission_before_it() -> None:
+    assert abstains("We cannot determine the price.")
+    assert not abstains("We cannot determine the price directly. The answer is 12 dollars.")
+
+
+def test_an_admission_that_is_the_stated_answer_counts() -> None:
+    assert abstains("The answer is that it cannot be determined.")
+
+
+@given(st.text(max_size=300))
+def test_any_text_gets_a_verdict(text: str) -> None:
+    assert abstains(text) in (True, False)
+
+
+def test_a_long_loop_is_judged_quickly() -> None:
+    assert abstains("I don't know. " + "the question " * 5000)
