@@ -48,7 +48,7 @@ def capture(
     texts: Sequence[EncodedText],
     aggregation: Aggregation = "last",
     *,
-    batch_tokens: int = 4096,
+    batch_tokens: int = 1024,
     progress: Progress | None = None,
 ) -> Activations:
     """Run the decoder (not the LM head) over `texts` and read one state per text and layer.

@@ -10,8 +10,9 @@ leakage              error        a prompt that also occurs in the set that it m
 length-skew          warning      one side is longer on average, and that was not declared
 no-length-contrast   warning      length was declared as the contrast, but the sides are alike in it
 few                  warning      fewer than 20 pairs, or labelled prompts of one side
-doubled-bos          error        a rendered text that begins with two beginning-of-sequence tokens
-special-token        error        a text that holds a special token of the tokenizer: rendered already?
+doubled-bos          error        a text that holds the beginning-of-sequence token, which rendering adds, or
+                                  that begins with two of them once rendered
+special-token        warning      a text that holds another special token of the tokenizer
 unreadable           error        the model's tokenizer or template cannot take the text
 too-long             error        more tokens than the model's context holds
 words-alone          information  how well a TF-IDF classifier tells held-out sides apart
@@ -169,20 +170,23 @@ def _length(name: str, examples: Iterable[Example], contrast: Contrast) -> Itera
 
 
 def _unreadable(examples: Iterable[Example], lm: LanguageModel) -> Iterator[Finding]:
-    bos = lm.tokenizer.bos_token_id
-    special = [token for token in lm.tokenizer.all_special_tokens if token]
+    bos, bos_id = lm.tokenizer.bos_token, lm.tokenizer.bos_token_id
     for example in examples:
         where = example.where
-        for token in special:
+        for token in lm.tokenizer.all_special_tokens:
             if token in example.text or token in prompt_text(example.prompt):
-                yield Finding("error", "special-token", where, f"holds {token}: was it rendered already?")
+                message = f"holds {token}: was it rendered already?"
+                if token == bos:
+                    yield Finding("error", "doubled-bos", where, message)
+                else:
+                    yield Finding("warning", "special-token", where, message)
         try:
             text = example.encoded(lm.renderer)
         except MisuseError as error:
             yield Finding("error", "unreadable", where, str(error))
             continue
-        if bos is not None and text.ids[:2] == (bos, bos):
-            yield Finding("error", "doubled-bos", where, f"begins with {lm.tokenizer.bos_token} twice")
+        if bos_id is not None and text.ids[:2] == (bos_id, bos_id):
+            yield Finding("error", "doubled-bos", where, f"begins with {bos} twice once rendered")
         if len(text.ids) > lm.context_length:
             message = f"{len(text.ids)} tokens, but {lm.name} reads at most {lm.context_length}"
             yield Finding("error", "too-long", where, message)

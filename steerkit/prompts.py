@@ -135,4 +135,8 @@ def common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:
 def _own_bos(tokenizer: Any) -> str:
     """The beginning-of-sequence text that the tokenizer adds by itself, or nothing."""
     ids = tokenizer("a")["input_ids"]
-    return tokenizer.bos_token if tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id] else ""
+    return (
+        tokenizer.bos_token
+        if tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
+        else ""
+    )

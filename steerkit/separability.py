@@ -63,7 +63,7 @@ def auroc(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
 def words_alone(examples: Sequence[Example], folds: Sequence[Fold]) -> WordsAlone | None:
     """Logistic regression on TF-IDF of words and word pairs, fitted and judged on the given folds.
 
-    None without folds. Length plays no part: TF-IDF rows are normalised.
+    None without folds.
     """
     if not folds:
         return None

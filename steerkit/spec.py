@@ -21,7 +21,9 @@ KEYS = ("layer", "strength", "scope", "operation", "target", "gate", "threshold"
 LONGEST_RANGE = 10_000
 
 
-def parse_range(text: str, kind: type[int] | type[float] = float, *, separator: str = ",", what: str = "range") -> tuple:
+def parse_range(
+    text: str, kind: type[int] | type[float] = float, *, separator: str = ",", what: str = "range"
+) -> tuple:
     """Numbers of `4,8,12` or `start:stop[:step]` (stop included), in the order written, each once.
 
     Steps are taken in decimal arithmetic, so that `-1:2:0.1` holds 0 and 2 exactly.

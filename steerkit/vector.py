@@ -168,7 +168,10 @@ class SteeringVector:
     def __add__(self, other: SteeringVector) -> SteeringVector:
         if not isinstance(other, SteeringVector):
             return NotImplemented
-        if self.metadata.fingerprint != other.metadata.fingerprint or self.direction.shape != other.direction.shape:
+        if (
+            self.metadata.fingerprint != other.metadata.fingerprint
+            or self.direction.shape != other.direction.shape
+        ):
             raise ModelMismatchError(
                 f"{self.name!r} is for {self.metadata.model} and {other.name!r} for {other.metadata.model}: "
                 "only vectors of one model can be added"
@@ -199,7 +202,9 @@ class SteeringVector:
         )
         return SteeringVector(direction, metadata, activation_norm=self.activation_norm)
 
-    def check_model(self, fingerprint: str, n_layers: int, d_model: int, name: str, *, exact: bool = True) -> None:
+    def check_model(
+        self, fingerprint: str, n_layers: int, d_model: int, name: str, *, exact: bool = True
+    ) -> None:
         """Raise ModelMismatchError unless this vector was made for the model so described.
 
         With `exact=False` the same shape with other weights passes.
@@ -256,9 +261,13 @@ def load_vector(reference: str | os.PathLike[str]) -> SteeringVector:
             header: dict[str, Any] = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} is not a readable safetensors file ({error}): extract the vector again") from error
+        raise InputError(
+            f"{path} is not a readable safetensors file ({error}): extract the vector again"
+        ) from error
     if HEADER_KEY not in header or "direction" not in tensors:
-        raise InputError(f"{path} is a safetensors file but not a steerkit vector: it lacks the header or 'direction'")
+        raise InputError(
+            f"{path} is a safetensors file but not a steerkit vector: it lacks the header or 'direction'"
+        )
     try:
         metadata = VectorMetadata.model_validate_json(header[HEADER_KEY])
     except ValidationError as error:
@@ -266,7 +275,9 @@ def load_vector(reference: str | os.PathLike[str]) -> SteeringVector:
         where = ".".join(str(part) for part in first["loc"]) or "header"
         raise InputError(f"{path}: the vector's metadata is damaged at {where!r}: {first['msg']}") from error
     if metadata.format_version > FORMAT_VERSION:
-        raise InputError(f"{path} has vector format {metadata.format_version}; this steerkit reads up to {FORMAT_VERSION}")
+        raise InputError(
+            f"{path} has vector format {metadata.format_version}; this steerkit reads up to {FORMAT_VERSION}"
+        )
     optional = {name: tensors.get(name) for name in OPTIONAL_TENSORS}
     try:
         return SteeringVector(tensors["direction"], metadata, **optional)
@@ -292,4 +303,6 @@ def _resolve(reference: str | os.PathLike[str]) -> Path:
     if path.is_dir():
         raise MisuseError(f"{path} is a folder: name the .safetensors file in it")
     names = ", ".join(known) or "none"
-    raise MisuseError(f"no vector file {str(reference)!r}; published vectors: {names}; make one with `steerkit extract`")
+    raise MisuseError(
+        f"no vector file {str(reference)!r}; published vectors: {names}; make one with `steerkit extract`"
+    )

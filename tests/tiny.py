@@ -24,7 +24,10 @@ def byte_tokenizer(*, chat: bool = True) -> PreTrainedTokenizerFast:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
         extra_special_tokens=["<think>", "</think>"],
     )
     if chat:
@@ -56,10 +59,17 @@ def tiny_model(seed: int = 0, *, chat: bool = True, layers: int = 4, width: int 
     return LanguageModel(tiny_hf(seed, layers, width), byte_tokenizer(chat=chat), f"tiny-{seed}")
 
 
-def random_vector(lm: LanguageModel, seed: int = 0, size: float = 1.0, name: str = "random") -> SteeringVector:
+def random_vector(
+    lm: LanguageModel, seed: int = 0, size: float = 1.0, name: str = "random"
+) -> SteeringVector:
     """A random vector for `lm`, `size` times as long as a standard normal one."""
     metadata = VectorMetadata(
-        name=name, model=lm.name, fingerprint=lm.fingerprint, method="random", aggregation="last", scaling="norm"
+        name=name,
+        model=lm.name,
+        fingerprint=lm.fingerprint,
+        method="random",
+        aggregation="last",
+        scaling="norm",
     )
     noise = torch.randn(lm.n_layers, lm.d_model, generator=torch.Generator().manual_seed(seed))
     return SteeringVector(size * noise, metadata)

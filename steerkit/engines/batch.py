@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from steerkit.engines.base import Completion, Request
 from steerkit.engines.cache import KeysAndValues, aligned_cache, keys_and_values
@@ -78,6 +79,7 @@ class RunningBatch:
     def __init__(self, lm: LanguageModel) -> None:
         self._lm = lm
         self.rows: list[Row] = []
+        self._cache: Cache
 
     @property
     def live(self) -> list[Row]:
@@ -106,7 +108,9 @@ class RunningBatch:
         width = max(lengths)
         self._cache = aligned_cache(parts, width)
         self.rows = rows  # only now: had memory run out above, the batch would stand as it was
-        self._mask = torch.arange(width, device=device)[None] >= width - torch.tensor(lengths, device=device)[:, None]
+        self._mask = (
+            torch.arange(width, device=device)[None] >= width - torch.tensor(lengths, device=device)[:, None]
+        )
         self._positions = torch.tensor(lengths, device=device)[:, None]
         self._newest = torch.tensor([[row.newest] for row in rows], device=device)
         self._table = RowTable(lm, [row.program for row in rows])

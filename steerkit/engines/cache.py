@@ -34,12 +34,17 @@ class AlignedLayer(DynamicLayer):
         self.dtype, self.device = keys.dtype, keys.device
         self.is_initialized = True
 
-    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """Append the new positions and return all keys and values in use."""
         end = self._length + key_states.shape[-2]
         if end > self._buffers[0].shape[-2]:
             keys, values = self.in_use
-            self._buffers = (_with_headroom(keys, end - self._length), _with_headroom(values, end - self._length))
+            self._buffers = (
+                _with_headroom(keys, end - self._length),
+                _with_headroom(values, end - self._length),
+            )
         for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[..., self._length : end, :] = new
         self._length = end
@@ -93,4 +98,7 @@ def _fitted(tensor: Tensor, width: int) -> Tensor:
 
 def keys_and_values(cache: Cache) -> KeysAndValues:
     """Per layer, the keys and values `[row, head, position, width]` that a cache holds."""
-    return [layer.in_use if isinstance(layer, AlignedLayer) else (layer.keys, layer.values) for layer in cache.layers]
+    return [
+        layer.in_use if isinstance(layer, AlignedLayer) else (layer.keys, layer.values)
+        for layer in cache.layers
+    ]

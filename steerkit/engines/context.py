@@ -43,7 +43,9 @@ def steer(
     if rows is not None and steerings:
         raise MisuseError("give steerings for all rows, or one list per row with rows=…, not both")
     if _is_compiled(lm.hf):
-        raise MisuseError("a compiled model may drop hooks without a word: steer the model before torch.compile")
+        raise MisuseError(
+            "a compiled model may drop hooks without a word: steer the model before torch.compile"
+        )
     per_row = [steerings] if rows is None else rows
     for steering in (s for row in per_row for s in row):
         vectors = [steering.vector] if steering.gate is None else [steering.vector, steering.gate.vector]
@@ -61,8 +63,8 @@ class _Watch:
         self._lm = lm
         self._table = table
         self._signature = inspect.signature(lm.decoder.forward)
-        self._prompt_length: int | None = None
         self._generating = False
+        self._prompt: Tensor | None = None
         self._text: tuple[Tensor, Tensor | None] | None = None
 
     @contextmanager
@@ -86,11 +88,13 @@ class _Watch:
     def _watched_generate(self, generate: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(generate)
         def watched(*args: Any, **kwargs: Any) -> Any:
-            self._generating, self._prompt_length = True, None
+            given = inspect.signature(generate).bind_partial(*args, **kwargs).arguments
+            self._generating = True
+            self._prompt = kwargs.get("input_ids", given.get("inputs"))
             try:
                 return generate(*args, **kwargs)
             finally:
-                self._generating, self._text = False, None
+                self._generating, self._prompt, self._text = False, None, None
 
         return watched
 
@@ -99,12 +103,19 @@ class _Watch:
         def watched(input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
             prepared = prepare(input_ids, *args, **kwargs)
             if self._generating:
+                if prepared.get("inputs_embeds") is not None:
+                    raise MisuseError(
+                        "steering generate needs token ids: inputs_embeds hide where the prompt is"
+                    )
+                if self._prompt is None:
+                    self._prompt = input_ids
                 mask = kwargs.get("attention_mask")
-                self._text = (input_ids, mask if mask is not None and mask.ndim == 2 else None)
-                if self._prompt_length is None:
-                    if prepared.get("inputs_embeds") is not None:
-                        raise MisuseError("steering generate needs token ids: inputs_embeds hide where the prompt is")
-                    self._prompt_length = input_ids.shape[1]
+                mask = mask if mask is not None and mask.ndim == 2 else None
+                if input_ids.shape[1] < self._prompt.shape[1] and mask is not None:
+                    # A chunk of a prompt that is read piece by piece: the text is the prompt as far as it was read.
+                    expansion = input_ids.shape[0] // self._prompt.shape[0]
+                    input_ids = self._prompt.repeat_interleave(expansion, dim=0)[:, : mask.shape[1]]
+                self._text = (input_ids, mask)
             return prepared
 
         return watched
@@ -115,7 +126,7 @@ class _Watch:
         shown = given.get("input_ids")
         if shown is None:
             shown = given["inputs_embeds"][..., 0]
-        if self._generating and self._text is not None and self._prompt_length is not None:
+        if self._text is not None:
             self._table.point(self._generated_phases(shown.shape))
         else:
             self._table.point(self._bare_phases(shown, given))
@@ -123,10 +134,10 @@ class _Watch:
     def _generated_phases(self, shape: torch.Size) -> Tensor:
         """Phases of the newest positions, from the whole text of each row as `generate` knows it."""
         assert self._text is not None
-        assert self._prompt_length is not None
+        assert self._prompt is not None
         ids, mask = self._text
         mask = torch.ones_like(ids) if mask is None else mask[:, -ids.shape[1] :]
-        first = torch.full_like(ids[:, 0], self._prompt_length - 1)
+        first = torch.full_like(ids[:, 0], self._prompt.shape[1] - 1)
         return phases(ids, mask, first, self._lm.thinking_markers)[:, -shape[1] :]
 
     def _bare_phases(self, shown: Tensor, given: dict[str, Any]) -> Tensor:

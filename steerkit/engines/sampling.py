@@ -23,7 +23,9 @@ def row_uniforms(decoding: Decoding, prompt_ids: Sequence[int], sample: int) -> 
     return np.random.Generator(np.random.PCG64(seed)).random(decoding.max_new_tokens, dtype=np.float32)
 
 
-def next_tokens(logits: Tensor, temperature: Tensor | None, top_p: Tensor | None, uniforms: Tensor | None) -> Tensor:
+def next_tokens(
+    logits: Tensor, temperature: Tensor | None, top_p: Tensor | None, uniforms: Tensor | None
+) -> Tensor:
     """The next token of each row, `[row]`, from `logits` `[row, vocabulary]`.
 
     `temperature`, `top_p` and `uniforms` are `[row]`; rows of temperature 0 are greedy, and None means that

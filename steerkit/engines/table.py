@@ -79,7 +79,8 @@ class Program:
     def tells_thinking_apart(self) -> bool:
         """Whether thinking and answer positions are steered differently."""
         return any(
-            self.compositions.get((layer, THINKING)) != self.compositions.get((layer, ANSWER)) for layer in self.layers
+            self.compositions.get((layer, THINKING)) != self.compositions.get((layer, ANSWER))
+            for layer in self.layers
         )
 
 
@@ -151,10 +152,12 @@ class Stage:
             return torch.tensor([getattr(c, name) for c in full], device=like.device, dtype=like.dtype)
 
         return cls(
-            *(vectors(n) for n in ("shift", "unit")),
-            *(numbers(n) for n in ("gain", "turn")),
-            vectors("gate_unit"),
-            numbers("gate_threshold"),
+            shift=vectors("shift"),
+            unit=vectors("unit"),
+            gain=numbers("gain"),
+            turn=numbers("turn"),
+            gate_unit=vectors("gate_unit"),
+            gate_threshold=numbers("gate_threshold"),
             projects=any(c.gain != 0 for c in full),
             turns=any(c.turn != 0 for c in full),
             gates=any(c.gate_threshold != float("-inf") for c in full),

@@ -174,11 +174,17 @@ class TransformersEngine:
         ids, mask, positions = left_padded(texts, lm)
         wanted = max(len(text) - start for text, start in zip(texts, starts, strict=True))
         table = RowTable(lm, programs)
-        first = torch.tensor([width - len(t) + s - 1 for t, s in zip(texts, starts, strict=True)], device=lm.device)
+        first = torch.tensor(
+            [width - len(t) + s - 1 for t, s in zip(texts, starts, strict=True)], device=lm.device
+        )
         table.point(phases(ids, mask, first, lm.thinking_markers))
         with table.one_pass():
             logits = lm.hf(
-                input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=wanted + 1
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                use_cache=False,
+                logits_to_keep=wanted + 1,
             ).logits[:, :-1]
         log_probabilities = logits.float().log_softmax(-1)
         taken = log_probabilities.gather(-1, ids[:, width - wanted :, None]).squeeze(-1).tolist()
@@ -216,7 +222,11 @@ class _Prefixes:
         cache = empty_cache()
         with table.one_pass():
             lm.decoder(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
             )
         source = keys_and_values(cache)
         self._known |= {row.prefix_key: Prefix(source, i) for i, row in enumerate(rows)}

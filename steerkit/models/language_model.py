@@ -28,10 +28,12 @@ class LanguageModel:
     TransformerLens' adapters and checked with a nudge.
     """
 
-    def __init__(self, hf: nn.Module, tokenizer: Any, name: str) -> None:
+    def __init__(self, hf: Any, tokenizer: Any, name: str) -> None:
         if hf.training:
-            raise MisuseError("the model is in training mode, where dropout would blur every reading: call .eval()")
-        self.hf = hf
+            raise MisuseError(
+                "the model is in training mode, where dropout would blur every reading: call .eval()"
+            )
+        self.hf: Any = hf  # a transformers causal language model; the package is not typed
         self.tokenizer = tokenizer
         self.name = name
         self.decoder: nn.Module = hf.get_decoder()
@@ -64,7 +66,9 @@ class LanguageModel:
     @property
     def pad_id(self) -> int:
         """A token to fill ragged batches with; it is always masked."""
-        return next((i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if i is not None), 0)
+        return next(
+            (i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if i is not None), 0
+        )
 
     @functools.cached_property
     def stop_ids(self) -> tuple[int, ...]:

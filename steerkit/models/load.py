@@ -40,7 +40,9 @@ def load_model(
         return _from_pretrained(str(bundled_folder(BUNDLED[name], progress)), name, device, dtype, local=True)
     if path.is_file():
         if path.suffix != ".gguf":
-            raise MisuseError(f"{path} is a file but not a .gguf: name a model folder, a hub id or a GGUF file")
+            raise MisuseError(
+                f"{path} is a file but not a .gguf: name a model folder, a hub id or a GGUF file"
+            )
         return _from_pretrained(str(gguf_folder(path, progress)), path.stem, device, dtype, local=True)
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -63,7 +65,9 @@ def _held(hf: Any, tokenizer: Any) -> LanguageModel:
     return LanguageModel(hf, tokenizer, hf.config.name_or_path or type(hf).__name__)
 
 
-def _from_pretrained(source: str, name: str, device: str | None, dtype: str | None, *, local: bool) -> LanguageModel:
+def _from_pretrained(
+    source: str, name: str, device: str | None, dtype: str | None, *, local: bool
+) -> LanguageModel:
     import torch
     import transformers
 
@@ -75,7 +79,9 @@ def _from_pretrained(source: str, name: str, device: str | None, dtype: str | No
         hf = transformers.AutoModelForCausalLM.from_pretrained(
             source, dtype=_dtype(dtype, place), local_files_only=local
         )
-    except Exception as error:  # every kind of damage ends here; what it was is kept in the message and the cause
+    except (
+        Exception
+    ) as error:  # every kind of damage ends here; what it was is kept in the message and the cause
         raise _load_error(name, error, local=local) from error
     finally:
         if shown:
@@ -120,7 +126,11 @@ def _dtype(dtype: str | None, place: Any) -> Any:
     if dtype != "auto":
         return getattr(torch, dtype)
     if place.type == "cpu":
-        return torch.bfloat16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") and _has_bf16() else torch.float32
+        return (
+            torch.bfloat16
+            if torch.backends.cpu.get_cpu_capability().startswith("AVX512") and _has_bf16()
+            else torch.float32
+        )
     return torch.bfloat16
 
 

@@ -73,7 +73,7 @@ class SiteMap:
         raise MisuseError(f"{name!r} names no tensor of this model; try blocks.0.hook_resid_post")
 
 
-def check_sites(hf: nn.Module, decoder: nn.Module, blocks: tuple[nn.Module, ...]) -> None:
+def check_sites(hf: Any, decoder: nn.Module, blocks: tuple[nn.Module, ...]) -> None:
     """Nudge the output of a middle block: the nudge must arrive at the next block and nowhere before.
 
     Costs two forward passes over four tokens; the assumption is tested on the user's model.
@@ -91,7 +91,9 @@ def check_sites(hf: nn.Module, decoder: nn.Module, blocks: tuple[nn.Module, ...]
             seen[run].append(hidden)
             return with_hidden(output, hidden)
 
-        handles = [b.register_forward_hook(lambda _m, _a, out, i=i: read(i, out)) for i, b in enumerate(blocks)]
+        handles = [
+            b.register_forward_hook(lambda _m, _a, out, i=i: read(i, out)) for i, b in enumerate(blocks)
+        ]
         try:
             with torch.inference_mode():
                 decoder(input_ids=ids, use_cache=False)
@@ -117,7 +119,9 @@ def _adapter_of(hf: nn.Module) -> Any:
     config = copy.deepcopy(hf.config)  # the builder writes into the config it is given
     try:
         architecture = determine_architecture_from_hf_config(config)
-        bridge_config = build_bridge_config_from_hf(config, architecture, "local", next(hf.parameters()).dtype)
+        bridge_config = build_bridge_config_from_hf(
+            config, architecture, "local", next(hf.parameters()).dtype
+        )
         return ArchitectureAdapterFactory.select_architecture_adapter(bridge_config)
     except (ValueError, KeyError, AttributeError) as error:
         raise MisuseError(

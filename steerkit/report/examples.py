@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steerkit.sweep.store import Record
+from steerkit.sweeps.store import Record
 
 RULE = (
     "For questions to abstain from, answerable ones and others in turn: the first items, in the order of "

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steerkit.errors import SteerkitError
-from steerkit.report.tables import COUNTED, asks_for_abstention, cell_strength, format_value, scopes
-from steerkit.sweep.frontier import pareto_frontier
-from steerkit.sweep.statistics import METRICS, Floats
-from steerkit.sweep.summary import Row
+from steerkit.report.questions import Question, frontier, questions
+from steerkit.report.tables import COUNTED, cell_strength, format_value, scopes, series_name
+from steerkit.sweeps.statistics import METRICS, Floats
+from steerkit.sweeps.summary import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,20 +31,17 @@ LABEL_OFFSETS = [(x, y) for y in (9, -9, 22, -22, 35, -35) for x in (8, -8)]
 
 
 def write_plots(rows: Sequence[Row], folder: Path, subject: str) -> list[Path]:
-    """Write the plots that the measurements allow into `folder`, as PNG; `subject` ends each title.
+    """Write two PNG files into `folder` for each question that the run answers; `subject` ends each title.
 
-    With items to abstain from: recall and over-abstention as heat maps and against each other; otherwise
-    accuracy and tokens as heat maps. Always accuracy against tokens. Raises SteerkitError where the folder
-    cannot be written.
+    `QUESTION-heatmap.png` shows its two metrics over layers and strengths, `QUESTION-frontier.png` one
+    against the other. Raises SteerkitError where the folder cannot be written.
     """
-    figures: dict[str, Figure | None] = {}
-    if asks_for_abstention(rows):
-        figures["heatmap"] = heat_maps(rows, ("abstention_recall", "over_abstention"), subject)
-        figures["abstention"] = trade_off(rows, "over_abstention", "abstention_recall", subject)
-    else:
-        figures["heatmap"] = heat_maps(rows, ("accuracy", "tokens"), subject)
-    figures["length"] = trade_off(rows, "tokens", "accuracy", subject)
-    drawn = {folder / f"{name}.png": figure for name, figure in figures.items() if figure is not None}
+    figures: dict[Path, Figure | None] = {}
+    for question in questions(rows):
+        metrics = (question.y, question.x)
+        figures[folder / f"{question.name}-heatmap.png"] = heat_maps(rows, metrics, subject)
+        figures[folder / f"{question.name}-frontier.png"] = trade_off(rows, question, subject)
+    drawn = {path: figure for path, figure in figures.items() if figure is not None}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, figure in drawn.items():
@@ -61,7 +58,7 @@ def heat_maps(rows: Sequence[Row], metrics: Sequence[str], subject: str) -> Figu
     shown = [metric for metric in metrics if any(metric in row.levels for row in steered)]
     if not shown:
         return None
-    panels = sorted({(str(row.vector), str(row.scope)) for row in steered})
+    panels = sorted({(series_name(row), str(row.scope)) for row in steered})
     strengths = sorted({0.0} | {row.strength for row in steered if row.strength is not None})
     layers = sorted({row.layer for row in steered if row.layer is not None})
     unsteered = [row for row in rows if row.role == "unsteered"]
@@ -77,7 +74,7 @@ def heat_maps(rows: Sequence[Row], metrics: Sequence[str], subject: str) -> Figu
             else 1.0
         )
         for line, (vector, scope) in enumerate(panels):
-            here = [row for row in steered if (row.vector, row.scope) == (vector, scope)]
+            here = [row for row in steered if (series_name(row), row.scope) == (vector, scope)]
             found = {(row.layer, row.strength): row for row in here}
             found |= {(layer, 0.0): row for row in unsteered for layer in layers}
             grid = np.array([[_value(found.get((layer, s)), metric) for s in strengths] for layer in layers])
@@ -95,13 +92,14 @@ def heat_maps(rows: Sequence[Row], metrics: Sequence[str], subject: str) -> Figu
     return figure
 
 
-def trade_off(rows: Sequence[Row], x: str, y: str, subject: str) -> Figure | None:
-    """Metric `y` against `x`: a mark with 95% intervals for each cell, the frontier labelled.
+def trade_off(rows: Sequence[Row], question: Question, subject: str) -> Figure | None:
+    """The question's `y` against its `x`: a mark with 95% intervals for each cell, the frontier labelled.
 
     None where no steered cell has both metrics.
     """
+    x, y = question.x, question.y
     rows = [row for row in rows if {x, y} <= row.levels.keys()]
-    vectors = sorted({row.vector or "composition" for row in rows if row.role == "steered"})
+    vectors = sorted({series_name(row) for row in rows if row.role == "steered"})
     if not vectors:
         return None
     figure = _figure(8.4, 5.2)
@@ -110,13 +108,13 @@ def trade_off(rows: Sequence[Row], x: str, y: str, subject: str) -> Figure | Non
     _draw_cells(axes, random, x, y, "random direction, same norm", "x", RANDOM, 26)
     for number, vector in enumerate(vectors):
         marker, colour = VECTOR_MARKS[number % len(VECTOR_MARKS)]
-        members = [row for row in rows if row.role == "steered" and (row.vector or "composition") == vector]
+        members = [row for row in rows if row.role == "steered" and (series_name(row)) == vector]
         _draw_cells(axes, members, x, y, f"steered: {vector}", marker, colour, 30)
     unsteered = [row for row in rows if row.role == "unsteered"]
     _draw_cells(axes, unsteered, x, y, "unsteered", "*", UNSTEERED, 190)
-    frontier = pareto_frontier(rows, y, x)
+    best = frontier(rows, question)
     axes.plot(
-        _values(frontier, x), _values(frontier, y), color=FRONTIER, lw=1.5, zorder=2.5,
+        _values(best, x), _values(best, y), color=FRONTIER, lw=1.5, zorder=2.5,
         label="frontier (layer, strength)",
     )  # fmt: skip
     axes.set_xlabel(f"{_axis_name(x)} (better: {'right' if METRICS[x].better == 'higher' else 'left'})")
@@ -125,7 +123,7 @@ def trade_off(rows: Sequence[Row], x: str, y: str, subject: str) -> Figure | Non
     axes.margins(0.06)
     axes.set_title(f"{METRICS[y].label.capitalize()} against {METRICS[x].label}: {subject}", fontsize=10.5)
     figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    _label_frontier(figure, axes, rows, frontier, x, y)
+    _label_points(figure, axes, rows, best, x, y)
     return figure
 
 
@@ -188,19 +186,19 @@ def _axis_name(metric: str) -> str:
     return f"mean {METRICS[metric].label} per completion" if metric in COUNTED else METRICS[metric].label
 
 
-def _label_frontier(
-    figure: Figure, axes: Axes, rows: Sequence[Row], frontier: Sequence[Row], x: str, y: str
+def _label_points(
+    figure: Figure, axes: Axes, rows: Sequence[Row], best: Sequence[Row], x: str, y: str
 ) -> None:
-    """Name the frontier's steered cells where the label meets no mark, line or other label, or not at all."""
+    """Name the steered cells of the line `best` where the label meets no mark, line or other label."""
     figure.draw_without_rendering()  # settles the layout, so that places on the canvas are final
     marks = axes.transData.transform(np.stack([_values(rows, x), _values(rows, y)], axis=1))
-    corners = axes.transData.transform(np.stack([_values(frontier, x), _values(frontier, y)], axis=1))
+    corners = axes.transData.transform(np.stack([_values(best, x), _values(best, y)], axis=1))
     shares = np.linspace(0, 1, 50)[:, None]
     line = [start + shares * (end - start) for start, end in pairwise(corners)]
     occupied = np.concatenate([marks, *line])
     frame = axes.bbox.padded(-4)
     taken: list[Bbox] = []
-    for row in frontier:
+    for row in best:
         if row.role != "steered":
             continue
         name = row.steering if row.layer is None else f"L{row.layer}, {cell_strength(row)}"

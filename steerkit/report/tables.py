@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from steerkit.sweep.statistics import Estimate
-from steerkit.sweep.summary import Row
+from steerkit.sweeps.statistics import Estimate
+from steerkit.sweeps.summary import Row
 
-ABSTENTION_COLUMNS = ("abstention_recall", "over_abstention", "accuracy")
-BREVITY_COLUMNS = ("accuracy", "tokens")
-SIDE_EFFECT_COLUMNS = ("tokens", "thinking_tokens", "truncated", "degenerate")
+MAIN_METRICS = ("abstention_recall", "over_abstention", "accuracy", "tokens")
+SIDE_EFFECTS = ("thinking_tokens", "truncated", "degenerate")
 HEADERS = {
     "abstention_recall": "abst. recall",
     "over_abstention": "over-abst.",
@@ -24,25 +23,18 @@ HEADERS = {
 }
 COUNTED = ("tokens", "thinking_tokens")
 MISSING = "–"
-TABLE_WIDTH, NAME_WIDTH = 100, 10
+TABLE_WIDTH, NAME_WIDTH, MOST_INTERVALS = 100, 10, 3
 
 
-def asks_for_abstention(rows: Sequence[Row]) -> bool:
-    """Whether the suite holds items that should be abstained from."""
-    return any("abstention_recall" in row.levels for row in rows)
+def main_metrics(rows: Sequence[Row]) -> list[str]:
+    """Those of the metrics in question that were measured: shown with intervals where there is room."""
+    return [name for name in MAIN_METRICS if any(name in row.levels for row in rows)]
 
 
-def main_metrics(rows: Sequence[Row]) -> tuple[str, ...]:
-    """The metrics that the suite is about: shown with intervals."""
-    wanted = ABSTENTION_COLUMNS if asks_for_abstention(rows) else BREVITY_COLUMNS
-    return tuple(name for name in wanted if any(name in row.levels for row in rows))
-
-
-def side_effects(rows: Sequence[Row]) -> tuple[str, ...]:
-    """The metrics that show what a steering costs besides: plain numbers, thinking only if there is any."""
+def side_effects(rows: Sequence[Row]) -> list[str]:
+    """What a steering costs besides, shown as plain numbers; thinking only where there is any."""
     thinks = any(row.levels["thinking_tokens"].value > 0 for row in rows if "thinking_tokens" in row.levels)
-    shown = [name for name in SIDE_EFFECT_COLUMNS if name != "thinking_tokens" or thinks]
-    return tuple(name for name in shown if name not in main_metrics(rows))
+    return [name for name in SIDE_EFFECTS if name != "thinking_tokens" or thinks]
 
 
 def format_value(metric: str, value: float) -> str:
@@ -74,10 +66,17 @@ def format_change(metric: str, estimate: Estimate | None) -> str:
 
 
 def cell_name(row: Row) -> str:
-    """What a reader calls the cell: its role, its vector, or its steering where it has no single layer."""
+    """What a reader calls the cell: its role, its series, or its steering where it has no single layer."""
     if row.role in ("unsteered", "random"):
         return row.role
-    return row.steering if row.vector is None or row.layer is None else row.vector
+    return row.steering if row.layer is None else series_name(row)
+
+
+def series_name(row: Row) -> str:
+    """What the cells of one vector share: its name, and the operation unless that is `add`."""
+    if row.vector is None:
+        return "composition"
+    return row.vector if row.operation == "add" else f"{row.vector} ({row.operation})"
 
 
 def cell_layer(row: Row) -> str:
@@ -98,11 +97,12 @@ def scopes(rows: Sequence[Row]) -> list[str]:
 def trade_off_table(rows: Sequence[Row], title: str | None = None) -> Table:
     """The rows of a summary as a table for 100 columns: a long vector name is cut, a number never is.
 
-    95% intervals stand in brackets; `random` is the random direction for the cell above it. Where a run has
-    several scopes, their column takes the place of the side effects.
+    95% intervals stand in brackets, for three metrics at most; `random` is the random direction for the cell
+    above it. Where a run has several scopes, their column takes the place of the side effects.
     """
     several_scopes = len(scopes(rows)) > 1
-    intervals, plain = main_metrics(rows), () if several_scopes else side_effects(rows)
+    intervals, rest = main_metrics(rows)[:MOST_INTERVALS], main_metrics(rows)[MOST_INTERVALS:]
+    plain = rest if several_scopes else [*rest, *side_effects(rows)]
     headers = [*(["scope"] if several_scopes else []), "layer", "str."]
     headers += [HEADERS[metric] for metric in (*intervals, *plain)]
     lines = [

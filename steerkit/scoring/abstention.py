@@ -17,7 +17,7 @@ asking for what is missing, calling it a matter of opinion, correcting a false p
 all count.
 
 The rules read English, in lower case, with contractions written out ("don't" is "do not") and adverbs that
-change nothing here ("really", "currently") left out. Each line of a rule block is a regular expression between
+change nothing ("really", "currently") left out. Each line of a rule block is a regular expression between
 word boundaries, in which `<name>` stands for a word of that list.
 """
 

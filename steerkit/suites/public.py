@@ -110,7 +110,8 @@ def _read_rows(path: Path) -> list[Any]:
 
 
 def _read_parquet(path: Path) -> list[Any]:
-    from pyarrow import ArrowException, parquet  # slow to import, and only the hub's gsm8k needs it
+    # Slow to import, and only the hub's gsm8k needs it.
+    from pyarrow import ArrowException, parquet  # type: ignore[import-untyped]
 
     if not path.is_file():
         raise MisuseError(f"{path} does not exist")

@@ -15,17 +15,24 @@ from pathlib import Path
 from steerkit.errors import MisuseError
 from steerkit.suites import brevity, public
 from steerkit.suites.items import SuiteItem, load_items
-from steerkit.suites.splits import SPLITS, Split, hash_position, split_of
+from steerkit.suites.splits import SPLITS, hash_position, split_of
 
 BUILT_IN = ("abstention", "brevity")
 
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A named set of items."""
+    """A named set of items. Raises MisuseError where two of them have one id: records go by it."""
 
     name: str
     items: tuple[SuiteItem, ...]
+
+    def __post_init__(self) -> None:
+        item_id, count = Counter(item.id for item in self.items).most_common(1)[0] if self.items else ("", 0)
+        if count > 1:
+            raise MisuseError(
+                f"suite {self.name} has {count} items with the id {item_id!r}: give each its own"
+            )
 
     def __len__(self) -> int:
         return len(self.items)
@@ -40,7 +47,7 @@ class Suite:
         canonical = json.dumps(rows, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
-    def split(self, name: Split) -> Suite:
+    def split(self, name: str) -> Suite:
         """The items of one split. Raises MisuseError for an unknown split, or one that holds no item."""
         if name not in SPLITS:
             raise MisuseError(f"unknown split {name!r}: choose one of {', '.join(SPLITS)}")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from steerkit.sweep.protocol import Environment, Protocol
-from steerkit.sweep.store import RunWriter
+from steerkit.sweeps.protocol import Environment, Protocol
+from steerkit.sweeps.store import RunWriter
 
 HOSTILE = "<script>alert('answer')</script> & \"quotes\""
 PLACES = [(None, None, 0.0)] + [(role, layer, s) for layer in (4, 8) for s in (-1.0, 1.0) for role in (0, 1)]
@@ -36,6 +36,7 @@ def record(
         "layer": layer,
         "strength": strength,
         "scope": None if role is None else "completion",
+        "operation": None if role is None else "add",
         "item": f"item-{number:02d}",
         "sample": 0,
         "split": "choose",

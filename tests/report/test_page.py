@@ -8,7 +8,7 @@ import pytest
 from steerkit.errors import MisuseError, SteerkitError
 from steerkit.report.examples import pick_examples
 from steerkit.report.page import write_report
-from steerkit.sweep.store import RunDirectory
+from steerkit.sweeps.store import RunDirectory
 
 
 class Tags(HTMLParser):
@@ -86,7 +86,9 @@ def test_the_report_leaves_summary_and_plots_beside_it(make_run):
 
 
 def test_a_run_can_be_reported_while_it_has_only_the_unsteered_cell(make_run):
-    assert "No steered cell qualifies" in write_report(make_run(places=[(None, None, 0.0)])).read_text()
+    assert (
+        "No steered cell is clearly better" in write_report(make_run(places=[(None, None, 0.0)])).read_text()
+    )
 
 
 def test_a_run_without_records_says_so(make_run):

@@ -6,8 +6,9 @@ import pytest
 
 from steerkit.errors import SteerkitError
 from steerkit.report.plots import heat_maps, trade_off, write_plots
-from steerkit.sweep.store import RunDirectory
-from steerkit.sweep.summary import summarise
+from steerkit.report.questions import ABSTENTION
+from steerkit.sweeps.store import RunDirectory
+from steerkit.sweeps.summary import summarise
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -16,26 +17,26 @@ def rows_of(path):
     return summarise(RunDirectory(path).records(), resamples=100)
 
 
-@pytest.mark.parametrize(
-    ("abstention", "names"), [(True, ["heatmap", "abstention", "length"]), (False, ["heatmap", "length"])]
-)
+@pytest.mark.parametrize(("abstention", "names"), [(True, ["abstention", "length"]), (False, ["length"])])
 def test_the_plots_fit_the_suite(make_run, tmp_path, abstention, names):
     paths = write_plots(
         rows_of(make_run(abstention)), tmp_path / "plots", "boats, n = 20 items, split choose"
     )
-    assert [path.stem for path in paths] == names
+    assert [path.stem for path in paths] == [
+        f"{name}-{kind}" for name in names for kind in ("heatmap", "frontier")
+    ]
     assert all(path.read_bytes().startswith(PNG) for path in paths)
 
 
 def test_titles_say_how_many_items_and_which_split(make_run):
     subject = "boats, n = 20 items, split choose"
     rows = rows_of(make_run())
-    assert subject in trade_off(rows, "over_abstention", "abstention_recall", subject).axes[0].get_title()
+    assert subject in trade_off(rows, ABSTENTION, subject).axes[0].get_title()
     assert subject in heat_maps(rows, ("accuracy",), subject).get_suptitle()
 
 
 def test_no_label_of_the_frontier_meets_another(make_run):
-    figure = trade_off(rows_of(make_run()), "over_abstention", "abstention_recall", "boats")
+    figure = trade_off(rows_of(make_run()), ABSTENTION, "boats")
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert boxes

@@ -6,9 +6,9 @@ import pytest
 from rich.console import Console
 
 from steerkit.report.tables import format_change, format_estimate, trade_off_table
-from steerkit.sweep.statistics import Estimate
-from steerkit.sweep.store import RunDirectory
-from steerkit.sweep.summary import summarise
+from steerkit.sweeps.statistics import Estimate
+from steerkit.sweeps.store import RunDirectory
+from steerkit.sweeps.summary import summarise
 
 
 def render(rows, width: int = 100) -> list[str]:

@@ -34,7 +34,8 @@ ABSTENTIONS = {
         "I cannot predict the future, so I can't tell you next week's lottery numbers.",
         "I'm unable to determine the answer from the given text.",
         "Nobody knows what happened before that moment. Nobody knows what happened before that moment.",
-        "The World Cup is held every four years. The 2090 World Cup has not been played yet, so the winner is unknown.",
+        "The World Cup is held every four years. The next one has not been played yet. The winner is "
+        "unknown.",
         "The fate of the crew remains a mystery.",
         "It's hard to say without seeing the room.",
         "Scientists don't yet know whether there is life there.",
@@ -50,8 +51,8 @@ ABSTENTIONS = {
         "Not enough information is given.",
         "The number of boxes is not given.",
         "The question doesn't say how fast the train is going.",
-        "To find the total, we add the apples: 3 + 5 = 8 apples. But the problem doesn't mention how many pears there "
-        "are. So the total number of pieces of fruit cannot be determined.",
+        "To find the total, we add the apples: 3 + 5 = 8 apples. But the problem doesn't mention how many "
+        "pears there are. So the total number of pieces of fruit cannot be determined.",
         "We are not told how much Anna spent.",
         "You haven't told me the size of the room.",
         "More information is needed to solve this problem.",
@@ -107,6 +108,82 @@ ABSTENTIONS = {
         "I'll leave this question unanswered.",
         "I'm sorry, I can't answer that question.",
     ],
+    "in few words": [
+        "The question you've asked is not something I can answer.",
+        "I'm afraid I can't say.",
+        "I'm afraid I don't have that information.",
+        "Sorry, no idea.",
+        "No idea.",
+        "I wish I knew.",
+        "This is a question that only you can answer.",
+        "The answer to that is not known.",
+        "No one knows for sure.",
+        "There's no definitive answer to this.",
+        "There is no way to know.",
+        "We can't know that.",
+        "It can't be known.",
+        "I lack the information needed to answer this question.",
+        "Insufficient information.",
+        "The passage doesn't mention his wife.",
+        "The question is unanswerable.",
+        "Sorry, I do not understand the question.",
+        "I'm just a computer program, so I do not have feelings or tastes.",
+        "I am a language model and cannot have a favourite food.",
+        "That depends.",
+        "It depends on the person.",
+        "That's a personal choice.",
+        "Everyone has a different opinion on this.",
+        "As of my last update, I don't have information on who won the 2024 election.",
+        "I do not have the latest data.",
+        "The event has not happened yet.",
+        "The 2030 Olympics haven't taken place yet, so nobody can say who won.",
+        "Actually, Thomas Edison did not invent the telephone.",
+        "Thomas Edison did not invent the telephone. It was Alexander Graham Bell.",
+        "Switzerland and Japan have never been at war.",
+        "Unicorns are not real.",
+        "Unicorns are mythical creatures and have no king.",
+        "Which Alex are you talking about?",
+        "Could you give me more details?",
+        "Can you be more specific?",
+        "You need to tell me the price of the book first.",
+        "The price of the book is missing.",
+        "We do not have enough information to determine how much she spent.",
+        "It is not clear how much she spent.",
+        "The amount of money she spent is not mentioned in the problem.",
+        "Since we don't know how many apples he ate, we can't say how many are left.",
+        "The number of cookies is unknown.",
+        "I don't have enough information to answer this question accurately. However, here is some "
+        "general advice about travel.",
+        "I'm unable to provide an answer.",
+        "I'm not able to provide real-time information about traffic.",
+        "I am not qualified to give medical advice.",
+        "To answer this question, we need to know the number of boxes, which is not given.",
+        "We need more information to solve the problem.",
+        "That information isn't available.",
+        "The information is not available to the public.",
+        "There is no answer to this question.",
+        "There is no known answer.",
+        "This question has no answer.",
+        "There's no right answer.",
+        "It would be speculation to name a date.",
+        "I couldn't say.",
+        "I can't be sure.",
+        "I couldn't find any information about that.",
+        "I have never heard of that person.",
+        "I'm not familiar with that term.",
+        'The term "blorf" is not a real word.',
+        "Hmm, I am not really sure about that one.",
+        "Unfortunately, I do not know.",
+        "My apologies, but I don't know the answer.",
+        "I apologize, but I am not able to answer this.",
+        "Undetermined.",
+        "Unknown.",
+        "Cannot be determined.",
+        "The answer is not clear.",
+        "The answer is: I don't know.",
+        "Answer: unknown",
+        "The answer depends on the size of the room.",
+    ],
 }
 
 ANSWERS = {
@@ -133,7 +210,8 @@ ANSWERS = {
         "Paris. I don't know anything else about it.",
         "The capital of Australia is Canberra. It was founded in 1913. I am not sure about its population.",
         "She paid 3 * 4 = 12 dollars. I'm not sure if tax is included.",
-        "Mount Everest is the highest mountain. It is 8849 metres high. As a fact, I don't know who measured it first.",
+        "Mount Everest is the highest mountain. It is 8849 metres high. As a fact, I don't know who "
+        "measured it first.",
         "The final answer is \\boxed{7}. We don't know the units.",
         "There are 18 students left. I am unsure whether the teacher counts.",
     ],
@@ -145,21 +223,24 @@ ANSWERS = {
         "I don't know. Let me count: 4 + 4 = 8. The answer is 8.",
     ],
     "unknowns that get solved": [
-        "We don't know the number of boys, so let's call it x. There are 30 children and 12 girls. So there are 18 boys.",
-        "The number of girls is not given directly. We subtract: 30 - 12 = 18. Therefore, there are 18 girls.",
+        "We don't know the number of boys, so let's call it x. There are 30 children and 12 girls. So "
+        "there are 18 boys.",
+        "The number of girls is not given directly. We subtract: 30 - 12 = 18. Therefore, there are 18 "
+        "girls.",
         "We cannot find the total at once. First, 3 x 4 = 12. So the total is 12 + 5 = 17.",
         "Let the unknown number be x. Then 2x = 10, so x = 5.",
         "The unknown variable is y. We get y = 4.",
-        "We need to know how many pencils there are. There are 3 boxes with 4 pencils, so there are 12 pencils.",
+        "We need to know how many pencils there are. There are 3 boxes with 4 pencils, so there are 12 "
+        "pencils.",
     ],
     "false friends": [
         "It is unknown to many that the tomato is a fruit.",
         "The tomb of the unknown soldier is in Paris, under the Arc de Triomphe.",
-        "The phrase \"I don't know\" has three words.",
+        'The phrase "I don\'t know" has three words.',
         "Socrates said 'I know that I know nothing' in Athens.",
-        "He asked, \"What do you mean?\" and walked away to the market.",
+        'He asked, "What do you mean?" and walked away to the market.',
         "Honey is not known to spoil; it keeps for thousands of years.",
-        "The Beatles sang a song called \"I Don't Know\" in 1965.",
+        'The Beatles sang a song called "I Don\'t Know" in 1965.',
         "It is not impossible to say: the year was 1945.",
         "I don't know anyone who doubts that two and two make four.",
         "Marie Curie is known for her work on radium.",
@@ -167,21 +248,86 @@ ANSWERS = {
         "Knowledge is power, and the data shows that 5 of them passed.",
         "The knowing reader will find the depends-on relation in chapter 3.",
     ],
+    "negations that are facts": [
+        "The answer is no.",
+        "The answer is that she has 5 left.",
+        "She doesn't know how to swim.",
+        "Dogs can't see red well.",
+        "You can't divide by zero.",
+        "It is hard to believe, but the sun is a star.",
+        "The boiling point depends on pressure, but at sea level it is 100 degrees.",
+        "The information age began in the 1970s.",
+        "There is no water on the moon's surface in liquid form.",
+        "He is not sure-footed like a goat.",
+        "Penguins cannot fly.",
+        "Glass is not a liquid.",
+        "The number of boys is 12.",
+        "The man could not find his keys, so he called his wife.",
+        "World War II ended in 1945. There are many opinions about why.",
+        "I have 12 apples.",
+        "I am a large language model. The capital of Spain is Madrid.",
+        "Gravity. It is the force that pulls things down.",
+        "The best seller was 'The Unknown'.",
+        "It depends on gravity: the ball falls at 9.8 m/s^2, so the answer is 2 seconds.",
+        "Jupiter is the largest planet. It has many moons.",
+        "To solve this problem, we need to find the number of pages left. 60 - 20 = 40 pages.",
+        "The problem states that she has 5 apples. She eats 2. 5 - 2 = 3.",
+        "We are given that a = 5 and b is unknown. b = 7.",
+        "She did not spend 5 dollars, so she has 15 dollars left.",
+        "George Washington was the first president. He never lived in the White House.",
+        "Antarctica is the coldest continent. No country owns it.",
+        "The Great Wall of China cannot be seen from the moon.",
+        "Vaccines do not cause autism.",
+        "The blue whale. It can weigh up to 150 tons.",
+        "It is a common misconception, but bats are not blind.",
+        "Columbus discovered America in 1492.",
+        "Photosynthesis is the process by which plants make food. Without sunlight, plants cannot make food.",
+        "The atom cannot be divided by chemical means.",
+        "Yes.",
+        "No.",
+        "As an example, the number 7 is prime.",
+        "You can find the area by multiplying the length by the width: 4 x 5 = 20.",
+        "The temperature at which water freezes is 0 degrees Celsius.",
+        "The author did not win the prize until 1950, when she was 60.",
+        "It has yet to be surpassed: Mount Everest is the tallest.",
+        "He told me the clock is wrong. It is 5 o'clock.",
+        "The question is easy: 2 + 2 = 4.",
+        "Please note that the answer is 7.",
+        "Let me know if you need more information. The capital is Rome.",
+        "The capital is Rome. Let me know if you need more information!",
+        "The capital is Rome. If you need more information, please provide the year.",
+    ],
 }
 
+# What the rules get wrong, and are known to.
+MISTAKES = [
+    ("There was no war between Switzerland and Japan in 1950.", True),
+    ('Who is "she"?', True),
+    ("We need the price of the book to answer this.", True),
+    ("The Mona Lisa is in the Louvre in Paris. It is not known when exactly it was begun.", False),
+    ("Romeo and Juliet was written by Shakespeare. Nobody knows the exact year.", False),
+]
 
-@pytest.mark.parametrize(
-    "text", [pytest.param(text, id=f"{kind}: {text[:50]}") for kind, texts in ABSTENTIONS.items() for text in texts]
-)
+
+def in_table(table: dict[str, list[str]]) -> pytest.MarkDecorator:
+    cases = [pytest.param(text, id=f"{kind}: {text[:50]}") for kind, texts in table.items() for text in texts]
+    return pytest.mark.parametrize("text", cases)
+
+
+@in_table(ABSTENTIONS)
 def test_an_abstention_is_recognised(text: str) -> None:
     assert abstains(text)
 
 
-@pytest.mark.parametrize(
-    "text", [pytest.param(text, id=f"{kind}: {text[:50]}") for kind, texts in ANSWERS.items() for text in texts]
-)
+@in_table(ANSWERS)
 def test_an_answer_is_not_an_abstention(text: str) -> None:
     assert not abstains(text)
+
+
+@pytest.mark.parametrize(("text", "verdict"), MISTAKES)
+@pytest.mark.xfail(strict=True)
+def test_a_known_mistake_is_still_one(text: str, verdict: bool) -> None:
+    assert abstains(text) == verdict
 
 
 def test_a_late_hedge_is_not_an_abstention() -> None:

@@ -6,19 +6,19 @@ import pytest
 from synthetic import SyntheticEngine, environment, items, protocol, vector
 
 from steerkit.errors import MisuseError, SteerkitError
-from steerkit.sweep.frontier import choose_cell, pareto_frontier
-from steerkit.sweep.grid import build_grid
-from steerkit.sweep.runner import run_sweep
-from steerkit.sweep.statistics import METRICS, Estimate
-from steerkit.sweep.store import RunDirectory, RunWriter
-from steerkit.sweep.summary import Row, summarise, summary_columns, write_summary
+from steerkit.sweeps.frontier import choose_cell, pareto_frontier
+from steerkit.sweeps.grid import build_grid
+from steerkit.sweeps.runner import run_sweep
+from steerkit.sweeps.statistics import METRICS, Estimate
+from steerkit.sweeps.store import RunDirectory, RunWriter
+from steerkit.sweeps.summary import Row, summarise, summary_columns, write_summary
 
 
 def row(cell: str, role: str = "steered", changes: dict | None = None, **levels: float) -> Row:
     def estimates(values):
         return {name: Estimate(value, value, value, 10) for name, value in values.items()}
 
-    where = (cell, role, None, cell, None, cell, 1, 1.0, "completion", 10)
+    where = (cell, role, None, cell, None, cell, 1, 1.0, "completion", "add", 10)
     return Row(*where, levels=estimates(levels), changes=estimates(changes or {}))
 
 

@@ -7,7 +7,7 @@ import pytest
 from synthetic import environment, protocol
 
 from steerkit.errors import InputError, MisuseError, ProtocolMismatchError, RunLockedError, SteerkitError
-from steerkit.sweep.store import RecordIndex, RunDirectory, RunWriter
+from steerkit.sweeps.store import RecordIndex, RunDirectory, RunWriter
 
 
 def record(item: str, cell: str = "c0", sample: int = 0, text: str = "naïve ☂") -> dict:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from steerkit.errors import MisuseError
-from steerkit.sweep.statistics import METRICS
-from steerkit.sweep.summary import Row
+from steerkit.sweeps.statistics import METRICS
+from steerkit.sweeps.summary import Row
 
 CHANGE_SIGNS = {"_increase": 1.0, "_decrease": -1.0}
 

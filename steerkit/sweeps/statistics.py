@@ -15,8 +15,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from steerkit.sweep.store import Record
+from steerkit.sweeps.store import Record
 
+CELL_FIELDS = (
+    "cell", "role", "controls", "steering", "decoration", "vector", "layer", "strength", "scope", "operation"
+)  # fmt: skip
 RESAMPLES = 2000
 INTERVAL = (2.5, 97.5)
 ROWS_AT_ONCE = 256  # bounds the memory of a bootstrap: [resamples, rows] doubles at a time
@@ -81,9 +84,9 @@ class Estimate:
 class Outcomes:
     """What was measured, per cell and item.
 
-    `cells` are the cells' own record fields, `n_items` `[n_cells]` counts the items that each has records of;
-    `groups` `[n_items]` numbers the items' groups from 0; `values[metric]` is `[n_cells, n_items]`, the mean
-    over samples, NaN where there is no measurement.
+    `cells` are the cells' own record fields (`CELL_FIELDS`), `n_items` `[n_cells]` counts the items that each
+    has records of; `groups` `[n_items]` numbers the items' groups from 0; `values[metric]` is
+    `[n_cells, n_items]`, the mean over samples, NaN where there is no measurement.
     """
 
     cells: tuple[dict[str, Any], ...]
@@ -102,7 +105,7 @@ def collect(records: Iterable[Record]) -> Outcomes:
     measured = {name: array("d") for name in METRICS}
     for record in records:
         if record["cell"] not in cells:
-            cells[record["cell"]] = cell_fields(record)
+            cells[record["cell"]] = {name: record[name] for name in CELL_FIELDS}
         group_of[record["item"]] = record["group"]
         rows.append(cell_numbers.setdefault(record["cell"], len(cell_numbers)))
         columns.append(item_numbers.setdefault(record["item"], len(item_numbers)))
@@ -121,12 +124,6 @@ def collect(records: Iterable[Record]) -> Outcomes:
         groups=np.array([group_numbers[group_of[item]] for item in items], np.int64),
         values={name: _mean_by_place(np.asarray(column), places, shape) for name, column in measured.items()},
     )
-
-
-def cell_fields(record: Record) -> dict[str, Any]:
-    """The part of a record that describes its cell."""
-    names = ("cell", "role", "controls", "steering", "decoration", "vector", "layer", "strength", "scope")
-    return {name: record[name] for name in names}
 
 
 def _mean_by_place(values: Floats, places: Integers, shape: tuple[int, int]) -> Floats:

@@ -12,8 +12,8 @@ from steerkit.scoring.fluency import perplexities
 from steerkit.scoring.score import score_completion
 from steerkit.suites.items import SuiteItem
 from steerkit.suites.splits import split_of
-from steerkit.sweep.grid import Cell
-from steerkit.sweep.store import Record, RunWriter
+from steerkit.sweeps.grid import Cell
+from steerkit.sweeps.store import Record, RunWriter
 
 PERPLEXITY_CHUNK = 256
 

@@ -11,7 +11,7 @@ import torch
 
 from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest
 from steerkit.suites.items import SuiteItem
-from steerkit.sweep.protocol import Environment, Protocol
+from steerkit.sweeps.protocol import Environment, Protocol
 from steerkit.vector import SteeringVector, VectorMetadata
 
 ABSTENTIONS = (

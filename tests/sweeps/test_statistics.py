@@ -3,7 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from steerkit.sweep.statistics import METRICS, bootstrap_changes, bootstrap_means, collect, resampling_weights
+from steerkit.sweeps.statistics import (
+    METRICS,
+    bootstrap_changes,
+    bootstrap_means,
+    collect,
+    resampling_weights,
+)
 
 
 def record(cell: str, item: str, **changed) -> dict:
@@ -11,7 +17,7 @@ def record(cell: str, item: str, **changed) -> dict:
         "abstained": False, "correct": None, "tokens_thinking": 0, "tokens_answer": 5, "tokens_total": 5,
         "truncated": False, "repetition": 0.0, "degenerate": False,
     }  # fmt: skip
-    place = dict.fromkeys(("controls", "decoration", "vector", "layer", "strength", "scope"))
+    place = dict.fromkeys(("controls", "decoration", "vector", "layer", "strength", "scope", "operation"))
     base = {
         "cell": cell,
         "role": "steered",

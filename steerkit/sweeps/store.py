@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steerkit.errors import InputError, MisuseError, RunLockedError, SteerkitError
-from steerkit.sweep.protocol import Environment, Protocol
+from steerkit.sweeps.protocol import Environment, Protocol
 
 RUN_FILE, RECORDS_FILE, LOCK_FILE = "run.json", "records.jsonl", ".lock"
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steerkit.errors import SteerkitError
-from steerkit.sweep.statistics import (
+from steerkit.sweeps.statistics import (
+    CELL_FIELDS,
     METRICS,
     RESAMPLES,
     Estimate,
@@ -17,20 +18,9 @@ from steerkit.sweep.statistics import (
     collect,
     resampling_weights,
 )
-from steerkit.sweep.store import Record
+from steerkit.sweeps.store import Record
 
-CELL_COLUMNS = (
-    "cell",
-    "role",
-    "controls",
-    "steering",
-    "decoration",
-    "vector",
-    "layer",
-    "strength",
-    "scope",
-    "n_items",
-)
+CELL_COLUMNS = (*CELL_FIELDS, "n_items")
 
 
 @dataclass(frozen=True)
@@ -50,15 +40,17 @@ class Row:
     layer: int | None
     strength: float | None
     scope: str | None
+    operation: str | None
     n_items: int
     levels: Mapping[str, Estimate]
     changes: Mapping[str, Estimate]
 
     @property
-    def place(self) -> tuple[str, str, int, float]:
-        """(vector, scope, layer, strength); a random control has those of the cell that it controls."""
+    def place(self) -> tuple[str, str, str, int, float]:
+        """(vector, operation, scope, layer, strength); a random control has those of the cell it controls."""
         vector = self.controls or self.vector or self.steering
-        return vector, self.scope or "", -1 if self.layer is None else self.layer, self.strength or 0.0
+        layer = -1 if self.layer is None else self.layer
+        return vector, self.operation or "", self.scope or "", layer, self.strength or 0.0
 
 
 def summarise(records: Iterable[Record], resamples: int = RESAMPLES, seed: int = 0) -> list[Row]:
@@ -67,24 +59,23 @@ def summarise(records: Iterable[Record], resamples: int = RESAMPLES, seed: int =
     if not outcomes.cells:
         return []
     weights = resampling_weights(int(outcomes.groups.max()) + 1, resamples, seed)
-    unsteered = [i for i, cell in enumerate(outcomes.cells) if cell["role"] == "unsteered"]
-    levels: list[dict[str, Estimate]] = [{} for _ in outcomes.cells]
-    changes: list[dict[str, Estimate]] = [{} for _ in outcomes.cells]
-    for name in METRICS:
-        values = outcomes.values[name]
-        for into, estimate in zip(levels, bootstrap_means(values, outcomes.groups, weights), strict=True):
-            if estimate is not None:
-                into[name] = estimate
-        for baseline in unsteered:
-            against = bootstrap_changes(values, baseline, outcomes.groups, weights)
-            for into, estimate in zip(changes, against, strict=True):
-                if estimate is not None:
-                    into[name] = estimate
+    unsteered = [number for number, cell in enumerate(outcomes.cells) if cell["role"] == "unsteered"]
+    levels: dict[str, list[Estimate | None]] = {}
+    changes: dict[str, list[Estimate | None]] = {}
+    for name, values in outcomes.values.items():
+        levels[name] = bootstrap_means(values, outcomes.groups, weights)
+        for baseline in unsteered:  # one, or none
+            changes[name] = bootstrap_changes(values, baseline, outcomes.groups, weights)
     rows = [
-        Row(**cell, n_items=int(outcomes.n_items[i]), levels=levels[i], changes=changes[i])
-        for i, cell in enumerate(outcomes.cells)
+        Row(**cell, n_items=int(n_items), levels=_measured(levels, i), changes=_measured(changes, i))
+        for i, (cell, n_items) in enumerate(zip(outcomes.cells, outcomes.n_items, strict=True))
     ]
     return sorted(rows, key=lambda row: (row.role != "unsteered", *row.place, row.role == "random", row.cell))
+
+
+def _measured(estimates: Mapping[str, list[Estimate | None]], number: int) -> dict[str, Estimate]:
+    """The estimates of one cell by metric, those that are there."""
+    return {name: found for name, column in estimates.items() if (found := column[number]) is not None}
 
 
 def write_summary(rows: Sequence[Row], path: Path) -> Path:

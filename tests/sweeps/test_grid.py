@@ -4,7 +4,7 @@ import pytest
 from synthetic import vector
 
 from steerkit.errors import MisuseError
-from steerkit.sweep.grid import Cell, build_grid, vector_digests
+from steerkit.sweeps.grid import Cell, build_grid, vector_digests
 
 
 def test_the_grid_leads_with_the_unsteered_cell_and_pairs_each_cell_with_a_random_control():
@@ -57,7 +57,7 @@ def test_the_order_of_a_composition_is_part_of_the_cell():
 
 def test_fields_are_null_where_a_composition_makes_them_meaningless():
     fields = Cell((vector().at(3), vector("b", seed=2).at(5))).fields()
-    assert [fields[name] for name in ("vector", "layer", "strength", "scope")] == [None] * 4
+    assert [fields[name] for name in ("vector", "layer", "strength", "scope", "operation")] == [None] * 5
     assert " ; " in fields["steering"]
     several_layers = Cell((vector().at([3, 5], 2.0),)).fields()
     assert (several_layers["vector"], several_layers["layer"], several_layers["strength"]) == (

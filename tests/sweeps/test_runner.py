@@ -11,10 +11,10 @@ from synthetic import SyntheticEngine, environment, items, protocol, vector
 
 from steerkit.engines.base import Completion
 from steerkit.errors import SteerkitError
-from steerkit.sweep import runner
-from steerkit.sweep.grid import Cell, build_grid
-from steerkit.sweep.runner import run_sweep
-from steerkit.sweep.store import RecordIndex, RunDirectory, RunWriter, record_key
+from steerkit.sweeps import runner
+from steerkit.sweeps.grid import Cell, build_grid
+from steerkit.sweeps.runner import run_sweep
+from steerkit.sweeps.store import RecordIndex, RunDirectory, RunWriter, record_key
 
 
 def sweep(path, cells, suite, engine=None, samples=1, **options):

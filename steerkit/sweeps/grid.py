@@ -53,8 +53,8 @@ class Cell:
     def fields(self) -> dict[str, Any]:
         """The cell as a record shows it.
 
-        `vector`, `strength` and `scope` are null for a composition, `layer` also where one steering acts on
-        several layers. The unsteered cell has strength 0 and no vector, layer or scope.
+        `vector`, `strength`, `scope` and `operation` are null for a composition, `layer` also where one
+        steering acts on several layers. The unsteered cell has strength 0 and the others null.
         """
         fields: dict[str, Any] = {
             "cell": self.id,
@@ -66,10 +66,12 @@ class Cell:
             "layer": None,
             "strength": None if self.steerings else 0.0,
             "scope": None,
+            "operation": None,
         }
         if len(self.steerings) == 1:
             (only,) = self.steerings
-            fields |= {"vector": only.vector.name, "strength": float(only.strength), "scope": only.scope}
+            fields |= {"vector": only.vector.name, "strength": float(only.strength)}
+            fields |= {"scope": only.scope, "operation": only.operation}
             if len(only.layers) == 1:
                 fields["layer"] = only.layers[0]
         return fields

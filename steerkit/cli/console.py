@@ -1,0 +1,85 @@
+"""How the command line speaks: results on stdout, everything else on stderr, progress only on a terminal."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from steerkit.models import LanguageModel
+
+out = Console()
+err = Console(stderr=True, highlight=False)
+
+
+def say(line: str) -> None:
+    """A line about what is going on."""
+    err.print(escape(line), soft_wrap=True)
+
+
+def report_error(message: str) -> None:
+    """One line that says what is wrong and what to do."""
+    err.print(f"[bold red]error:[/] {escape(' '.join(message.split()))}", soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """A result for machines."""
+    print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+class Rate(ProgressColumn):
+    """Steps per second."""
+
+    def render(self, task: Task) -> Text:
+        """The rate once it is known."""
+        return Text(f"{task.speed:.1f}/s" if task.speed else "–/s", style="progress.data.speed")
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with rate and time left, as a callback `(done, total)`; silent when stderr is not a terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Our own warnings as one line each, without file and line number."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_args, **_kwargs: say(f"warning: {message}")
+        yield
+
+
+def load(model: str, device: str | None, dtype: str | None) -> LanguageModel:
+    """Load a model, saying what takes long."""
+    with err.status(f"loading {model}", spinner="line") if err.is_terminal else plain_warnings():
+        from steerkit.models import load_model
+
+        return load_model(model, device=device, dtype=dtype, progress=say)

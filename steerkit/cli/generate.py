@@ -1,0 +1,74 @@
+"""`steerkit generate`: complete prompts, steered."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from steerkit.cli import console, options
+
+
+def generate(
+    prompts: Annotated[list[str], typer.Argument(help="One prompt or several.")],
+    steer: options.Steer = None,
+    model: options.Model = options.DEFAULT_MODEL,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    system: options.System = None,
+    max_new_tokens: options.MaxNewTokens = 128,
+    temperature: options.Temperature = 0.0,
+    top_p: options.TopP = 1.0,
+    samples: options.Samples = 1,
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Show the unsteered completion too.")] = False,
+    allow_mismatch: options.AllowMismatch = False,
+    as_json: options.Json = False,
+) -> None:
+    """Complete PROMPTS with every --steer applied in order."""
+    from steerkit.engines.base import Decoding, Request
+    from steerkit.engines.transformers import TransformersEngine
+    from steerkit.prompts import check_prompt
+    from steerkit.spec import parse_spec
+
+    steerings = tuple(parse_spec(spec) for spec in steer or ())
+    for prompt in prompts:
+        check_prompt(prompt)
+    engine = TransformersEngine(console.load(model, device, dtype), batch_size, allow_mismatch=allow_mismatch)
+    decoding = Decoding(max_new_tokens, temperature, top_p, seed)
+    variants = [(), steerings] if compare and steerings else [steerings]
+    requests = [
+        Request(prompt, variant, decoding, system, sample, key=(p, sample, v))
+        for p, prompt in enumerate(prompts)
+        for sample in range(samples)
+        for v, variant in enumerate(variants)
+    ]
+    with console.progress("generating") as progress:
+        completions = []
+        for completion in engine.generate(requests):
+            completions.append(completion)
+            progress(len(completions), len(requests))
+    completions.sort(key=lambda c: c.request.key)  # type: ignore[arg-type, return-value]  # our own tuples
+    if as_json:
+        console.print_json(
+            [
+                {
+                    "prompt": c.request.prompt,
+                    "steering": [s.spec() for s in c.request.steerings],
+                    "completion": c.text,
+                    "tokens": c.tokens,
+                    "finish": c.finish,
+                }
+                for c in completions
+            ]
+        )
+        return
+    for c in completions:
+        if len(requests) > 1:
+            label = " ; ".join(s.spec() for s in c.request.steerings) or "unsteered"
+            console.out.print(f"[dim]{escape(str(c.request.prompt))}  [{escape(label)}][/]", highlight=False)
+        console.out.print(escape(c.text), highlight=False, soft_wrap=True)
+        if c.finish == "length":
+            console.say(f"(cut off at {c.tokens} tokens: raise --max-new-tokens)")

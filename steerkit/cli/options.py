@@ -1,0 +1,55 @@
+"""Options that mean the same in every verb."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str, typer.Option("--model", "-m", help="Bundled name, hub id, folder or .gguf file.")]
+Device = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one.")
+]
+Dtype = Annotated[
+    str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or auto; default on a CPU: float32.")
+]
+Pairs = Annotated[
+    str, typer.Option("--pairs", "-p", help="Built-in pairs (abstention, brevity) or a .jsonl file.")
+]
+Suite = Annotated[
+    str,
+    typer.Option(
+        "--suite",
+        "-s",
+        help="abstention, brevity, gsm8k, svamp, umwp, selfaware, NAME:PATH or a .jsonl file.",
+    ),
+]
+Split = Annotated[str, typer.Option("--split", help="fit, choose or report.")]
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=1, help="At most this many items, a balanced mixture.")
+]
+Steer = Annotated[
+    list[str] | None,
+    typer.Option("--steer", metavar="SPEC", help="VECTOR@layer=14,strength=1.5; repeat to compose."),
+]
+Scope = Annotated[
+    str, typer.Option("--scope", help="completion, prompt, all, thinking or answer; comma for several.")
+]
+Operation = Annotated[str, typer.Option("--operation", help="add, ablate, clamp or rotate.")]
+Target = Annotated[float | None, typer.Option("--target", help="Where clamp puts the component.")]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Cut completions off here.")]
+Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy.")]
+TopP = Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus of a sampled token.")]
+Samples = Annotated[int, typer.Option("--samples", min=1, help="Completions per prompt and cell.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of whatever is random.")]
+System = Annotated[str | None, typer.Option("--system", help="A system message before every prompt.")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Rows that decode together.")]
+AllowMismatch = Annotated[
+    bool,
+    typer.Option("--allow-mismatch", help="Accept a vector from other weights of the same architecture."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+OutFile = Annotated[Path, typer.Option("--out", "-o", help="File to write.")]
+
+DEFAULT_MODEL = "smollm2-135m-instruct"

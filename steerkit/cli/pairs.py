@@ -1,0 +1,89 @@
+"""`steerkit pairs lint|make`: contrast pairs, checked and made."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+from rich.markup import escape
+
+from steerkit.cli import console, options
+
+app = typer.Typer(help="Check contrast pairs, or make them with your own model.", no_args_is_help=True)
+
+
+@app.command()
+def lint(
+    pairs: Annotated[str, typer.Argument(help="Built-in pairs or a .jsonl file.")],
+    contrast: Annotated[
+        Literal["length", "content"],
+        typer.Option("--contrast", help="What the two sides are meant to differ in."),
+    ] = "content",
+    suite: Annotated[
+        str | None, typer.Option("--suite", "-s", help="A suite whose prompts must not occur here.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Also check tokens and context with this model.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Find what would spoil a vector: leaks, duplicates, empty or identical sides, undeclared length skew."""
+    from steerkit.lint import lint as find
+    from steerkit.pairs import load_pairs
+    from steerkit.suites.suite import load_suite
+
+    loaded = load_pairs(pairs)
+    other = [item.prompt for item in load_suite(suite).items] if suite else []
+    lm = console.load(model, None, None) if model else None
+    findings = find(loaded, contrast, other=other, lm=lm)
+    if as_json:
+        console.print_json(
+            [
+                {"severity": f.severity, "code": f.code, "where": f.where, "message": f.message}
+                for f in findings
+            ]
+        )
+    else:
+        style = {"error": "bold red", "warning": "yellow", "information": "dim"}
+        for f in findings:
+            line = f"[{style[f.severity]}]{f.severity}[/] {escape(f'{f.where}: {f.message} [{f.code}]')}"
+            console.out.print(line, highlight=False, soft_wrap=True)
+    if any(f.severity == "error" for f in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def make(
+    behaviour: Annotated[Literal["abstention", "brevity"], typer.Argument(help="The contrast to make.")],
+    out: options.OutFile,
+    suite: options.Suite = "",
+    split: options.Split = "fit",
+    limit: options.Limit = 50,
+    model: options.Model = options.DEFAULT_MODEL,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    max_new_tokens: options.MaxNewTokens = 160,
+    batch_size: options.BatchSize = None,
+) -> None:
+    """Let the model answer each prompt both ways, and keep the pairs in which the contrast came about."""
+    from steerkit.engines.base import Decoding
+    from steerkit.engines.transformers import TransformersEngine
+    from steerkit.pair_making import abstention, brevity, make_pairs
+    from steerkit.pairs import save_pairs
+    from steerkit.scoring.abstention import abstains
+    from steerkit.suites.suite import load_suite
+
+    items = load_suite(suite or behaviour).split(split)
+    items = items if limit is None else items.limit(limit)
+    engine = TransformersEngine(console.load(model, device, dtype), batch_size)
+    made = make_pairs(
+        engine,
+        [item.prompt for item in items.items],
+        brevity() if behaviour == "brevity" else abstention(abstains),
+        Decoding(max_new_tokens),
+    )
+    for place, why in made.dropped:
+        console.say(f"dropped {items.items[place].id}: {why}")
+    save_pairs(made.pairs, out)
+    console.say(f"{len(made.pairs)} pairs in {out}, {len(made.dropped)} dropped")
+    console.say(f"next: steerkit pairs lint {out}" + (" --contrast length" if behaviour == "brevity" else ""))

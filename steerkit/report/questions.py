@@ -1,0 +1,87 @@
+"""The two questions that a run may answer, whether to answer and how long to think, and the best cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from steerkit.sweeps.frontier import choose_cell, pareto_frontier
+from steerkit.sweeps.statistics import METRICS
+from steerkit.sweeps.summary import Row
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is traded for what: metric `y` against metric `x`, with `metrics` as the headline.
+
+    The best cell is best in `objective` within `bounds` (see `choose_cell`); `rule` says so in words.
+    """
+
+    name: str
+    title: str
+    y: str
+    x: str
+    metrics: tuple[str, ...]
+    objective: str
+    bounds: Mapping[str, float]
+    rule: str
+
+
+ABSTENTION = Question(
+    name="abstention",
+    title="Whether to answer",
+    y="abstention_recall",
+    x="over_abstention",
+    metrics=("abstention_recall", "over_abstention", "accuracy"),
+    objective="abstention_recall",
+    bounds={"over_abstention_increase": 0.2, "degenerate_increase": 0.1},
+    rule="the highest abstention recall with over-abstention at most 0.20 and degeneration at most 0.10 "
+    "above the unsteered model",
+)
+LENGTH = Question(
+    name="length",
+    title="How long to think",
+    y="accuracy",
+    x="tokens",
+    metrics=("accuracy", "tokens", "truncated"),
+    objective="tokens",
+    bounds={"accuracy_decrease": 0.05, "degenerate_increase": 0.1},
+    rule="the fewest tokens with accuracy at most 0.05 below and degeneration at most 0.10 above the "
+    "unsteered model",
+)
+
+
+def questions(rows: Sequence[Row]) -> list[Question]:
+    """Those of the two that the run's measurements can answer."""
+    return [question for question in (ABSTENTION, LENGTH) if any(_answers(row, question) for row in rows)]
+
+
+def frontier(rows: Sequence[Row], question: Question) -> list[Row]:
+    """The cells that no other one beats in the question's trade-off."""
+    return pareto_frontier(rows, question.y, question.x)
+
+
+def best_cell(rows: Sequence[Row], question: Question) -> Row | None:
+    """The best cell by the question's rule whose change for the better has an interval that excludes none."""
+    return choose_cell(
+        [row for row in rows if _improves(row, question.objective)], question.objective, question.bounds
+    )
+
+
+def highlighted_cells(rows: Sequence[Row], question: Question) -> list[tuple[str, Row]]:
+    """(label, row) of the unsteered cell, the best one, and its random control, as far as they are there."""
+    best = best_cell(rows, question)
+    unsteered = next((row for row in rows if row.role == "unsteered"), None)
+    control = next((row for row in rows if row.role == "random" and best and row.place == best.place), None)
+    labelled = (("unsteered", unsteered), ("best cell", best), ("random, same norm", control))
+    return [(label, row) for label, row in labelled if row is not None]
+
+
+def _answers(row: Row, question: Question) -> bool:
+    return {question.x, question.y} <= row.levels.keys()
+
+
+def _improves(row: Row, metric: str) -> bool:
+    if metric not in row.changes:
+        return False
+    return row.changes[metric].low > 0 if METRICS[metric].better == "higher" else row.changes[metric].high < 0

@@ -1,0 +1,133 @@
+"""sweep: the grid in one call; Run: what came of it, read back from its directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from steerkit.engines.base import Decoding
+from steerkit.engines.transformers import TransformersEngine
+from steerkit.models import LanguageModel
+from steerkit.spec import parse_range
+from steerkit.steering import Operation, Scope
+from steerkit.suites.suite import load_suite
+from steerkit.sweeps.frontier import choose_cell, pareto_frontier
+from steerkit.sweeps.grid import build_grid, vector_digests
+from steerkit.sweeps.protocol import Environment, Protocol
+from steerkit.sweeps.runner import Progress, run_sweep
+from steerkit.sweeps.store import RunDirectory, RunWriter
+from steerkit.sweeps.summary import Row, summarise
+from steerkit.vector import SteeringVector, load_vector
+
+
+class Run:
+    """A sweep's directory, read: its rows, its frontier, its report."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.directory = RunDirectory(path)
+        self.path: Path = self.directory.path
+
+    def summary(self) -> list[Row]:
+        """One row a cell, unsteered first, with 95% intervals (paired bootstrap over groups of items)."""
+        return summarise(self.directory.records())
+
+    def frontier(self, first: str = "abstention_recall", second: str = "over_abstention") -> list[Row]:
+        """The cells that no other cell matches in both metrics and beats in one."""
+        return pareto_frontier(self.summary(), first, second)
+
+    def choose(self, objective: str, bounds: Mapping[str, float] | None = None) -> Row | None:
+        """The best steered cell within bounds; see `choose_cell`. Choose on one split, report on another."""
+        return choose_cell(self.summary(), objective, bounds)
+
+    def report(self) -> Path:
+        """Write `summary.csv`, the plots and `report.html` into the run's directory; returns the page."""
+        from steerkit.report.page import write_report  # the one lazy call up, so that a run can show itself
+
+        return write_report(self.path)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+
+def open_run(path: str | os.PathLike[str]) -> Run:
+    """A run that an earlier sweep wrote."""
+    return Run(path)
+
+
+def sweep(
+    lm: LanguageModel,
+    vectors: Sequence[SteeringVector | str | os.PathLike[str]],
+    *,
+    layers: str | Sequence[int],
+    strengths: str | Sequence[float],
+    out: str | os.PathLike[str],
+    suite: str | os.PathLike[str] = "abstention",
+    split: str = "choose",
+    limit: int | None = None,
+    scopes: Sequence[Scope] = ("completion",),
+    operation: Operation = "add",
+    target: float | None = None,
+    control_strengths: str | Sequence[float] | None = None,
+    samples: int = 1,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    max_new_tokens: int = 64,
+    seed: int = 0,
+    system: str | None = None,
+    batch_size: int | None = None,
+    perplexity: bool = False,
+    allow_mismatch: bool = False,
+    command: str | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Measure every vector at every layer, strength and scope on a suite, beside the unsteered model.
+
+    `layers` and `strengths` are sequences or ranges as the command line writes them (`"8:16:4"`, the stop
+    included). A random direction of the same norm stands beside every cell, or only at `control_strengths`.
+    Records go to the run directory `out` as they come; calling again with the same arguments resumes, with
+    more layers, strengths, vectors or items extends. `limit` takes a balanced part of the split's items.
+    Raises ProtocolMismatchError where `out` holds another experiment, RunLockedError where another process
+    is writing to it.
+    """
+    loaded = [v if isinstance(v, SteeringVector) else load_vector(v) for v in vectors]
+    cells = build_grid(
+        loaded,
+        parse_range(layers, int, what="layers") if isinstance(layers, str) else layers,
+        _numbers(strengths, "strengths"),
+        scopes,
+        operation,
+        target,
+        control_strengths=None
+        if control_strengths is None
+        else _numbers(control_strengths, "control strengths"),
+        random_seed=seed,
+    )
+    engine = TransformersEngine(lm, batch_size, allow_mismatch=allow_mismatch)
+    for vector in loaded:
+        vector.check_model(lm.fingerprint, lm.n_layers, lm.d_model, lm.name, exact=not allow_mismatch)
+    whole = load_suite(suite)
+    items = whole.split(split)
+    if limit is not None:
+        items = items.limit(limit)
+    protocol = Protocol(
+        suite=whole.name,
+        suite_digest=whole.digest,
+        split=split,
+        model=lm.name,
+        fingerprint=lm.fingerprint,
+        template_digest=lm.renderer.digest,
+        dtype=str(lm.dtype).removeprefix("torch."),
+        decoding=Decoding(max_new_tokens, temperature, top_p, seed),
+        samples=samples,
+        system=system,
+        vectors=vector_digests(cells),
+    )
+    environment = Environment.current(engine.batch_size, command)
+    with RunWriter(out, protocol, environment) as writer:
+        run_sweep(engine, items.items, cells, writer, perplexity=perplexity, progress=progress)
+    return Run(out)
+
+
+def _numbers(values: str | Sequence[float], what: str) -> Sequence[float]:
+    return parse_range(values, float, what=what) if isinstance(values, str) else values

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+
+from steerkit.report.questions import ABSTENTION, LENGTH, best_cell, highlighted_cells, questions
+from steerkit.sweeps.statistics import Estimate
+from steerkit.sweeps.store import RunDirectory
+from steerkit.sweeps.summary import Row, summarise
+
+
+def row(role: str, strength: float, tokens: tuple[float, float, float], accuracy: float = 0.0) -> Row:
+    """A cell by its change in tokens (value, low, high) and in accuracy."""
+    changes = {
+        "tokens": Estimate(*tokens, 20),
+        "accuracy": Estimate(accuracy, accuracy, accuracy, 20),
+        "degenerate": Estimate(0.0, 0.0, 0.0, 20),
+    }
+    levels = {"tokens": Estimate(50 + tokens[0], 50 + tokens[1], 50 + tokens[2], 20)}
+    controls = "brief" if role == "random" else None
+    return Row(
+        f"{role}{strength}", role, controls, "", None, "brief", 3, strength, "all", "add", 20, levels, changes
+    )
+
+
+@pytest.mark.parametrize(("abstention", "asked"), [(True, [ABSTENTION, LENGTH]), (False, [LENGTH])])
+def test_a_run_is_asked_what_it_measured(make_run, abstention, asked):
+    assert questions(summarise(RunDirectory(make_run(abstention)).records(), resamples=10)) == asked
+
+
+def test_the_best_cell_is_clearly_better_and_within_the_bounds():
+    rows = [
+        row("unsteered", 0.0, (0, 0, 0)),
+        row("steered", 1.0, (-10, -15, -5)),
+        row("steered", 2.0, (-20, -30, -10), accuracy=-0.3),
+        row("steered", 3.0, (-15, -31, 1)),
+        row("random", 1.0, (-40, -50, -30)),
+    ]
+    assert best_cell(rows, LENGTH) is rows[1]
+    labels = {label: cell.cell for label, cell in highlighted_cells(rows, LENGTH)}
+    assert labels == {
+        "unsteered": "unsteered0.0",
+        "best cell": "steered1.0",
+        "random, same norm": "random1.0",
+    }
+
+
+def test_without_a_clear_gain_only_the_unsteered_cell_is_shown():
+    rows = [
+        row("unsteered", 0.0, (0, 0, 0)),
+        row("steered", 1.0, (-1, -3, 1)),
+        row("random", 1.0, (0, -1, 1)),
+    ]
+    assert [label for label, _ in highlighted_cells(rows, LENGTH)] == ["unsteered"]

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steerkit.engines.base import Completion, ContinuationScore, Finish, Request, ScoreRequest
+from steerkit.scoring.degeneration import is_degenerate, repetition
+from steerkit.scoring.fluency import perplexities
+from steerkit.scoring.lengths import lengths
+from steerkit.scoring.reply import final_reply
+from steerkit.scoring.score import score_completion
+from steerkit.suites.items import SuiteItem
+
+SUM = SuiteItem("sum", "What is 5 + 7?", should_abstain=False, answers=("12",), kind="number")
+DREAM = SuiteItem("dream", "What did she dream?", should_abstain=True)
+
+
+def completion(
+    text: str, tokens: Sequence[int] = range(8), finish: Finish = "stop", thinking: int = 0
+) -> Completion:
+    return Completion(Request("Hello?", system="Be kind."), text, tuple(tokens), finish, 5, thinking)
+
+
+def test_a_record_of_scores_is_flat_and_complete() -> None:
+    assert score_completion(SUM, completion("5 + 7 = 12")) == {
+        "abstained": False,
+        "correct": True,
+        "tokens_thinking": 0,
+        "tokens_answer": 8,
+        "tokens_total": 8,
+        "truncated": False,
+        "repetition": 0.0,
+        "degenerate": False,
+    }
+
+
+def test_an_abstention_is_never_correct() -> None:
+    scores = score_completion(SUM, completion("I don't know if it is 12."))
+    assert scores["abstained"] is True
+    assert scores["correct"] is False
+
+
+def test_an_item_without_answers_has_no_correctness() -> None:
+    assert score_completion(DREAM, completion("A silver barge."))["correct"] is None
+
+
+def test_only_the_reply_after_the_thinking_is_judged() -> None:
+    wondering = completion("<think>I don't know. Maybe 13?</think>The answer is 12.", thinking=5)
+    scores = score_completion(SUM, wondering)
+    assert (scores["abstained"], scores["correct"]) == (False, True)
+    assert (scores["tokens_thinking"], scores["tokens_answer"]) == (5, 3)
+
+
+def test_thinking_that_never_closes_leaves_no_reply() -> None:
+    scores = score_completion(SUM, completion("<think>I don't know. It is 12", finish="length", thinking=8))
+    assert (scores["abstained"], scores["correct"], scores["truncated"]) == (False, False, True)
+
+
+def test_a_turn_that_the_model_makes_up_is_not_its_reply() -> None:
+    assert final_reply(" 12\n\nQuestion: What is 1 + 1?\nAnswer: 2") == "12"
+    assert final_reply("The question: what is it?") == "The question: what is it?"
+
+
+def test_lengths_add_up() -> None:
+    measured = lengths(completion("a", range(10), "length", 4))
+    assert (measured.thinking, measured.answer, measured.total, measured.truncated) == (4, 6, 10, True)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "share"),
+    [([], 0.0), ([1, 2, 3], 0.0), ([1, 2, 3, 4], 0.0), ([1] * 5, 0.5), ([1] * 11, 7 / 8), (range(50), 0.0)],
+)
+def test_repetition_is_the_share_of_four_grams_seen_before(tokens: Sequence[int], share: float) -> None:
+    assert repetition(tokens) == pytest.approx(share)
+
+
+@given(st.lists(st.integers(0, 5), max_size=80))
+def test_repetition_is_a_share(tokens: list[int]) -> None:
+    assert 0 <= repetition(tokens) < 1
+
+
+def test_a_loop_and_an_empty_text_are_degenerate() -> None:
+    assert is_degenerate(completion("so so so", [7, 8] * 20))
+    assert is_degenerate(completion("  \n", []))
+
+
+def test_a_short_repetitive_answer_is_not_degenerate() -> None:
+    assert not is_degenerate(completion("no no no no no no", [7] * 6))
+
+
+class HalfSure:
+    """An engine for which every word has the probability one half."""
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        raise NotImplementedError
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[ContinuationScore]:
+        assert all(not request.steerings for request in requests)
+        assert all(request.system == "Be kind." for request in requests)
+        half = math.log(0.5)
+        return [
+            ContinuationScore(request, (half,) * len(request.continuation.split())) for request in requests
+        ]
+
+
+def test_perplexity_is_that_of_the_unsteered_model_and_empty_completions_have_none() -> None:
+    values = perplexities(HalfSure(), [completion("one two three"), completion(""), completion("one")])
+    assert values == [pytest.approx(2), None, pytest.approx(2)]
