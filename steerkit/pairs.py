@@ -212,7 +212,7 @@ def save_pairs(pairs: ContrastPairs, path: str | os.PathLike[str]) -> Path:
     for pair in pairs:
         record = {key: value for key, value in asdict(pair).items() if value != unset.get(key, ...)}
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch = path.parent / f".{path.name}.{os.getpid()}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

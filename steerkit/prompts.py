@@ -30,7 +30,7 @@ ROLES = ("system", "user", "assistant")
 
 
 def check_prompt(prompt: Any) -> Prompt:
-    """Return `prompt` as hashable data, or raise MisuseError saying what is wrong with it."""
+    """Return `prompt` as plain data, or raise MisuseError saying what is wrong with it."""
     if isinstance(prompt, str):
         if not prompt.strip():
             raise MisuseError("the prompt is empty: give a question, or a list of chat messages")
@@ -105,7 +105,14 @@ class Renderer:
         return rendered_prompt + space + completion
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a rendered text, nothing added."""
+        """Token ids of a rendered text, nothing added. Raises MisuseError for text that is no Unicode."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise MisuseError(
+                f"the text holds half a character at position {error.start} (a lone surrogate, as undecodable bytes "
+                "become): write it in UTF-8"
+            ) from error
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def encode_prompt(self, prompt: Prompt, system: str | None = None) -> list[int]:

@@ -98,9 +98,10 @@ class SteeringVector:
                 continue
             if tensor.shape != shape:
                 raise InputError(f"{name} has shape {list(tensor.shape)}, expected {list(shape)}")
-            if not torch.isfinite(tensor).all():
+            kept = tensor.detach().to("cpu", torch.float32).contiguous()
+            if not torch.isfinite(kept).all():
                 raise InputError(f"{name} of vector {self.name!r} holds NaN or Inf: extract it again")
-            object.__setattr__(self, name, tensor.detach().to("cpu", torch.float32).contiguous())
+            object.__setattr__(self, name, kept)
 
     @property
     def name(self) -> str:
@@ -227,11 +228,20 @@ class SteeringVector:
             )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the vector to `path`, whole or not at all."""
+        """Write the vector to `path`, whole or not at all.
+
+        Raises MisuseError where `path` is a folder or a device, SteerkitError where it cannot be written.
+        """
         path = Path(path)
         tensors = {"direction": self.direction}
         tensors |= {name: t for name in OPTIONAL_TENSORS if (t := getattr(self, name)) is not None}
         header = {HEADER_KEY: self.metadata.model_dump_json()}
+        if (
+            path.exists() and not path.is_file()
+        ):  # a rename would put a file in a device's or a folder's place
+            raise MisuseError(
+                f"cannot write the vector to {path}: it is not a regular file; name another --out"
+            )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as scratch:

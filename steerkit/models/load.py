@@ -11,6 +11,7 @@ from steerkit.errors import InputError, MisuseError, SteerkitError
 from steerkit.models.bundled import bundled_folder, gguf_folder
 from steerkit.models.catalogue import BUNDLED
 from steerkit.models.language_model import LanguageModel
+from steerkit.models.pretrained import load_pretrained, quiet_transformers
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 
@@ -69,23 +70,17 @@ def _from_pretrained(
     source: str, name: str, device: str | None, dtype: str | None, *, local: bool
 ) -> LanguageModel:
     import torch
-    import transformers
 
     place = _device(device)
-    shown = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()  # weights load in a second; downloads keep their own bars
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=local)
-        hf = transformers.AutoModelForCausalLM.from_pretrained(
-            source, dtype=_dtype(dtype, place), local_files_only=local
-        )
+        with quiet_transformers():
+            hf, tokenizer = load_pretrained(
+                pretrained_model_name_or_path=source, dtype=_dtype(dtype, place), local_files_only=local
+            )
     except (
         Exception
-    ) as error:  # every kind of damage ends here; what it was is kept in the message and the cause
-        raise _load_error(name, error, local=local) from error
-    finally:
-        if shown:
-            transformers.utils.logging.enable_progress_bar()
+    ) as error:  # every kind of damage ends here; what it was stands in the message and the cause
+        raise _load_error(source, error, local=local) from error
     try:
         hf = hf.to(place)
     except (RuntimeError, torch.OutOfMemoryError) as error:
@@ -93,16 +88,19 @@ def _from_pretrained(
     return LanguageModel(hf.eval(), tokenizer, name)
 
 
-def _load_error(name: str, error: Exception, *, local: bool) -> SteerkitError:
+def _load_error(source: str, error: Exception, *, local: bool) -> SteerkitError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if local:
-        return InputError(f"the model {name} is damaged or incomplete ({reason}): fetch or convert it again")
+        return InputError(
+            f"the model in {source} is damaged or incomplete ({reason}): remove that folder, and fetch or convert the "
+            "model again"
+        )
     if isinstance(error, OSError):
         return MisuseError(
-            f"no model {name!r} in the local cache or on the hub ({reason}): check the spelling and the network, or "
+            f"no model {source!r} in the local cache or on the hub ({reason}): check the spelling and the network, or "
             f"use a bundled model ({', '.join(BUNDLED)})"
         )
-    return SteerkitError(f"cannot load {name}: {reason}")
+    return SteerkitError(f"cannot load {source}: {reason}; use another model, or one of {', '.join(BUNDLED)}")
 
 
 def _device(device: str | None) -> Any:
@@ -112,9 +110,12 @@ def _device(device: str | None) -> Any:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
-        torch.empty(0, device=place)
+        torch.zeros(1, device=place).item()
     except (RuntimeError, AssertionError) as error:
-        raise MisuseError(f"device {device!r} is not available here: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise MisuseError(
+            f"device {device!r} is not available here ({reason}): name another, such as cpu"
+        ) from error
     return place
 
 

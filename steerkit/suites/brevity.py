@@ -1,7 +1,7 @@
-"""The brevity suite: arithmetic word problems in four levels of difficulty, generated from a seed.
+"""The brevity suite: arithmetic word problems in five levels of difficulty, generated from a seed.
 
-A problem of level n takes n steps (level 1: one, with small numbers), and every step's result is a positive
-whole number. For every third problem there is an unanswerable twin: the same text without one number that the
+Level 1 takes one sum or difference of small numbers, level 2 one step of any kind, and from there level n
+takes n - 1 steps; every step's result is a positive whole number. For every third problem there is an unanswerable twin: the same text without one number that the
 answer needs. Every item is a function of the seed, its level and its place, so a larger suite begins with the
 items of a smaller one.
 """
@@ -22,7 +22,7 @@ _PREMISE = re.compile(r"\[(?P<kept>[^|\]]*)\|(?P<removed>[^\]]*)\]")
 _ATTEMPTS = 10_000
 
 
-def generate(seed: int = 0, per_level: int = 150, levels: Iterable[int] = (1, 2, 3, 4)) -> list[SuiteItem]:
+def generate(seed: int = 0, per_level: int = 150, levels: Iterable[int] = tuple(LEVELS)) -> list[SuiteItem]:
     """`per_level` answerable problems for each level, each third one followed by its unanswerable twin.
 
     Ids read `brevity-LEVEL-PLACE` and `a` for answerable or `u` for its twin; the scenario is `level-LEVEL`.

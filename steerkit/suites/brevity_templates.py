@@ -16,7 +16,7 @@ from fractions import Fraction
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """One kind of word problem; as many steps as its difficulty level."""
+    """One kind of word problem."""
 
     text: str
     ranges: dict[str, tuple[int, int]]
@@ -40,6 +40,80 @@ SUPPLIES = ("pencils", "notebooks", "erasers", "folders", "brushes", "rulers")
 PLANTS = ("tulips", "roses", "cabbages", "bushes", "vines", "ferns", "lettuces", "sunflowers")
 
 LEVEL_1 = (
+    Template(
+        "{name} has {a} {things}. {friend} gives {them} [{b}|some] more. How many {things} does {name} have now?",
+        {"a": (2, 9), "b": (1, 5)},
+        lambda a, b: (a + b,),
+        KEEPSAKES,
+    ),
+    Template(
+        "There are {a} {things} in a bowl. {name} eats [{b}|some] of them. How many {things} are left in the bowl?",
+        {"a": (4, 10), "b": (1, 5)},
+        lambda a, b: (a - b,),
+        FRUIT,
+    ),
+    Template(
+        "{name} buys {a} {things} on Monday and [{b}|some] {things} on Tuesday. How many {things} did {they} buy?",
+        {"a": (2, 9), "b": (2, 6)},
+        lambda a, b: (a + b,),
+        GOODS,
+    ),
+    Template(
+        "{a} birds sit on a roof. [{b}|Some] more birds join them. How many birds sit on the roof now?",
+        {"a": (2, 9), "b": (2, 6)},
+        lambda a, b: (a + b,),
+    ),
+    Template(
+        "{name} had {a} dollars and spent [{b} dollars|some of them] on a snack. How many dollars are left?",
+        {"a": (5, 10), "b": (2, 4)},
+        lambda a, b: (a - b,),
+    ),
+    Template(
+        "{name} is {a} years old. {friend} is [{b} years|] older. How old is {friend}?",
+        {"a": (4, 12), "b": (2, 5)},
+        lambda a, b: (a + b,),
+    ),
+    Template(
+        "A team scored {a} goals before the break and [{b}|more] goals after it. How many goals did it score?",
+        {"a": (2, 6), "b": (2, 5)},
+        lambda a, b: (a + b,),
+    ),
+    Template(
+        "{name} planted {a} {things}, and [{b}|some] of them died in the frost. How many {things} are alive?",
+        {"a": (5, 10), "b": (1, 4)},
+        lambda a, b: (a - b,),
+        PLANTS,
+    ),
+    Template(
+        "There were {a} people on a bus, and [{b}|some] more got on. How many people are on the bus now?",
+        {"a": (3, 10), "b": (2, 6)},
+        lambda a, b: (a + b,),
+    ),
+    Template(
+        "{name} read {a} pages in the morning and [{b} pages|a few pages] in the evening. How many pages did "
+        "{they} read that day?",
+        {"a": (3, 12), "b": (2, 8)},
+        lambda a, b: (a + b,),
+    ),
+    Template(
+        "{name} has {a} {things} and loses [{b}|some] of them. How many {things} does {they} have now?",
+        {"a": (5, 12), "b": (1, 4)},
+        lambda a, b: (a - b,),
+        KEEPSAKES,
+    ),
+    Template(
+        "A shelf holds {a} red books and [{b}|some] blue books. How many books does the shelf hold?",
+        {"a": (2, 10), "b": (2, 8)},
+        lambda a, b: (a + b,),
+    ),
+    Template(
+        "{name} walked {a} miles and then [{b} miles|a bit] more. How many miles did {they} walk?",
+        {"a": (2, 8), "b": (2, 6)},
+        lambda a, b: (a + b,),
+    ),
+)
+
+LEVEL_2 = (
     Template(
         "{name} has {a} {things}. {friend} gives {them} [{b}|some] more {things}. How many {things} does "
         "{name} have now?",
@@ -116,7 +190,7 @@ LEVEL_1 = (
     ),
 )  # fmt: skip
 
-LEVEL_2 = (
+LEVEL_3 = (
     Template(
         "{name} has {a} {things}. {They} finds {b} more and then gives [{c}|some] of them to {friend}. "
         "How many {things} does {name} have left?",
@@ -195,7 +269,7 @@ LEVEL_2 = (
     ),
 )  # fmt: skip
 
-LEVEL_3 = (
+LEVEL_4 = (
     Template(
         "{name} earns {a} dollars an hour. {They} works {b} hours on Friday and {c} hours on Saturday, "
         "and then spends [{d} dollars|some of the money] on shoes. How many dollars does {they} have "
@@ -265,7 +339,7 @@ LEVEL_3 = (
     ),
 )  # fmt: skip
 
-LEVEL_4 = (
+LEVEL_5 = (
     Template(
         "{name} plants {a} rows of {b} tulips and {c} rows of {d} roses. Rabbits eat [{e}|some] of the "
         "flowers. How many flowers are left?",
@@ -334,4 +408,4 @@ LEVEL_4 = (
     ),
 )  # fmt: skip
 
-LEVELS = {1: LEVEL_1, 2: LEVEL_2, 3: LEVEL_3, 4: LEVEL_4}
+LEVELS = {1: LEVEL_1, 2: LEVEL_2, 3: LEVEL_3, 4: LEVEL_4, 5: LEVEL_5}

@@ -89,6 +89,8 @@ class Suite:
 def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
     """A built-in suite by name, a `.jsonl` file of items, or a public set as `NAME` (fetched) or `NAME:PATH`.
 
+    `brevity:1` or `brevity:1+2` keeps to those levels.
+
     Raises MisuseError for an unknown name or a missing file, InputError for damaged contents, SteerkitError
     where a download fails.
     """
@@ -97,9 +99,11 @@ def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
         data = resources.files("steerkit") / "data" / "suites" / "abstention.jsonl"
         with resources.as_file(data) as path:
             return Suite(reference, load_items(path))
-    if reference == "brevity":
-        return Suite(reference, tuple(brevity.generate()))
     name, colon, path_in_name = reference.partition(":")
+    if name == "brevity":
+        return Suite(
+            reference, tuple(brevity.generate(levels=_levels(path_in_name) if colon else brevity.LEVELS))
+        )
     if name in public.PUBLIC_SETS:
         if colon and not path_in_name:
             raise MisuseError(f"{reference!r} names no file: give {name}:PATH")
@@ -110,3 +114,11 @@ def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
     raise MisuseError(
         f"unknown suite {reference!r}: name one of {known}, a NAME:PATH, or a .jsonl file of items"
     )
+
+
+def _levels(text: str) -> list[int]:
+    """The levels of `1+2`."""
+    parts = text.split("+")
+    if not all(part.isdecimal() for part in parts):
+        raise MisuseError(f"brevity:{text} names no levels: write brevity:1 or brevity:1+2")
+    return [int(part) for part in parts]

@@ -117,3 +117,11 @@ def test_a_suite_in_a_file_is_named_after_it(tmp_path: Path) -> None:
 def test_an_unknown_suite_is_refused_with_the_known_ones() -> None:
     with pytest.raises(MisuseError, match="name one of abstention, brevity, gsm8k, svamp, umwp, selfaware"):
         load_suite("brevty")
+
+
+def test_brevity_can_be_kept_to_some_levels() -> None:
+    assert {item.scenario for item in load_suite("brevity:1+3")} == {"level-1", "level-3"}
+    assert load_suite("brevity:2").digest != load_suite("brevity").digest
+    for bad in ("brevity:", "brevity:hard", "brevity:1,2", "brevity:9"):
+        with pytest.raises(MisuseError, match="level"):
+            load_suite(bad)
