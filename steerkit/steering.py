@@ -75,7 +75,8 @@ class Steering:
         for layer in self.layers:
             if not 0 <= layer < self.vector.n_layers:
                 raise MisuseError(
-                    f"layer {layer} is out of range: {self.vector.metadata.model} has layers 0 to {self.vector.n_layers - 1}"
+                    f"layer {layer} is out of range: {self.vector.metadata.model} has layers 0 to "
+                    f"{self.vector.n_layers - 1}"
                 )
         object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
 

@@ -140,8 +140,13 @@ class SteeringVector:
         return Steering(self, layers, strength, operation, scope, target, gate)
 
     def random_control(self, seed: int = 0) -> SteeringVector:
-        """A random direction with this vector's norm at every layer: what a push of this size does by itself."""
-        noise = torch.randn(self.direction.shape, generator=torch.Generator().manual_seed(seed))
+        """A random direction with this vector's norm at every layer: what a push of this size does by itself.
+
+        Drawn from `seed` and this vector's contents, so that a control's own control is another direction.
+        """
+        drawn_from = hashlib.sha256(f"{seed}:{self.digest}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(drawn_from[:8]))
+        noise = torch.randn(self.direction.shape, generator=generator)
         unit = noise / noise.norm(dim=-1, keepdim=True)
         metadata = self.metadata.model_copy(
             update={

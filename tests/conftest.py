@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 # A test must never wait for a hub, and the hub client reads this when it is first imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -12,7 +13,14 @@ import pytest
 import torch
 
 from steerkit.models import LanguageModel, load_model
-from tests.tiny import tiny_model
+from tests.tiny import random_vector, tiny_model
+
+
+def save_model(lm: LanguageModel, folder: Path) -> Path:
+    """Write a model and its tokenizer as a transformers folder."""
+    lm.hf.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,6 +53,18 @@ def tiny() -> LanguageModel:
 
 
 @pytest.fixture(scope="session")
-def tiny_llama(tiny: LanguageModel) -> LanguageModel:
-    """The same tiny model, under the name of its architecture."""
-    return tiny
+def tiny_folder(tiny: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as a transformers folder, for `--model`."""
+    return save_model(tiny, tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def plain_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model without a chat template, as a transformers folder."""
+    return save_model(tiny_model(chat=False), tmp_path_factory.mktemp("models") / "plain")
+
+
+@pytest.fixture(scope="session")
+def tiny_vector(tiny: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random vector for the tiny model, as a file."""
+    return random_vector(tiny).save(tmp_path_factory.mktemp("vectors") / "tiny.safetensors")

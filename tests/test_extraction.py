@@ -25,29 +25,35 @@ ASKED = LabelledPrompts(
 )
 
 
-def reference(lm, pairs, side):
-    """The mean difference with plain transformers: one padded batch a side, the last token of each text."""
+def reference(lm, pairs, side, aggregation):
+    """The mean difference with plain transformers: one padded batch a side, read at the completions."""
     hf, tokenizer, means = lm.hf, lm.tokenizer, []
     for texts in ([p.positive for p in pairs], [p.negative for p in pairs]):
-        rows = [list(lm.renderer.encode_pair(p.prompt, t).ids) for p, t in zip(pairs, texts, strict=True)]
+        encoded = [lm.renderer.encode_pair(p.prompt, t) for p, t in zip(pairs, texts, strict=True)]
+        rows = [list(text.ids) for text in encoded]
         batch = tokenizer.pad({"input_ids": rows}, padding_side=side, return_tensors="pt")
         mask, last = batch.attention_mask, []
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         handle = hf.model.layers[-1].register_forward_hook(lambda _m, _a, out, last=last: last.append(out))
         inner = hf(**batch, position_ids=positions, output_hidden_states=True).hidden_states[1:-1]
         handle.remove()
-        ends = mask.shape[1] - 1 - mask.flip(1).argmax(1)
-        means.append(torch.stack([h[torch.arange(len(rows)), ends].mean(0) for h in (*inner, *last)]))
+        ends = (mask.shape[1] - mask.flip(1).argmax(1)).tolist()
+        sizes = [1 if aggregation == "last" else text.completion_length for text in encoded]
+        spans = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+        read = [torch.stack([h[i, span].mean(0) for i, span in enumerate(spans)]) for h in (*inner, *last)]
+        means.append(torch.stack([states.mean(0) for states in read]))
     return means[0] - means[1]
 
 
-@pytest.mark.parametrize("padding_side", ["left", "right"])
-def test_the_mean_difference_equals_plain_transformers_at_every_layer(bundled, padding_side, monkeypatch):
+@pytest.mark.parametrize(("padding_side", "aggregation"), [("left", "last"), ("right", "mean")])
+def test_the_mean_difference_equals_plain_transformers_at_every_layer(
+    bundled, padding_side, aggregation, monkeypatch
+):
     pairs = ContrastPairs("some", load_pairs("abstention").pairs[:8])
     monkeypatch.setattr(bundled.tokenizer, "padding_side", padding_side)
-    ours = extract(bundled, pairs).direction
+    ours = extract(bundled, pairs, aggregation=aggregation).direction
     with torch.no_grad():
-        theirs = reference(bundled, pairs, padding_side)
+        theirs = reference(bundled, pairs, padding_side, aggregation)
     error = (ours - theirs).norm(dim=1) / theirs.norm(dim=1)
     assert error.shape == (bundled.n_layers,)
     assert float(error.max()) < 1e-5
@@ -96,7 +102,7 @@ def test_the_random_control_is_as_long_as_the_mean_difference_and_repeats_by_its
 
 
 def test_separability_is_high_where_the_sides_differ_and_by_chance_where_labels_are_drawn(tiny):
-    assert min(extract(tiny, PAIRS).metadata.separability) > 0.9
+    assert min(extract(tiny, PAIRS, aggregation="last").metadata.separability) > 0.9
     shuffled = [
         ContrastPair(p.id, p.prompt, *((p.positive, p.negative) if i % 2 else (p.negative, p.positive)))
         for i, p in enumerate(PAIRS)

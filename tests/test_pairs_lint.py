@@ -89,21 +89,21 @@ def test_labelled_prompts_are_linted_too():
     assert codes(LabelledPrompts("asked", (*items, dataclasses.replace(items[0], id="x")))) == {"duplicate"}
 
 
-def test_what_the_model_cannot_read_is_found_with_its_tokenizer(tiny_llama):
-    bos, eos = tiny_llama.tokenizer.bos_token, tiny_llama.tokenizer.eos_token
-    assert codes(CLEAN, lm=tiny_llama) == set()
-    assert codes(spoiled(positive=f"{bos}That is unknown to me."), lm=tiny_llama) == {"doubled-bos"}
-    assert codes(spoiled(positive=f"That is unknown to me.{eos}"), lm=tiny_llama) == {"special-token"}
-    assert "too-long" in codes(spoiled(positive="word " * tiny_llama.context_length), lm=tiny_llama)
+def test_what_the_model_cannot_read_is_found_with_its_tokenizer(tiny):
+    bos, eos = tiny.tokenizer.bos_token, tiny.tokenizer.eos_token
+    assert codes(CLEAN, lm=tiny) == set()
+    assert codes(spoiled(positive=f"{bos}That is unknown to me."), lm=tiny) == {"doubled-bos"}
+    assert codes(spoiled(positive=f"That is unknown to me.{eos}"), lm=tiny) == {"special-token"}
+    assert "too-long" in codes(spoiled(positive="word " * tiny.context_length), lm=tiny)
     messages = ({"role": "system", "content": "Be kind."}, {"role": "user", "content": "Who is B?"})
-    assert codes(spoiled(prompt=messages, system="Be brief."), lm=tiny_llama) == {"unreadable"}
+    assert codes(spoiled(prompt=messages, system="Be brief."), lm=tiny) == {"unreadable"}
 
 
-def test_a_template_that_doubles_the_bos_is_found(tiny_llama, monkeypatch):
-    render = tiny_llama.renderer.render
-    bos = tiny_llama.tokenizer.bos_token
-    monkeypatch.setattr(tiny_llama.renderer, "render", lambda *args: bos + bos + render(*args))
-    assert codes(CLEAN, lm=tiny_llama) == {"doubled-bos"}
+def test_a_template_that_doubles_the_bos_is_found(tiny, monkeypatch):
+    render = tiny.renderer.render
+    bos = tiny.tokenizer.bos_token
+    monkeypatch.setattr(tiny.renderer, "render", lambda *args: bos + bos + render(*args))
+    assert codes(CLEAN, lm=tiny) == {"doubled-bos"}
 
 
 @pytest.mark.parametrize(("name", "contrast"), [("abstention", "content"), ("brevity", "length")])

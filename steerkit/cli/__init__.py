@@ -18,7 +18,8 @@ def main() -> None:
     from steerkit.cli.console import report_error
     from steerkit.errors import SteerkitError
 
-    usage_error = typer.BadParameter.__mro__[1]  # every usage error's base, for which Typer exports no name
+    # The base of all usage errors, for which Typer exports no name.
+    usage_error: type[Exception] = typer.BadParameter.__mro__[1]
     verb = typer.main.get_command(app)
     try:  # invoked here and not by Typer, which would frame its errors in boxes and hide an interruption
         with verb.make_context("steerkit", sys.argv[1:]) as context:

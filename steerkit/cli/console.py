@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +26,9 @@ from rich.text import Text
 if TYPE_CHECKING:
     from steerkit.models import LanguageModel
 
-out = Console()
+WIDE = 200  # columns for a file or a pipe, where Rich would cut tables at 80
+
+out = Console(width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False)
 
 

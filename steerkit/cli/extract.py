@@ -21,7 +21,7 @@ def extract(
     aggregation: Annotated[
         str,
         typer.Option("--aggregation", help="last, mean (over the completion) or prompt (labelled prompts)."),
-    ] = "last",
+    ] = "mean",
     name: Annotated[
         str | None, typer.Option("--name", help="The vector's name; default: the file's.")
     ] = None,

@@ -84,9 +84,10 @@ def building(folder: Path) -> Iterator[Path]:
             if not is_complete(folder):  # another process may have finished the same model first
                 raise
     except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise SteerkitError(
-            f"cannot build the model in {folder.parent}: {getattr(error, 'strerror', None) or error}; free some disk space, or set "
-            "STEERKIT_CACHE to another folder"
+            f"cannot build the model in {folder.parent}: {reason}; free some disk space, or set STEERKIT_CACHE to "
+            "another folder"
         ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -94,8 +94,13 @@ class LanguageModel:
 
         shared = {id(tensor): tensor for tensor in (*self.hf.parameters(), *self.hf.buffers())}
         twin = copy.deepcopy(self.hf, shared)
+        tokenizer = copy.deepcopy(self.tokenizer)
+        if not tokenizer.init_kwargs.get(
+            "name_or_path"
+        ):  # made in memory: the bridge must not try to reload it
+            tokenizer.init_kwargs |= {"name_or_path": "", "add_bos_token": True}
         return TransformerBridge.boot_transformers(
-            self.name, hf_model=twin, tokenizer=copy.deepcopy(self.tokenizer), device=str(self.device)
+            self.name, hf_model=twin, tokenizer=tokenizer, device=str(self.device)
         )
 
     def site(self, hook_name: str) -> Site:

@@ -116,7 +116,8 @@ def _adapter_of(hf: nn.Module) -> Any:
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
     from transformer_lens.model_bridge.sources._hf_format import determine_architecture_from_hf_config
 
-    config = copy.deepcopy(hf.config)  # the builder writes into the config it is given
+    config: Any = copy.deepcopy(hf.config)  # the builder writes into the config it is given
+    config.architectures = config.architectures or [type(hf).__name__]  # a model made from a config lacks it
     try:
         architecture = determine_architecture_from_hf_config(config)
         bridge_config = build_bridge_config_from_hf(

@@ -1,0 +1,139 @@
+"""Choose a cell on one split, measure it once on another: both behaviours on the bundled model.
+
+    python experiments/choose_then_report/run.py [--threads 2]
+
+The rule for choosing is fixed here, before anything is measured. The chosen cell, its negative, and random
+directions of equal norm are then measured once on `report`, beside the unsteered model. Runs are resumable;
+results.md is written from the run directories.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.progress import Progress
+
+import steerkit as sk
+from steerkit.sweeps.statistics import Estimate
+from steerkit.sweeps.summary import Row
+
+HERE = Path(__file__).parent
+RUNS = HERE / "runs"
+MODEL = "smollm2-135m-instruct"
+
+
+@dataclass(frozen=True)
+class Study:
+    """One behaviour: where to look for a cell, and the rule that chooses it."""
+
+    name: str
+    suite: str
+    layers: str
+    strengths: str
+    max_new_tokens: int
+    objective: str
+    bounds: dict[str, float]
+    metrics: tuple[str, ...]
+
+
+STUDIES = (
+    Study(
+        name="abstention",
+        suite="abstention",
+        layers="10,12,13,14",
+        strengths="0.75:1.25:0.25",
+        max_new_tokens=40,
+        objective="abstention_recall",
+        bounds={"over_abstention_increase": 0.25, "degenerate_increase": 0.1},
+        metrics=("abstention_recall", "over_abstention", "accuracy", "tokens", "truncated", "degenerate"),
+    ),
+    Study(
+        name="brevity",
+        suite="brevity:1",
+        layers="8,12,16",
+        strengths="0.5:2:0.5",
+        max_new_tokens=160,
+        objective="tokens",
+        bounds={"accuracy_decrease": 0.05, "degenerate_increase": 0.1},
+        metrics=("accuracy", "tokens", "truncated", "degenerate", "over_abstention"),
+    ),
+)
+
+
+def main() -> None:
+    """Run both studies and write results.md."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    torch.set_num_threads(parser.parse_args().threads)
+    lm = sk.load_model(MODEL)
+    text = "\n\n".join(carry_out(study, lm) for study in STUDIES)
+    (HERE / "results.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+def carry_out(study: Study, lm: object) -> str:
+    """Extract, sweep on `choose`, pick by the rule, measure on `report`; the result as Markdown."""
+    vector = sk.extract(lm, sk.load_pairs(study.name))
+    options = {"suite": study.suite, "max_new_tokens": study.max_new_tokens}
+    with Progress() as bar:
+        task = bar.add_task(f"{study.name}, choose")
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        wide = sk.sweep(
+            lm, [vector], layers=study.layers, strengths=study.strengths, split="choose", control_strengths=[],
+            out=RUNS / f"{study.name}-choose", progress=show, **options,
+        )  # fmt: skip
+        chosen = wide.choose(study.objective, study.bounds)
+        if chosen is None:
+            return f"## {study.name}\n\nNo cell met the bounds {study.bounds} on `choose`.\n\n{table(wide, study)}"
+        bar.update(task, description=f"{study.name}, report")
+        pair = [-chosen.strength, chosen.strength]
+        narrow = sk.sweep(
+            lm, [vector], layers=[chosen.layer], strengths=pair, split="report",
+            out=RUNS / f"{study.name}-report", progress=show, **options,
+        )  # fmt: skip
+    rule = ", ".join(f"{name} <= {limit:g}" for name, limit in study.bounds.items())
+    return (
+        f"## {study.name}\n\nChosen on `choose` (best {study.objective}, {rule}): layer {chosen.layer}, strength "
+        f"{chosen.strength:g}.\n\n### On `report`, measured once\n\n{table(narrow, study)}\n\n"
+        f"### The grid on `choose`\n\n{table(wide, study)}"
+    )
+
+
+def table(run: sk.Run, study: Study) -> str:
+    """Rows of a run as a Markdown table: level with 95% interval, then change from unsteered."""
+    rows = run.summary()
+    metrics = [m for m in study.metrics if any(m in row.levels for row in rows)]
+    lines = [f"| cell | items | {' | '.join(metrics)} |", "|---" * (len(metrics) + 2) + "|"]
+    for row in rows:
+        cells = [shown(row.levels.get(m), row.changes.get(m) if row.role != "unsteered" else None) for m in metrics]
+        lines.append(f"| {label(row)} | {row.n_items} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def label(row: Row) -> str:
+    """What the row is."""
+    if row.role == "unsteered":
+        return "unsteered"
+    kind = "random, same norm" if row.role == "random" else row.vector
+    return f"{kind}, layer {row.layer}, strength {row.strength:g}"
+
+
+def shown(level: Estimate | None, change: Estimate | None) -> str:
+    """`0.73 (+0.30 [+0.21, +0.39])`."""
+    if level is None:
+        return "–"
+    digits = 1 if level.value > 1.5 or level.high > 1.5 else 2
+    interval = f"[{level.low:.{digits}f}, {level.high:.{digits}f}]"
+    if change is None:
+        return f"{level.value:.{digits}f} {interval}"
+    return f"{level.value:.{digits}f} ({change.value:+.{digits}f} [{change.low:+.{digits}f}, {change.high:+.{digits}f}])"
+
+
+if __name__ == "__main__":
+    main()
