@@ -26,6 +26,7 @@ from pydantic_core import from_json
 
 from steerkit.errors import InputError, MisuseError, SteerkitError
 from steerkit.prompts import EncodedText, Prompt, Renderer, check_prompt
+from steerkit.whole_files import replacing
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,16 +213,8 @@ def save_pairs(pairs: ContrastPairs, path: str | os.PathLike[str]) -> Path:
     for pair in pairs:
         record = {key: value for key, value in asdict(pair).items() if value != unset.get(key, ...)}
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-    scratch = path.parent / f".{path.name}.{os.getpid()}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            scratch.write_text("".join(lines), encoding="utf-8")
-            os.replace(scratch, path)
-        finally:
-            scratch.unlink(missing_ok=True)
-    except OSError as error:
-        raise SteerkitError(f"cannot write the pairs to {path}: {error.strerror}; name another") from error
+    with replacing(path, "the pairs") as scratch:
+        scratch.write_text("".join(lines), encoding="utf-8")
     return path
 
 

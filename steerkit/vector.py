@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -23,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from steerkit.errors import InputError, MisuseError, ModelMismatchError, SteerkitError
+from steerkit.errors import InputError, MisuseError, ModelMismatchError
+from steerkit.whole_files import replacing
 
 if TYPE_CHECKING:
     from steerkit.steering import Gate, Operation, Scope, Steering
@@ -241,25 +241,11 @@ class SteeringVector:
         tensors = {"direction": self.direction}
         tensors |= {name: t for name in OPTIONAL_TENSORS if (t := getattr(self, name)) is not None}
         header = {HEADER_KEY: self.metadata.model_dump_json()}
-        if (
-            path.exists() and not path.is_file()
-        ):  # a rename would put a file in a device's or a folder's place
-            raise MisuseError(
-                f"cannot write the vector to {path}: it is not a regular file; name another --out"
-            )
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as scratch:
-                pass
+        with replacing(path, "the vector") as scratch:
             try:
-                save_file(tensors, scratch.name, metadata=header)
-                os.replace(scratch.name, path)
-            except BaseException:
-                os.unlink(scratch.name)
-                raise
-        except (OSError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise SteerkitError(f"cannot write the vector to {path}: {reason}; name another --out") from error
+                save_file(tensors, scratch, metadata=header)
+            except SafetensorError as error:  # its own kind, for a full disk too
+                raise OSError(str(error)) from error
         return path
 
 

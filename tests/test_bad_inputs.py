@@ -282,7 +282,6 @@ def files_no_larger_than(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.xfail(strict=True, reason="a run's files are not all written aside and renamed yet")
 @pytest.mark.parametrize(
     "bad",
     [
@@ -296,7 +295,6 @@ def test_a_full_disk_leaves_a_run_as_it_was(bad: Bad, bench: Bench) -> None:
         assert_refused(bad, bench, arguments)
 
 
-@pytest.mark.xfail(strict=True, reason="the run is begun before its prompts are measured")
 def test_a_sweep_whose_prompts_do_not_fit_begins_no_run(bench: Bench) -> None:
     bad = Bad("too long", 2, "shorten the prompt", lambda at: at.sweep("--system", "x" * 600))
     assert_refused(bad, bench, bad.arguments(bench))

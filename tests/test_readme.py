@@ -50,7 +50,9 @@ def test_a_command_of_the_readme_runs(command: str, folder: Path, monkeypatch: p
 
 
 def test_the_python_of_the_readme_runs(folder: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPTS[0]], cwd=folder, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPTS[0]], cwd=folder, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert (folder / "runs" / "notebook" / "report.html").is_file()
 
@@ -69,7 +71,9 @@ def test_the_demo_runs_at_a_small_size(folder: Path, monkeypatch: pytest.MonkeyP
     assert len(commands) == 4
     monkeypatch.chdir(folder)
     for command in commands:
-        small = re.sub(r"--limit \d+", "--limit 8", re.sub(r"--max-new-tokens \d+", "--max-new-tokens 8", command))
+        small = re.sub(
+            r"--limit \d+", "--limit 8", re.sub(r"--max-new-tokens \d+", "--max-new-tokens 8", command)
+        )
         done = steerkit(*shlex.split(small)[1:])
         assert done.code == 0, done.err
     assert (folder / "demo" / "abstention" / "report.html").is_file()

@@ -35,7 +35,7 @@ class Study:
     strengths: str
     max_new_tokens: int
     objective: str
-    bounds: dict[str, float]
+    rules: dict[str, dict[str, float]]  # name -> bounds, within which the best cell by `objective` is chosen
     metrics: tuple[str, ...]
 
 
@@ -47,7 +47,10 @@ STUDIES = (
         strengths="0.75:1.25:0.25",
         max_new_tokens=40,
         objective="abstention_recall",
-        bounds={"over_abstention_increase": 0.25, "degenerate_increase": 0.1},
+        rules={
+            "at any price but fluency": {"degenerate_increase": 0.1},
+            "over-abstention bounded": {"over_abstention_increase": 0.25, "degenerate_increase": 0.1},
+        },
         metrics=("abstention_recall", "over_abstention", "accuracy", "tokens", "truncated", "degenerate"),
     ),
     Study(
@@ -57,7 +60,7 @@ STUDIES = (
         strengths="0.5:2:0.5",
         max_new_tokens=160,
         objective="tokens",
-        bounds={"accuracy_decrease": 0.05, "degenerate_increase": 0.1},
+        rules={"accuracy bounded": {"accuracy_decrease": 0.05, "degenerate_increase": 0.1}},
         metrics=("accuracy", "tokens", "truncated", "degenerate", "over_abstention"),
     ),
 )
@@ -65,7 +68,9 @@ STUDIES = (
 
 def main() -> None:
     """Run both studies and write results.md."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=2)
     torch.set_num_threads(parser.parse_args().threads)
     lm = sk.load_model(MODEL)
@@ -88,21 +93,26 @@ def carry_out(study: Study, lm: object) -> str:
             lm, [vector], layers=study.layers, strengths=study.strengths, split="choose", control_strengths=[],
             out=RUNS / f"{study.name}-choose", progress=show, **options,
         )  # fmt: skip
-        chosen = wide.choose(study.objective, study.bounds)
-        if chosen is None:
-            return f"## {study.name}\n\nNo cell met the bounds {study.bounds} on `choose`.\n\n{table(wide, study)}"
         bar.update(task, description=f"{study.name}, report")
-        pair = [-chosen.strength, chosen.strength]
-        narrow = sk.sweep(
-            lm, [vector], layers=[chosen.layer], strengths=pair, split="report",
-            out=RUNS / f"{study.name}-report", progress=show, **options,
-        )  # fmt: skip
-    rule = ", ".join(f"{name} <= {limit:g}" for name, limit in study.bounds.items())
-    return (
-        f"## {study.name}\n\nChosen on `choose` (best {study.objective}, {rule}): layer {chosen.layer}, strength "
-        f"{chosen.strength:g}.\n\n### On `report`, measured once\n\n{table(narrow, study)}\n\n"
-        f"### The grid on `choose`\n\n{table(wide, study)}"
-    )
+        narrow, choices = None, []
+        for name, bounds in study.rules.items():
+            chosen = wide.choose(study.objective, bounds)
+            said = (
+                f"- {name} (best {study.objective}, {', '.join(f'{k} <= {v:g}' for k, v in bounds.items())})"
+            )
+            if chosen is None:
+                choices.append(f"{said}: no cell meets the bounds")
+                continue
+            choices.append(f"{said}: layer {chosen.layer}, strength {chosen.strength:g}")
+            narrow = sk.sweep(
+                lm, [vector], layers=[chosen.layer], strengths=[-chosen.strength, chosen.strength],
+                split="report", out=RUNS / f"{study.name}-report", progress=show, **options,
+            )  # fmt: skip
+    parts = [f"## {study.name}", "Chosen on `choose`:\n\n" + "\n".join(choices)]
+    if narrow is not None:
+        parts.append(f"### On `report`, measured once\n\n{table(narrow, study)}")
+    parts.append(f"### The grid on `choose`\n\n{table(wide, study)}")
+    return "\n\n".join(parts)
 
 
 def table(run: sk.Run, study: Study) -> str:
@@ -111,7 +121,9 @@ def table(run: sk.Run, study: Study) -> str:
     metrics = [m for m in study.metrics if any(m in row.levels for row in rows)]
     lines = [f"| cell | items | {' | '.join(metrics)} |", "|---" * (len(metrics) + 2) + "|"]
     for row in rows:
-        cells = [shown(row.levels.get(m), row.changes.get(m) if row.role != "unsteered" else None) for m in metrics]
+        cells = [
+            shown(row.levels.get(m), row.changes.get(m) if row.role != "unsteered" else None) for m in metrics
+        ]
         lines.append(f"| {label(row)} | {row.n_items} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -132,7 +144,8 @@ def shown(level: Estimate | None, change: Estimate | None) -> str:
     interval = f"[{level.low:.{digits}f}, {level.high:.{digits}f}]"
     if change is None:
         return f"{level.value:.{digits}f} {interval}"
-    return f"{level.value:.{digits}f} ({change.value:+.{digits}f} [{change.low:+.{digits}f}, {change.high:+.{digits}f}])"
+    moved = f"{change.value:+.{digits}f} [{change.low:+.{digits}f}, {change.high:+.{digits}f}]"
+    return f"{level.value:.{digits}f} ({moved})"
 
 
 if __name__ == "__main__":

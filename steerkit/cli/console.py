@@ -27,9 +27,15 @@ if TYPE_CHECKING:
     from steerkit.models import LanguageModel
 
 WIDE = 200  # columns for a file or a pipe, where Rich would cut tables at 80
+TABLE_WIDTH = 100  # what the trade-off table needs
 
 out = Console(width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False)
+
+
+def wide() -> Console:
+    """Standard output at least as wide as the trade-off table: a narrow terminal wraps it, nothing is cut."""
+    return Console(width=max(out.width, TABLE_WIDTH))
 
 
 def say(line: str) -> None:

@@ -36,7 +36,7 @@ def show(run: Run, *, as_json: bool) -> None:
         return
     protocol = run.directory.protocol
     title = f"{protocol.suite} / {protocol.split}, {protocol.model}, 95% intervals"
-    console.out.print(trade_off_table(rows, title), soft_wrap=False)
+    console.wide().print(trade_off_table(rows, title))
     console.say(f"wrote {page} (open it in a browser), summary.csv and plots beside it")
     for question in questions(rows):
         best = best_cell(rows, question)

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from steerkit.errors import SteerkitError
+from steerkit.errors import MisuseError, SteerkitError
 from steerkit.models import LanguageModel
 from steerkit.models.sites import hidden_of, with_hidden
 from steerkit.steering import Steering
@@ -146,10 +146,13 @@ class Stage:
         full = [c if c is not None else idle for c in rows]
 
         def vectors(name: str) -> Tensor:
-            return torch.stack([getattr(c, name) for c in full]).to(like.device, like.dtype)
+            stacked = torch.stack([getattr(c, name) for c in full]).to(like.dtype)
+            if not stacked.isfinite().all():
+                raise MisuseError(f"a strength is too large for {like.dtype}: its vector overflows")
+            return stacked.to(like.device)
 
         def numbers(name: str) -> Tensor:
-            return torch.tensor([getattr(c, name) for c in full], device=like.device, dtype=like.dtype)
+            return torch.tensor([getattr(c, name) for c in full], dtype=like.dtype).to(like.device)
 
         return cls(
             shift=vectors("shift"),

@@ -61,6 +61,10 @@ class TransformersEngine:
         self._exact = not allow_mismatch
         self._checked: set[str] = set()
 
+    def check(self, request: Request) -> None:
+        """Raise what `generate` would raise for this request before running it."""
+        self._row(request)
+
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Complete each request; completions are yielded as rows finish, in any order."""
         stream = iter(requests)

@@ -17,8 +17,9 @@ from steerkit.report.plots import write_plots
 from steerkit.report.questions import frontier, highlighted_cells, questions
 from steerkit.sweeps.protocol import Protocol
 from steerkit.sweeps.statistics import METRICS
-from steerkit.sweeps.store import RunDirectory
+from steerkit.sweeps.store import REMEDY, RunDirectory
 from steerkit.sweeps.summary import Row, summarise, write_summary
+from steerkit.whole_files import replacing
 
 REPORT_FILE, SUMMARY_FILE, PLOTS_FOLDER = "report.html", "summary.csv", "plots"
 
@@ -36,13 +37,8 @@ def write_report(path: str | os.PathLike[str]) -> Path:
     write_summary(rows, run.path / SUMMARY_FILE)
     plots = write_plots(rows, run.path / PLOTS_FOLDER, plot_subject(rows, run.protocol))
     page = render_page(run, rows, plots)
-    scratch = run.path / f"{REPORT_FILE}.tmp"
-    try:
+    with replacing(run.path / REPORT_FILE, "the report", REMEDY) as scratch:
         scratch.write_text(page, encoding="utf-8")
-        scratch.replace(run.path / REPORT_FILE)
-    except OSError as error:
-        reason = f"{error.strerror}; free space or mend the permissions"
-        raise SteerkitError(f"cannot write the report to {run.path}: {reason}") from error
     return run.path / REPORT_FILE
 
 

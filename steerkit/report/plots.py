@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steerkit.errors import SteerkitError
 from steerkit.report.questions import Question, frontier, questions
 from steerkit.report.tables import COUNTED, cell_strength, format_value, scopes, series_name
 from steerkit.sweeps.statistics import METRICS, Floats
+from steerkit.sweeps.store import REMEDY
 from steerkit.sweeps.summary import Row
+from steerkit.whole_files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,13 +43,9 @@ def write_plots(rows: Sequence[Row], folder: Path, subject: str) -> list[Path]:
         figures[folder / f"{question.name}-heatmap.png"] = heat_maps(rows, metrics, subject)
         figures[folder / f"{question.name}-frontier.png"] = trade_off(rows, question, subject)
     drawn = {path: figure for path, figure in figures.items() if figure is not None}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, figure in drawn.items():
-            figure.savefig(path, dpi=DPI)
-    except OSError as error:
-        reason = f"{error.strerror}; free space or mend the permissions"
-        raise SteerkitError(f"cannot write plots to {folder}: {reason}") from error
+    for path, figure in drawn.items():
+        with replacing(path, "a plot", REMEDY) as scratch:
+            figure.savefig(scratch, dpi=DPI)
     return list(drawn)
 
 

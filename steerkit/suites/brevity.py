@@ -1,9 +1,9 @@
 """The brevity suite: arithmetic word problems in five levels of difficulty, generated from a seed.
 
 Level 1 takes one sum or difference of small numbers, level 2 one step of any kind, and from there level n
-takes n - 1 steps; every step's result is a positive whole number. For every third problem there is an unanswerable twin: the same text without one number that the
-answer needs. Every item is a function of the seed, its level and its place, so a larger suite begins with the
-items of a smaller one.
+takes n - 1 steps; every step's result is a positive whole number. For every third problem there is an
+unanswerable twin: the same text without one number that the answer needs. Every item is a function of the
+seed, its level and its place, so a larger suite begins with the items of a smaller one.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from steerkit.errors import InputError, MisuseError, SteerkitError
+from steerkit.whole_files import replacing
 
 Kind = Literal["text", "number", "latex"]
 
@@ -103,15 +104,9 @@ def load_items(path: str | os.PathLike[str]) -> tuple[SuiteItem, ...]:
 
 def save_items(items: Iterable[SuiteItem], path: str | os.PathLike[str]) -> None:
     """Write items as JSONL, whole or not at all. Raises SteerkitError where the file cannot be written."""
-    target = Path(path)
-    partial = target.with_name(target.name + ".part")
     lines = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
-    try:
-        partial.write_text(lines, encoding="utf-8", newline="\n")
-        partial.replace(target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise SteerkitError(f"{path} cannot be written: {error.strerror}") from None
+    with replacing(path, "the items", "name another file") as scratch:
+        scratch.write_text(lines, encoding="utf-8", newline="\n")
 
 
 def read_text(path: str | os.PathLike[str]) -> str:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from steerkit.engines.base import Decoding
+from steerkit.engines.base import Decoding, Request
 from steerkit.engines.transformers import TransformersEngine
 from steerkit.models import LanguageModel
 from steerkit.spec import parse_range
@@ -104,12 +104,16 @@ def sweep(
         random_seed=seed,
     )
     engine = TransformersEngine(lm, batch_size, allow_mismatch=allow_mismatch)
-    for vector in loaded:
-        vector.check_model(lm.fingerprint, lm.n_layers, lm.d_model, lm.name, exact=not allow_mismatch)
     whole = load_suite(suite)
     items = whole.split(split)
     if limit is not None:
         items = items.limit(limit)
+    decoding = Decoding(max_new_tokens, temperature, top_p, seed)
+    # Before the run is begun: what cannot be carried out must not leave a run behind.
+    for cell in cells:
+        engine.check(Request(items.items[0].prompt, cell.steerings, decoding, system))
+    for item in items.items:
+        engine.check(Request(item.prompt, (), decoding, system))
     protocol = Protocol(
         suite=whole.name,
         suite_digest=whole.digest,
@@ -118,7 +122,7 @@ def sweep(
         fingerprint=lm.fingerprint,
         template_digest=lm.renderer.digest,
         dtype=str(lm.dtype).removeprefix("torch."),
-        decoding=Decoding(max_new_tokens, temperature, top_p, seed),
+        decoding=decoding,
         samples=samples,
         system=system,
         vectors=vector_digests(cells),

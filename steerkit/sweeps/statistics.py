@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from steerkit.errors import InputError
 from steerkit.sweeps.store import Record
 
 CELL_FIELDS = (
@@ -104,13 +105,19 @@ def collect(records: Iterable[Record]) -> Outcomes:
     rows, columns = array("q"), array("q")
     measured = {name: array("d") for name in METRICS}
     for record in records:
-        if record["cell"] not in cells:
-            cells[record["cell"]] = {name: record[name] for name in CELL_FIELDS}
-        group_of[record["item"]] = record["group"]
+        try:
+            if record["cell"] not in cells:
+                cells[record["cell"]] = {name: record[name] for name in CELL_FIELDS}
+            group_of[record["item"]] = record["group"]
+            values = {name: metric.measure(record) for name, metric in METRICS.items()}
+        except (KeyError, AttributeError, TypeError) as error:
+            raise InputError(
+                f"the record of cell {record.get('cell')!r} and item {record.get('item')!r} is incomplete ({error}): "
+                "delete its line and run the same sweep again to have it made anew"
+            ) from error
         rows.append(cell_numbers.setdefault(record["cell"], len(cell_numbers)))
         columns.append(item_numbers.setdefault(record["item"], len(item_numbers)))
-        for name, metric in METRICS.items():
-            value = metric.measure(record)
+        for name, value in values.items():
             measured[name].append(float("nan") if value is None else value)
 
     items, groups = sorted(group_of), sorted(set(group_of.values()))

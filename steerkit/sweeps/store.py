@@ -28,8 +28,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steerkit.errors import InputError, MisuseError, RunLockedError, SteerkitError
 from steerkit.sweeps.protocol import Environment, Protocol
+from steerkit.whole_files import replacing
 
 RUN_FILE, RECORDS_FILE, LOCK_FILE = "run.json", "records.jsonl", ".lock"
+REMEDY = (
+    "free space or choose a folder that you may write to, and run the same command again: finished records are "
+    "kept"
+)
 
 Record = dict[str, Any]
 Key = tuple[str, str, int]
@@ -100,9 +105,12 @@ class RunWriter:
         with contextlib.ExitStack() as opened, _explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             opened.enter_context(_locked(self.path))
-            self.protocol = _begin_or_continue(self.path, protocol, environment)
+            run = _begun_or_continued(self.path, protocol, environment)
+            self.protocol = run.protocol
+            if (self.path / RECORDS_FILE).exists():
+                _repair(self.path / RECORDS_FILE, self._index)
+            _write_run_file(self.path / RUN_FILE, run)  # only now: damaged records leave the run as it was
             self._file: BinaryIO = opened.enter_context((self.path / RECORDS_FILE).open("ab", buffering=0))
-            _repair(self.path / RECORDS_FILE, self._index)
             self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
@@ -159,7 +167,7 @@ def _whole_lines(path: Path, index: RecordIndex) -> Iterator[tuple[Record, bytes
                 record = json.loads(line.decode("utf-8"))
                 key = record_key(record)
                 repeated = key in index
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 if not line.endswith(b"\n"):
                     return
                 raise InputError(
@@ -183,8 +191,8 @@ def _repair(path: Path, index: RecordIndex) -> None:
             file.write(b"\n")
 
 
-def _begin_or_continue(path: Path, protocol: Protocol, environment: Environment) -> Protocol:
-    """Write `run.json`, or hold this protocol against the one that is there; the merged protocol."""
+def _begun_or_continued(path: Path, protocol: Protocol, environment: Environment) -> RunFile:
+    """What `run.json` is to say: this protocol, held against and merged with the one that is there."""
     environments = [environment]
     if (path / RUN_FILE).exists():
         recorded = _read_run_file(path / RUN_FILE)
@@ -197,10 +205,14 @@ def _begin_or_continue(path: Path, protocol: Protocol, environment: Environment)
         raise InputError(
             f"{path} has {RECORDS_FILE} but no {RUN_FILE}: not a run to continue; name another --out"
         )
-    _write_atomically(
-        path / RUN_FILE, RunFile(protocol=protocol, environments=environments).model_dump_json(indent=2)
-    )
-    return protocol
+    return RunFile(protocol=protocol, environments=environments)
+
+
+def _write_run_file(path: Path, run: RunFile) -> None:
+    with replacing(path, "the run", REMEDY) as scratch, scratch.open("w", encoding="utf-8") as file:
+        file.write(run.model_dump_json(indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _read_run_file(path: Path) -> RunFile:
@@ -215,15 +227,6 @@ def _read_run_file(path: Path) -> RunFile:
     if not run.environments:
         raise InputError(f"{path} names no environment that wrote it; start a new run with another --out")
     return run
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    scratch = path.with_suffix(".tmp")
-    with scratch.open("w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
 
 
 @contextlib.contextmanager
@@ -245,7 +248,4 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise SteerkitError(
-            f"cannot read or write the run {path}: {error.strerror}; free space or choose a folder that you "
-            "may write to, and run the same command again: finished records are kept"
-        ) from error
+        raise SteerkitError(f"cannot read or write the run {path}: {error.strerror}; {REMEDY}") from error

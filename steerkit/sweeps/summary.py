@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from steerkit.errors import SteerkitError
 from steerkit.sweeps.statistics import (
     CELL_FIELDS,
     METRICS,
@@ -18,7 +17,8 @@ from steerkit.sweeps.statistics import (
     collect,
     resampling_weights,
 )
-from steerkit.sweeps.store import Record
+from steerkit.sweeps.store import REMEDY, Record
+from steerkit.whole_files import replacing
 
 CELL_COLUMNS = (*CELL_FIELDS, "n_items")
 
@@ -80,15 +80,13 @@ def _measured(estimates: Mapping[str, list[Estimate | None]], number: int) -> di
 
 def write_summary(rows: Sequence[Row], path: Path) -> Path:
     """Write the rows as CSV, columns always the same; an empty field where there is no measurement."""
-    try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(summary_columns())
-            writer.writerows([*(getattr(row, name) for name in CELL_COLUMNS), *_numbers(row)] for row in rows)
-    except OSError as error:
-        raise SteerkitError(
-            f"cannot write {path}: {error.strerror}; free space or mend the permissions"
-        ) from error
+    with (
+        replacing(path, "the summary", REMEDY) as scratch,
+        scratch.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(summary_columns())
+        writer.writerows([*(getattr(row, name) for name in CELL_COLUMNS), *_numbers(row)] for row in rows)
     return path
 
 

@@ -57,5 +57,5 @@ def test_an_unsteered_run_has_nothing_to_plot(make_run, tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_one_clear_error(make_run, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SteerkitError, match="cannot write plots"):
+    with pytest.raises(SteerkitError, match="cannot write a plot"):
         write_plots(rows_of(make_run()), tmp_path / "file" / "plots", "boats")

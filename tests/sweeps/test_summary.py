@@ -54,8 +54,9 @@ def test_no_records_make_no_rows():
 
 
 def test_a_summary_that_cannot_be_written_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
     with pytest.raises(SteerkitError, match="cannot write"):
-        write_summary([], tmp_path / "missing" / "summary.csv")
+        write_summary([], tmp_path / "file" / "summary.csv")
 
 
 def test_the_frontier_holds_what_nothing_beats():
