@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from steerkit.engines.transformers import TransformersEngine
     from steerkit.errors import SteerkitError
     from steerkit.extraction import extract
+    from steerkit.models.language_model import LanguageModel
     from steerkit.models.load import load_model
     from steerkit.pairs import load_pairs, save_pairs
     from steerkit.spec import parse_range, parse_spec
@@ -33,6 +34,7 @@ _HOME = {
     "Completion": "engines.base",
     "Decoding": "engines.base",
     "Gate": "steering",
+    "LanguageModel": "models.language_model",
     "Request": "engines.base",
     "Run": "sweeps.run",
     "ScoreRequest": "engines.base",
@@ -57,6 +59,7 @@ __all__ = [
     "Completion",
     "Decoding",
     "Gate",
+    "LanguageModel",
     "Request",
     "Run",
     "ScoreRequest",

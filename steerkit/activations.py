@@ -1,13 +1,18 @@
-"""Reading residual-stream states: one batched forward pass, every layer, reduced inside the hook.
+"""Reading residual-stream states: one batched pass, every layer, reduced inside the hook.
 
 What leaves a hook is one `[batch, d_model]` state per layer, never a sequence of them. The states of single
 examples are kept, on the model's device, instead of running sums: held-out separability, PCA and the probes
 need them, and at n · n_layers · d_model · 4 bytes (7 MB for 50 pairs on a 135M model, 260 MB on a 70B one)
 they are small beside the weights. Nothing is copied to the host here.
+
+Texts that begin with the same prompt, as the two sides of a contrast pair do, form a family: the prompt is run
+once and its keys and values serve every completion. Only the token prefix that the prompt has in common with
+each of the texts counts as shared, so nothing changes but the time.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +23,7 @@ import einops
 import torch
 from torch import Tensor, nn
 
+from steerkit.engines.cache import empty_cache
 from steerkit.errors import MisuseError
 from steerkit.models import LanguageModel
 from steerkit.models.sites import hidden_of
@@ -49,32 +55,35 @@ def capture(
     aggregation: Aggregation = "last",
     *,
     batch_tokens: int = 1024,
+    share_prompts: bool = True,
     progress: Progress | None = None,
 ) -> Activations:
     """Run the decoder (not the LM head) over `texts` and read one state per text and layer.
 
     `aggregation`: `last`, the completion's last token; `mean`, the mean over the completion's tokens;
     `prompt`, the prompt's last token. The last layer's state is its block's output, before the final norm.
-    Texts are sorted by length and padded on the right, up to `batch_tokens` positions a batch, padding
-    included: under a causal mask padding on the right reaches no real token, so batching changes nothing.
-    `progress` is called with the number of texts done and the number of all.
+    Texts are sorted by length, up to `batch_tokens` positions a batch, padding included; padding reaches no
+    real token, so batching changes nothing, and neither does `share_prompts`, which runs a prompt once for all
+    texts that begin with it. `progress` is called with the number of texts done and the number of all.
 
     Raises MisuseError for an unknown aggregation or a text without the tokens that it reads.
     """
     _check(texts, aggregation)
-    states = torch.empty(len(texts), lm.n_layers, lm.d_model, dtype=torch.float32, device=lm.device)
-    norm_sum = torch.zeros(lm.n_layers, dtype=torch.float32, device=lm.device)
+    reading = _Reading(lm, texts, aggregation)
+    families = (
+        _families(texts) if share_prompts and aggregation != "prompt" else [[i] for i in range(len(texts))]
+    )
     done = 0
-    for rows in _batches([len(text.ids) for text in texts], batch_tokens):
-        batch = [texts[row] for row in rows]
-        read = _reader(batch, rows, aggregation, states, norm_sum)
-        ids, mask = _padded(batch, lm)
-        with torch.inference_mode(), _read_blocks(lm.blocks, read):
-            lm.decoder(input_ids=ids, attention_mask=mask, use_cache=False)
-        done += len(rows)
+    for batch in _batches(families, texts, batch_tokens):
+        with torch.inference_mode():
+            if len(batch[0]) > 1:
+                reading.run_families(batch)
+            else:
+                reading.run([row for (row,) in batch])
+        done += sum(map(len, batch))
         if progress:
             progress(done, len(texts))
-    return Activations(states, norm_sum / sum(len(text.ids) - 1 for text in texts))
+    return Activations(reading.states, reading.norm_sum / sum(len(text.ids) - 1 for text in texts))
 
 
 def _check(texts: Sequence[EncodedText], aggregation: Aggregation) -> None:
@@ -87,55 +96,139 @@ def _check(texts: Sequence[EncodedText], aggregation: Aggregation) -> None:
             raise MisuseError(f"text {index} has no completion token to read: use aggregation 'prompt'")
 
 
-def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Row numbers by falling length, so that the largest batch comes first and padding is least."""
-    rows = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    while rows:
-        size = max(1, batch_tokens // lengths[rows[0]])
-        yield rows[:size]
-        rows = rows[size:]
+def _families(texts: Sequence[EncodedText]) -> list[list[int]]:
+    """Row numbers by shared prompt; a text without a prompt stands alone."""
+    families: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+    alone = []
+    for row, text in enumerate(texts):
+        if text.prompt_length:
+            families[text.ids[: text.prompt_length]].append(row)
+        else:
+            alone.append([row])
+    return [*families.values(), *alone]
 
 
-def _padded(batch: Sequence[EncodedText], lm: LanguageModel) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, `[batch, position]`, padded on the right."""
-    width = max(len(text.ids) for text in batch)
-    ids = torch.tensor([[*text.ids, *[lm.pad_id] * (width - len(text.ids))] for text in batch])
-    lengths = torch.tensor([len(text.ids) for text in batch])
-    mask = torch.arange(width) < lengths[:, None]
-    return ids.to(lm.device), mask.long().to(lm.device)
+def _batches(
+    families: Sequence[Sequence[int]], texts: Sequence[EncodedText], batch_tokens: int
+) -> Iterator[list[list[int]]]:
+    """Families of one size (one text, or several) together, by falling length, so that padding is least."""
+
+    def longest(family: Sequence[int]) -> int:
+        return max(len(texts[row].ids) for row in family)
+
+    for several in (True, False):
+        waiting = sorted((list(f) for f in families if (len(f) > 1) is several), key=longest, reverse=True)
+        while waiting:
+            width, taken = longest(waiting[0]), 1
+            rows = len(waiting[0])
+            while taken < len(waiting) and (rows + len(waiting[taken])) * width <= batch_tokens:
+                rows += len(waiting[taken])
+                taken += 1
+            yield waiting[:taken]
+            waiting = waiting[taken:]
 
 
-def _reader(
-    batch: Sequence[EncodedText],
-    rows: Sequence[int],
-    aggregation: Aggregation,
-    states: Tensor,
-    norm_sum: Tensor,
-) -> Callable[[int, Tensor], None]:
-    """What a hook does with the residual stream of one batch; its indices are on the device beforehand."""
-    device = states.device
-    pool = _pooling(batch, aggregation, device)
-    row_index = torch.tensor(rows, device=device)
-    counted = _spans([(1, len(text.ids)) for text in batch], device)
+class _Reading:
+    """The states and norms of some texts, filled batch by batch; indices go to the device before each pass."""
 
-    def read(layer: int, hidden: Tensor) -> None:
-        states[:, layer].index_copy_(0, row_index, pool(hidden))
-        norms = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
-        norm_sum[layer] += (norms * counted).sum()
+    def __init__(self, lm: LanguageModel, texts: Sequence[EncodedText], aggregation: Aggregation) -> None:
+        self._lm = lm
+        self._texts = texts
+        self._aggregation = aggregation
+        shape = (len(texts), lm.n_layers, lm.d_model)
+        self.states = torch.empty(shape, dtype=torch.float32, device=lm.device)
+        self.norm_sum = torch.zeros(lm.n_layers, dtype=torch.float32, device=lm.device)
 
-    return read
+    def run(self, rows: Sequence[int]) -> None:
+        """One pass over whole texts, padded on the right: under a causal mask that reaches no real token."""
+        texts = [self._texts[row] for row in rows]
+        ids, mask = self._padded([text.ids for text in texts])
+        ends = [text.prompt_length if self._aggregation == "prompt" else len(text.ids) for text in texts]
+        spans = [
+            (text.prompt_length if self._aggregation == "mean" else end - 1, end)
+            for text, end in zip(texts, ends, strict=True)
+        ]
+        counted = _spans([(1, len(text.ids)) for text in texts], self._lm.device)
+        with _read_blocks(self._lm.blocks, self._reader(rows, spans, counted)):
+            self._lm.decoder(input_ids=ids, attention_mask=mask, use_cache=False)
+
+    def run_families(self, families: Sequence[Sequence[int]]) -> None:
+        """Two passes: each family's prompt, padded on the left, then every completion behind its prompt."""
+        lm, device = self._lm, self._lm.device
+        prompts = [self._texts[family[0]].ids[: self._texts[family[0]].prompt_length] for family in families]
+        ids, mask = self._padded(prompts, side="left")
+        positions = (mask.cumsum(dim=1) - 1).clamp_min(0)
+        sizes = torch.tensor([len(family) for family in families], device=device)
+        # A prompt's positions count once for each text that has them; the first position never does.
+        counted = mask * sizes[:, None] * (positions > 0)
+        cache = empty_cache()
+        with _read_blocks(lm.blocks, self._reader((), (), counted.float())):
+            lm.decoder(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            )
+        rows = [row for family in families for row in family]
+        owner = torch.repeat_interleave(torch.arange(len(families), device=device), sizes)
+        cache.batch_select_indices(owner)
+        texts = [self._texts[row] for row in rows]
+        ids, more = self._padded([text.ids[text.prompt_length :] for text in texts])
+        lengths = torch.tensor([text.prompt_length for text in texts], device=device)
+        spans = [
+            (0 if self._aggregation == "mean" else text.completion_length - 1, text.completion_length)
+            for text in texts
+        ]
+        with _read_blocks(lm.blocks, self._reader(rows, spans, more.float())):
+            lm.decoder(
+                input_ids=ids,
+                attention_mask=torch.cat([mask[owner], more], dim=1),
+                position_ids=lengths[:, None] + torch.arange(ids.shape[1], device=device),
+                past_key_values=cache,
+                use_cache=True,
+            )
+
+    def _padded(self, texts: Sequence[Sequence[int]], side: str = "right") -> tuple[Tensor, Tensor]:
+        """Token ids and attention mask, `[batch, position]`."""
+        width = max(map(len, texts))
+        fill = [[self._lm.pad_id] * (width - len(text)) for text in texts]
+        pairs = zip(texts, fill, strict=True)
+        ids = torch.tensor([[*f, *t] if side == "left" else [*t, *f] for t, f in pairs])
+        lengths = torch.tensor([len(text) for text in texts])[:, None]
+        place = torch.arange(width)
+        mask = place >= width - lengths if side == "left" else place < lengths
+        return ids.to(self._lm.device), mask.long().to(self._lm.device)
+
+    def _reader(
+        self, rows: Sequence[int], spans: Sequence[tuple[int, int]], counted: Tensor
+    ) -> Callable[[int, Tensor], None]:
+        """What a hook does with one batch's residual stream: the mean over each row's span, and the norms.
+
+        `counted` `[batch, position]` weighs the positions in the norm; without `rows` only that is read.
+        """
+        row_index = torch.tensor(rows, device=self._lm.device)
+        weights = _spans(spans, self._lm.device) if rows else None
+        pool = None if weights is None else _pooling(weights, spans)
+
+        def read(layer: int, hidden: Tensor) -> None:
+            if pool is not None:
+                self.states[:, layer].index_copy_(0, row_index, pool(hidden))
+            norms = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
+            self.norm_sum[layer] += (norms * counted).sum()
+
+        return read
 
 
-def _pooling(batch: Sequence[EncodedText], aggregation: Aggregation, device: torch.device) -> Pooling:
-    """An aggregation as a reduction `[batch, position, d_model]` -> `[batch, d_model]` float32."""
-    if aggregation == "mean":
-        spans = _spans([(text.prompt_length, len(text.ids)) for text in batch], device)
-        weights = spans / spans.sum(dim=1, keepdim=True)
-        return lambda hidden: einops.einsum(weights, hidden.float(), "row pos, row pos d -> row d")
-    ends = [text.prompt_length if aggregation == "prompt" else len(text.ids) for text in batch]
-    position = torch.tensor(ends, device=device) - 1
-    row = torch.arange(len(batch), device=device)
-    return lambda hidden: hidden[row, position].float()
+def _pooling(weights: Tensor, spans: Sequence[tuple[int, int]]) -> Pooling:
+    """The mean over each row's span as a reduction `[batch, position, d_model]` -> `[batch, d_model]` float32."""
+    if all(stop - start == 1 for start, stop in spans):  # one position each: a gather, no arithmetic
+        row, position = torch.arange(len(spans), device=weights.device), weights.argmax(dim=1)
+        return lambda hidden: hidden[row, position].float()
+    share = weights / weights.sum(dim=1, keepdim=True)
+    return lambda hidden: einops.einsum(
+        share, hidden[:, : share.shape[1]].float(), "row pos, row pos d -> row d"
+    )
 
 
 def _spans(spans: Sequence[tuple[int, int]], device: torch.device) -> Tensor:

@@ -16,6 +16,7 @@ from steerkit.prompts import Prompt
 
 GREEDY = Decoding(max_new_tokens=256)
 
+Progress = Callable[[int, int], None]
 Fault = Callable[[Completion, Completion], str | None]
 """Takes the positive and the negative completion; says why they show no contrast, or None where they do."""
 
@@ -74,12 +75,18 @@ def abstention(abstains: Callable[[str], bool]) -> Behaviour:
 
 
 def make_pairs(
-    engine: Engine, prompts: Iterable[Prompt], behaviour: Behaviour, decoding: Decoding = GREEDY
+    engine: Engine,
+    prompts: Iterable[Prompt],
+    behaviour: Behaviour,
+    decoding: Decoding = GREEDY,
+    *,
+    progress: Progress | None = None,
 ) -> MadePairs:
     """Complete every prompt both ways and keep those where the contrast came about.
 
     A pair is dropped where a side is empty, was cut off at the token limit, or fails the behaviour's test.
-    Raises InputError where no pair is left.
+    `progress` is called with the completions there and those asked for. Raises InputError where no pair is
+    left.
     """
     prompts = list(prompts)
     systems = {"positive": behaviour.positive_system, "negative": behaviour.negative_system}
@@ -88,7 +95,11 @@ def make_pairs(
         for index, prompt in enumerate(prompts)
         for side, system in systems.items()
     ]
-    completions = {completion.request.key: completion for completion in engine.generate(requests)}
+    completions: dict[object, Completion] = {}
+    for completion in engine.generate(requests):
+        completions[completion.request.key] = completion
+        if progress is not None:
+            progress(len(completions), len(requests))
     pairs, dropped = [], []
     for index, prompt in enumerate(prompts):
         positive, negative = completions[index, "positive"], completions[index, "negative"]

@@ -6,8 +6,8 @@ prompt* shows it, or not, by itself. One JSON object a line:
     {"id": "p1", "prompt": "…", "positive": "…", "negative": "…"}      optional: "system", "tags"
     {"id": "q1", "prompt": "…", "label": true}                         optional: "system", "tags"
 
-A file of suite items (they have "should_abstain") is read as labelled prompts. `prompt` is a text or a list
-of chat messages.
+A file of suite items (they have "should_abstain") is read as labelled prompts, those of the split `fit` alone:
+the others are kept for choosing and reporting. `prompt` is a text or a list of chat messages.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pydantic_core import from_json
 
 from steerkit.errors import InputError, MisuseError, SteerkitError
 from steerkit.prompts import EncodedText, Prompt, Renderer, check_prompt
+from steerkit.suites.splits import split_of_group
 from steerkit.whole_files import replacing
 
 
@@ -168,6 +169,11 @@ class _SuiteLine(_Line):
     should_abstain: bool
     twin: str | None = None
 
+    @property
+    def group(self) -> str:
+        """As `SuiteItem.group`."""
+        return min(self.id, self.twin or self.id)
+
 
 _LineT = TypeVar("_LineT", bound=_Line)
 
@@ -186,11 +192,14 @@ def load_pairs(name_or_path: str | os.PathLike[str]) -> ContrastPairs | Labelled
     keys = records[0][1].keys()
     if "should_abstain" in keys:
         items = [
-            LabelledPrompt(
-                item.id, item.prompt, item.should_abstain, group=min(item.id, item.twin or item.id)
-            )
-            for item in _parsed(path, records, _SuiteLine)
+            LabelledPrompt(line.id, line.prompt, line.should_abstain, line.group)
+            for line in _parsed(path, records, _SuiteLine)
+            if split_of_group(line.group) == "fit"
         ]
+        if not items:
+            raise InputError(
+                f"{path} has no suite item in the split fit, on which vectors are made: add items"
+            )
         return LabelledPrompts(path.stem, tuple(items))
     if "label" in keys:
         items = [

@@ -56,6 +56,15 @@ def test_batching_changes_nothing_and_keeps_the_order(tiny, ragged, aggregation,
     assert relative_error(batched.states, single) < 1e-5
 
 
+@pytest.mark.parametrize("aggregation", ["last", "mean"])
+def test_a_prompt_run_once_for_its_completions_changes_nothing(bundled, aggregation):
+    texts = [example.encoded(bundled.renderer) for example in load_pairs("abstention").examples[:8]]
+    shared = capture(bundled, texts, aggregation)
+    whole = capture(bundled, texts, aggregation, share_prompts=False)
+    assert relative_error(shared.states, whole.states) < 1e-5
+    torch.testing.assert_close(shared.norm, whole.norm, rtol=1e-5, atol=0)
+
+
 def test_capture_equals_plain_transformers_at_every_layer_on_the_bundled_models(bundled):
     texts = [example.encoded(bundled.renderer) for example in load_pairs("abstention").examples[45:55]]
     reference = torch.stack([hidden_states(bundled, text.ids)[:, -1] for text in texts])
@@ -117,7 +126,7 @@ def test_the_states_can_be_trained_on(tiny, ragged):
 def test_progress_counts_the_texts(tiny, ragged):
     calls = []
     capture(tiny, ragged, batch_tokens=1, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(done, len(ragged)) for done in range(1, len(ragged) + 1)]
+    assert calls == [(done, len(ragged)) for done in (3, 6, 9)], "three prompts with three completions each"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from steerkit.pairs import (
     load_pairs,
     save_pairs,
 )
+from steerkit.suites.splits import split_of_group
+from steerkit.suites.suite import load_suite
 
 PAIR = {"id": "a", "prompt": "Why?", "positive": "I cannot say.", "negative": "Because."}
 
@@ -131,18 +133,28 @@ def test_lines_with_a_label_load_as_labelled_prompts(tmp_path):
     )
 
 
-def test_suite_items_load_as_labelled_prompts_with_twins_in_one_group(tmp_path):
+def test_suite_items_of_the_fit_split_load_as_labelled_prompts_with_twins_in_one_group(tmp_path):
     path = tmp_path / "suite.jsonl"
     rest = {"answers": None, "kind": "text", "scenario": "s", "source": "x"}
     lines = [
-        {"id": "1u", "prompt": "Whose?", "should_abstain": True, "twin": "1a"} | rest,
-        {"id": "1a", "prompt": "Ann's book: whose?", "should_abstain": False, "twin": "1u"} | rest,
-        {"id": "2", "prompt": "When?", "should_abstain": True, "twin": None} | rest,
+        {"id": f"{n}u", "prompt": "Whose?", "should_abstain": True, "twin": f"{n}a"} | rest for n in range(40)
+    ] + [
+        {"id": f"{n}a", "prompt": "Ann's book: whose?", "should_abstain": False, "twin": f"{n}u"} | rest
+        for n in range(40)
     ]
     path.write_text("\n".join(json.dumps(line) for line in lines))
     loaded = load_pairs(path)
-    assert [item.label for item in loaded] == [True, False, True]
-    assert [item.group for item in loaded] == ["1a", "1a", "2"]
+    assert {item.id for item in loaded} == {item.id for item in load_suite(path).split("fit")}
+    assert {item.label for item in loaded} == {True, False}
+    assert all(item.group == item.id[:-1] + "a" for item in loaded)
+
+
+def test_a_suite_without_items_to_fit_on_is_an_error(tmp_path):
+    path = tmp_path / "suite.jsonl"
+    other = next(str(n) for n in range(40) if split_of_group(str(n)) != "fit")
+    path.write_text(json.dumps({"id": other, "prompt": "When?", "should_abstain": True}))
+    with pytest.raises(InputError, match="no suite item in the split fit"):
+        load_pairs(path)
 
 
 def test_examples_are_the_positive_ones_then_the_negative_ones_in_order():

@@ -32,7 +32,11 @@ def test_brevity_keeps_the_pairs_whose_concise_side_is_shorter_by_the_ratio():
     engine = script(
         good=("6", "two times three is six"), same=("six it is", "it is six"), cut=("6", "two times…")
     )
-    made = make_pairs(engine, ["good", "same", "cut"], brevity(ratio=0.5))
+    steps = []
+    made = make_pairs(
+        engine, ["good", "same", "cut"], brevity(ratio=0.5), progress=lambda *step: steps.append(step)
+    )
+    assert steps == [(done, 6) for done in range(1, 7)]
     (pair,) = made.pairs
     assert (pair.prompt, pair.positive, pair.negative, pair.system) == (
         "good",

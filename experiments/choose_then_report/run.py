@@ -17,20 +17,27 @@ import torch
 from rich.progress import Progress
 
 import steerkit as sk
+from steerkit.pair_making import brevity, make_pairs
 from steerkit.sweeps.statistics import Estimate
 from steerkit.sweeps.summary import Row
 
 HERE = Path(__file__).parent
 RUNS = HERE / "runs"
 MODEL = "smollm2-135m-instruct"
+PROMPTS = 80  # problems that the model is asked to solve both ways; not every one gives a pair
 
 
 @dataclass(frozen=True)
 class Study:
-    """One behaviour: where to look for a cell, and the rule that chooses it."""
+    """One behaviour: where to look for a cell, and the rules that choose one.
+
+    The vector comes from the built-in pairs and, with `made_from`, a second one from pairs that the model wrote
+    itself for that suite's split `fit`.
+    """
 
     name: str
     suite: str
+    made_from: str | None
     layers: str
     strengths: str
     max_new_tokens: int
@@ -43,7 +50,8 @@ STUDIES = (
     Study(
         name="abstention",
         suite="abstention",
-        layers="10,12,13,14",
+        made_from=None,
+        layers="12,13,14",
         strengths="0.75:1.25:0.25",
         max_new_tokens=40,
         objective="abstention_recall",
@@ -56,11 +64,15 @@ STUDIES = (
     Study(
         name="brevity",
         suite="brevity:1",
+        made_from="brevity:1+2+3",
         layers="8,12,16",
-        strengths="0.5:2:0.5",
+        strengths="1:2:0.5",
         max_new_tokens=160,
         objective="tokens",
-        rules={"accuracy bounded": {"accuracy_decrease": 0.05, "degenerate_increase": 0.1}},
+        rules={
+            "at any price but fluency": {"degenerate_increase": 0.1},
+            "accuracy bounded": {"accuracy_decrease": 0.05, "degenerate_increase": 0.1},
+        },
         metrics=("accuracy", "tokens", "truncated", "degenerate", "over_abstention"),
     ),
 )
@@ -79,9 +91,9 @@ def main() -> None:
     print(text)
 
 
-def carry_out(study: Study, lm: object) -> str:
+def carry_out(study: Study, lm: sk.LanguageModel) -> str:
     """Extract, sweep on `choose`, pick by the rule, measure on `report`; the result as Markdown."""
-    vector = sk.extract(lm, sk.load_pairs(study.name))
+    vectors = {vector.name: vector for vector in extracted(study, lm)}
     options = {"suite": study.suite, "max_new_tokens": study.max_new_tokens}
     with Progress() as bar:
         task = bar.add_task(f"{study.name}, choose")
@@ -90,9 +102,16 @@ def carry_out(study: Study, lm: object) -> str:
             bar.update(task, completed=done, total=total)
 
         wide = sk.sweep(
-            lm, [vector], layers=study.layers, strengths=study.strengths, split="choose", control_strengths=[],
-            out=RUNS / f"{study.name}-choose", progress=show, **options,
-        )  # fmt: skip
+            lm,
+            list(vectors.values()),
+            layers=study.layers,
+            strengths=study.strengths,
+            split="choose",
+            control_strengths=[],
+            out=RUNS / f"{study.name}-choose",
+            progress=show,
+            **options,
+        )
         bar.update(task, description=f"{study.name}, report")
         narrow, choices = None, []
         for name, bounds in study.rules.items():
@@ -103,16 +122,34 @@ def carry_out(study: Study, lm: object) -> str:
             if chosen is None:
                 choices.append(f"{said}: no cell meets the bounds")
                 continue
-            choices.append(f"{said}: layer {chosen.layer}, strength {chosen.strength:g}")
+            choices.append(f"{said}: {chosen.vector}, layer {chosen.layer}, strength {chosen.strength:g}")
             narrow = sk.sweep(
-                lm, [vector], layers=[chosen.layer], strengths=[-chosen.strength, chosen.strength],
-                split="report", out=RUNS / f"{study.name}-report", progress=show, **options,
-            )  # fmt: skip
+                lm,
+                [vectors[chosen.vector]],
+                layers=[chosen.layer],
+                strengths=[-chosen.strength, chosen.strength],
+                split="report",
+                out=RUNS / f"{study.name}-report",
+                progress=show,
+                **options,
+            )
     parts = [f"## {study.name}", "Chosen on `choose`:\n\n" + "\n".join(choices)]
     if narrow is not None:
         parts.append(f"### On `report`, measured once\n\n{table(narrow, study)}")
     parts.append(f"### The grid on `choose`\n\n{table(wide, study)}")
     return "\n\n".join(parts)
+
+
+def extracted(study: Study, lm: sk.LanguageModel) -> list[sk.SteeringVector]:
+    """The study's vectors, from the built-in pairs and from pairs of the model's own."""
+    vectors = [sk.extract(lm, sk.load_pairs(study.name)).renamed("built-in pairs")]
+    if study.made_from:
+        items = [item for item in sk.load_suite(study.made_from).split("fit") if not item.should_abstain]
+        made = make_pairs(
+            sk.TransformersEngine(lm), [i.prompt for i in items[:PROMPTS]], brevity(), sk.Decoding(200)
+        )
+        vectors.append(sk.extract(lm, made.pairs).renamed("own pairs"))
+    return vectors
 
 
 def table(run: sk.Run, study: Study) -> str:

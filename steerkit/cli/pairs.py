@@ -64,6 +64,7 @@ def make(
     dtype: options.Dtype = None,
     max_new_tokens: options.MaxNewTokens = 160,
     batch_size: options.BatchSize = None,
+    as_json: options.Json = False,
 ) -> None:
     """Let the model answer each prompt both ways, and keep the pairs in which the contrast came about."""
     from steerkit.engines.base import Decoding
@@ -76,14 +77,20 @@ def make(
     items = load_suite(suite or behaviour).split(split)
     items = items if limit is None else items.limit(limit)
     engine = TransformersEngine(console.load(model, device, dtype), batch_size)
-    made = make_pairs(
-        engine,
-        [item.prompt for item in items.items],
-        brevity() if behaviour == "brevity" else abstention(abstains),
-        Decoding(max_new_tokens),
-    )
-    for place, why in made.dropped:
-        console.say(f"dropped {items.items[place].id}: {why}")
+    with console.progress(f"making {behaviour} pairs") as progress:
+        made = make_pairs(
+            engine,
+            [item.prompt for item in items.items],
+            brevity() if behaviour == "brevity" else abstention(abstains),
+            Decoding(max_new_tokens),
+            progress=progress,
+        )
     save_pairs(made.pairs, out)
+    dropped = {items.items[place].id: why for place, why in made.dropped}
+    if as_json:
+        console.print_json({"out": str(out), "pairs": len(made.pairs), "dropped": dropped})
+        return
+    for item, why in dropped.items():
+        console.say(f"dropped {item}: {why}")
     console.say(f"{len(made.pairs)} pairs in {out}, {len(made.dropped)} dropped")
     console.say(f"next: steerkit pairs lint {out}" + (" --contrast length" if behaviour == "brevity" else ""))

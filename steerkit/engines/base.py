@@ -6,10 +6,12 @@ to another process, or packed into a batch with requests for other steerings.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from steerkit.errors import MisuseError
 from steerkit.prompts import Prompt
 from steerkit.steering import Steering
 
@@ -24,6 +26,14 @@ class Decoding:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise MisuseError(f"max_new_tokens is at least 1, got {self.max_new_tokens}")
+        if not 0 <= self.temperature < math.inf:
+            raise MisuseError(f"temperature is 0 (greedy) or a positive number, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise MisuseError(f"top_p is above 0 and at most 1, got {self.top_p}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@
    real position before it to `prompt`.
 3. Contexts nest: the outer one edits first. They belong to the thread that opened them; a forward pass from
    another thread, or a second thread that wants to steer, gets ModelInUseError.
+4. Where padding or the prompt cannot be told (inputs_embeds or a mask that is not `[row, position]`, a `generate`
+   that was taken from the model before), there is an error and never a guess.
 """
 
 from __future__ import annotations
@@ -25,6 +27,11 @@ from steerkit.engines.table import Program, RowTable
 from steerkit.errors import MisuseError
 from steerkit.models import LanguageModel
 from steerkit.steering import Steering
+
+WATCHED = ("generate", "prepare_inputs_for_generation")
+NOT_FOLLOWED = (
+    "this generate cannot be followed: call the model's own generate, looked up inside the steering block"
+)
 
 
 @contextmanager
@@ -46,78 +53,87 @@ def steer(
         raise MisuseError(
             "a compiled model may drop hooks without a word: steer the model before torch.compile"
         )
+    if rows is not None and not rows:
+        raise MisuseError("rows=… is empty: give one list of steerings per row of the batch")
     per_row = [steerings] if rows is None else rows
     for steering in (s for row in per_row for s in row):
         vectors = [steering.vector] if steering.gate is None else [steering.vector, steering.gate.vector]
         for vector in vectors:
             vector.check_model(lm.fingerprint, lm.n_layers, lm.d_model, lm.name, exact=not allow_mismatch)
     table = RowTable(lm, [Program.of(row) for row in per_row])
-    with lm.steered_by_this_thread(), _Watch(lm, table).watching(), table.installed():
+    with lm.steered_by_this_thread(), _Watch(lm, table, rows and len(rows)).watching(), table.installed():
         yield
 
 
 class _Watch:
     """Follows the model's own calls and keeps the table pointed at the positions that run."""
 
-    def __init__(self, lm: LanguageModel, table: RowTable) -> None:
+    def __init__(self, lm: LanguageModel, table: RowTable, rows: int | None) -> None:
         self._lm = lm
         self._table = table
+        self._rows = rows
         self._signature = inspect.signature(lm.decoder.forward)
         self._generating = False
         self._prompt: Tensor | None = None
         self._text: tuple[Tensor, Tensor | None] | None = None
+        self._open = False
+        self._beneath: dict[str, Any] = {}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Watch forward passes and, on this model object only, `generate` and its preparation of inputs."""
         hf = self._lm.hf
-        before = {name: vars(hf).get(name) for name in ("generate", "prepare_inputs_for_generation")}
+        self._beneath = {name: vars(hf).get(name) for name in WATCHED}
         handle = self._lm.decoder.register_forward_pre_hook(self._before_forward, with_kwargs=True)
         hf.generate = self._watched_generate(hf.generate)
         hf.prepare_inputs_for_generation = self._watched_preparation(hf.prepare_inputs_for_generation)
+        self._open = True
         try:
             yield
         finally:
             handle.remove()
-            for name, value in before.items():
-                if value is None:
-                    delattr(hf, name)
-                else:
-                    setattr(hf, name, value)
+            self._open = False
+            for name in WATCHED:
+                _uncover(hf, name)
 
     def _watched_generate(self, generate: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(generate)
         def watched(*args: Any, **kwargs: Any) -> Any:
+            self._lm.check_owner()  # before another thread's prompt takes the place of this one's
             given = inspect.signature(generate).bind_partial(*args, **kwargs).arguments
-            self._generating = True
-            self._prompt = kwargs.get("input_ids", given.get("inputs"))
+            prompt = kwargs.get("input_ids", given.get("inputs"))
+            if prompt is not None:
+                self._check_rows(prompt.shape[0])
+            outer = self._generating, self._prompt, self._text
+            self._generating, self._prompt, self._text = True, prompt, None
             try:
                 return generate(*args, **kwargs)
             finally:
-                self._generating, self._prompt, self._text = False, None, None
+                self._generating, self._prompt, self._text = outer
 
+        watched.watch = self  # type: ignore[attr-defined]  # read by _uncover
         return watched
 
     def _watched_preparation(self, prepare: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(prepare)
         def watched(input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
+            self._lm.check_owner()
             prepared = prepare(input_ids, *args, **kwargs)
-            if self._generating:
-                if prepared.get("inputs_embeds") is not None:
-                    raise MisuseError(
-                        "steering generate needs token ids: inputs_embeds hide where the prompt is"
-                    )
-                if self._prompt is None:
-                    self._prompt = input_ids
-                mask = kwargs.get("attention_mask")
-                mask = mask if mask is not None and mask.ndim == 2 else None
-                if input_ids.shape[1] < self._prompt.shape[1] and mask is not None:
-                    # A chunk of a prompt that is read piece by piece: the text is the prompt as far as it was read.
-                    expansion = input_ids.shape[0] // self._prompt.shape[0]
-                    input_ids = self._prompt.repeat_interleave(expansion, dim=0)[:, : mask.shape[1]]
-                self._text = (input_ids, mask)
+            if not self._generating:
+                raise MisuseError(NOT_FOLLOWED)
+            if prepared.get("inputs_embeds") is not None:
+                raise MisuseError("steering generate needs token ids: inputs_embeds hide where the prompt is")
+            if self._prompt is None:
+                self._prompt = input_ids
+            mask = _padding_mask(kwargs.get("attention_mask"))
+            if input_ids.shape[1] < self._prompt.shape[1] and mask is not None:
+                # A chunk of a prompt that is read piece by piece: the text is the prompt as far as it was read.
+                expansion = input_ids.shape[0] // self._prompt.shape[0]
+                input_ids = self._prompt.repeat_interleave(expansion, dim=0)[:, : mask.shape[1]]
+            self._text = (input_ids, mask)
             return prepared
 
+        watched.watch = self  # type: ignore[attr-defined]
         return watched
 
     def _before_forward(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -128,8 +144,17 @@ class _Watch:
             shown = given["inputs_embeds"][..., 0]
         if self._text is not None:
             self._table.point(self._generated_phases(shown.shape))
-        else:
-            self._table.point(self._bare_phases(shown, given))
+            return
+        if self._generating:
+            raise MisuseError(NOT_FOLLOWED)
+        self._check_rows(shown.shape[0])
+        self._table.point(self._bare_phases(shown, given))
+
+    def _check_rows(self, rows: int) -> None:
+        if self._rows not in (None, rows):
+            raise MisuseError(
+                f"steering was given for {self._rows} rows, but the batch has {rows}: give one list a row"
+            )
 
     def _generated_phases(self, shape: torch.Size) -> Tensor:
         """Phases of the newest positions, from the whole text of each row as `generate` knows it."""
@@ -147,13 +172,33 @@ class _Watch:
             given.get("input_ids") is None or (cached is not None and cached.get_seq_length() > 0)
         ):
             raise MisuseError("scopes 'thinking' and 'answer' need the whole text as token ids, or generate")
-        mask = given.get("attention_mask")
-        if mask is None or mask.ndim != 2:
+        mask = _padding_mask(given.get("attention_mask"))
+        if mask is None:
             mask = torch.ones(shown.shape[:2], device=shown.device)
         mask = mask[:, -shown.shape[1] :].bool()
         places = torch.arange(shown.shape[1], device=shown.device)
         last = torch.where(mask, places, -1).amax(dim=1)
         return phases(shown, mask, last, self._lm.thinking_markers)
+
+
+def _padding_mask(mask: Any) -> Tensor | None:
+    """The mask, if there is one. Raises MisuseError for a form that does not say which positions are padding."""
+    if mask is None or (isinstance(mask, Tensor) and mask.ndim == 2):
+        return mask
+    raise MisuseError(
+        "steering needs the attention mask as [row, position]: another form hides which positions are padding"
+    )
+
+
+def _uncover(hf: nn.Module, name: str) -> None:
+    """Take the wrappers of closed watches off `hf.name`; contexts inside generators may close in any order."""
+    top = vars(hf).get(name)
+    while (watch := getattr(top, "watch", None)) is not None and not watch._open:
+        top = watch._beneath[name]
+    if top is not None:
+        setattr(hf, name, top)
+    elif name in vars(hf):
+        delattr(hf, name)
 
 
 def _is_compiled(hf: nn.Module) -> bool:

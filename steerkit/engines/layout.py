@@ -15,8 +15,11 @@ T = TypeVar("T")
 
 
 def left_padded(texts: Sequence[Sequence[int]], lm: LanguageModel) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids, mask (true where real) and positions of `texts`, each `[row, position]`, ends aligned."""
-    width = max(map(len, texts))
+    """Token ids, mask (true where real) and positions of `texts`, each `[row, position]`, ends aligned.
+
+    At least one position wide: a model cannot run on none, even where every text is empty.
+    """
+    width = max(1, *map(len, texts))
     ids = torch.tensor([[lm.pad_id] * (width - len(text)) + list(text) for text in texts], device=lm.device)
     lengths = torch.tensor([len(text) for text in texts], device=lm.device)
     positions = torch.arange(width, device=lm.device)[None] - (width - lengths)[:, None]

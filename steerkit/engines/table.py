@@ -40,9 +40,6 @@ PHASES_OF_SCOPE = {
     "thinking": (THINKING,),
     "answer": (ANSWER,),
 }
-# Keeps a rotation defined where the state is parallel to the direction and the plane of rotation is not.
-TINY = 1e-12
-
 Composition = tuple[Steering, ...]
 
 
@@ -99,13 +96,12 @@ class Constants:
     def of(cls, steering: Steering, layer: int) -> Constants:
         """Constants of `steering` at `layer`, float32 on the CPU; `d_model` wide."""
         v = steering.vector.direction[layer]
-        norm = v.norm()
-        unit = v / norm if norm > 0 else torch.zeros_like(v)
+        unit = _unit(v)
         nothing = torch.zeros_like(v)
         gate_unit, threshold = nothing, float("-inf")
         if steering.gate is not None:
             g = steering.gate.vector.direction[layer]
-            gate_unit, threshold = g / g.norm().clamp_min(TINY), steering.gate.threshold
+            gate_unit, threshold = _unit(g), steering.gate.threshold
         s = steering.strength
         match steering.operation:
             case "add":
@@ -117,7 +113,7 @@ class Constants:
                 parts = (s * steering.target * unit, unit, -s, 0.0)
             case "rotate":
                 # A zero vector has no angle to turn towards.
-                parts = (nothing, unit, 0.0, s if norm > 0 else 0.0)
+                parts = (nothing, unit, 0.0, s if unit.any() else 0.0)
         return cls(*parts, gate_unit, threshold)
 
 
@@ -146,21 +142,18 @@ class Stage:
         full = [c if c is not None else idle for c in rows]
 
         def vectors(name: str) -> Tensor:
-            stacked = torch.stack([getattr(c, name) for c in full]).to(like.dtype)
-            if not stacked.isfinite().all():
-                raise MisuseError(f"a strength is too large for {like.dtype}: its vector overflows")
-            return stacked.to(like.device)
+            return _finite(torch.stack([getattr(c, name) for c in full]).to(like.dtype)).to(like.device)
 
         def numbers(name: str) -> Tensor:
-            return torch.tensor([getattr(c, name) for c in full], dtype=like.dtype).to(like.device)
+            return torch.tensor([getattr(c, name) for c in full], dtype=like.dtype)
 
         return cls(
             shift=vectors("shift"),
             unit=vectors("unit"),
-            gain=numbers("gain"),
-            turn=numbers("turn"),
+            gain=_finite(numbers("gain")).to(like.device),
+            turn=_finite(numbers("turn")).to(like.device),
             gate_unit=vectors("gate_unit"),
-            gate_threshold=numbers("gate_threshold"),
+            gate_threshold=numbers("gate_threshold").to(like.device),
             projects=any(c.gain != 0 for c in full),
             turns=any(c.turn != 0 for c in full),
             gates=any(c.gate_threshold != float("-inf") for c in full),
@@ -183,12 +176,26 @@ class Stage:
         return out
 
 
+def _unit(v: Tensor) -> Tensor:
+    """`v` at length one; a zero vector stays zero."""
+    norm = v.norm()
+    return v / norm if norm > 0 else torch.zeros_like(v)
+
+
+def _finite(constants: Tensor) -> Tensor:
+    """The constants themselves. Raises MisuseError where the number format could not hold one."""
+    if not constants.isfinite().all():
+        raise MisuseError(f"a strength is too large for {constants.dtype}: it overflows")
+    return constants
+
+
 def _rotated(h: Tensor, unit: Tensor, component: Tensor, turn: Tensor) -> Tensor:
     """`h` turned by the fraction `turn` of its angle to `unit`, in the plane of the two, its norm kept."""
+    tiny = torch.finfo(h.dtype).tiny  # defined for a zero state, and for one parallel to `unit`
     norm = h.norm(dim=-1, keepdim=True)
     across = h - component * unit
-    across = across / across.norm(dim=-1, keepdim=True).clamp_min(TINY)
-    angle = torch.acos((component / norm.clamp_min(TINY)).clamp(-1, 1)) * (1 - turn)
+    across = across / across.norm(dim=-1, keepdim=True).clamp_min(tiny)
+    angle = torch.acos((component / norm.clamp_min(tiny)).clamp(-1, 1)) * (1 - turn)
     return norm * (torch.cos(angle) * unit + torch.sin(angle) * across)
 
 

@@ -93,6 +93,11 @@ class TransformersEngine:
             self._check(request.steerings)
             text = self.lm.renderer.encode_pair(request.prompt, request.continuation, request.system)
             self._check_length(len(text.ids))
+            if not text.prompt_length:
+                raise MisuseError(
+                    "the prompt shares no token with its continuation, so nothing predicts the first token: "
+                    "give a longer prompt"
+                )
             encoded.append(text)
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
         scores: dict[int, tuple[float, ...]] = {}
@@ -133,6 +138,7 @@ class TransformersEngine:
             )
 
     def _unshared(self) -> AbstractContextManager[None]:
+        self.lm.check_owner()
         if self.lm.is_steered:
             raise SteerkitError(
                 "an engine applies each request's own steerings, but sk.steer is open on this model: close it first"
@@ -231,6 +237,11 @@ class _Prefixes:
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=True,
+            )
+        if cache.get_seq_length() != ids.shape[1]:
+            raise MisuseError(
+                f"{lm.name} fills no key-value cache, which the engine's rows need: use sk.steer around the model's "
+                "own generate"
             )
         source = keys_and_values(cache)
         self._known |= {row.prefix_key: Prefix(source, i) for i, row in enumerate(rows)}

@@ -45,8 +45,9 @@ class LanguageModel:
         self.d_model: int = self.config.hidden_size
         self.fingerprint = fingerprint(hf, self.n_layers, self.d_model)
         self.renderer = Renderer(tokenizer)
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()  # held only while the two below change
         self._owner: int | None = None
+        self._open = 0  # steering contexts of the owner that are open
 
     @property
     def device(self) -> torch.device:
@@ -110,17 +111,21 @@ class LanguageModel:
     @contextmanager
     def steered_by_this_thread(self) -> Iterator[None]:
         """Claim the model for a steering context; a second thread gets ModelInUseError. Nests in one thread."""
-        if not self._lock.acquire(blocking=False):
-            raise ModelInUseError(
-                f"{self.name} is being steered by another thread: steer one copy of the model per thread, or wait "
-                "until that thread is done"
-            )
-        before, self._owner = self._owner, threading.get_ident()
+        with self._lock:
+            if self._owner not in (None, threading.get_ident()):
+                raise ModelInUseError(
+                    f"{self.name} is being steered by another thread: steer one copy of the model per thread, or "
+                    "wait until that thread is done"
+                )
+            self._owner = threading.get_ident()
+            self._open += 1
         try:
             yield
         finally:
-            self._owner = before
-            self._lock.release()
+            with self._lock:  # counted, because generators may close in any order, and in any thread
+                self._open -= 1
+                if not self._open:
+                    self._owner = None
 
     def check_owner(self) -> None:
         """Raise ModelInUseError if another thread's steering would reach the calling thread's forward pass."""

@@ -38,10 +38,15 @@ def caveats(rows: Sequence[Row], protocol: Protocol) -> list[str]:
 
 def _comparisons(rows: Sequence[Row]) -> str:
     roles = [row.role for row in rows]
+    controls = roles.count("random")
+    beside = (
+        f"beside {controls} random controls"
+        if controls
+        else "without a random control: what a push of equal size in any direction does is not known here"
+    )
     return (
-        f"{roles.count('steered')} steered cells were compared, beside {roles.count('random')} random "
-        "controls. The best of many cells looks better than it is, and the intervals are not corrected for "
-        "that."
+        f"{roles.count('steered')} steered cells were compared, {beside}. The best of many cells looks better "
+        "than it is, and the intervals are not corrected for that."
     )
 
 

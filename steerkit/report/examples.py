@@ -11,7 +11,8 @@ from steerkit.sweeps.store import Record
 
 RULE = (
     "For questions to abstain from, answerable ones and others in turn: the first items, in the order of "
-    "their ids, whose verdict differs between the cells shown, then those whose wording differs."
+    "their ids, whose verdict (abstained, correct, wrong, answered) differs between the cells shown, then those "
+    "whose wording differs."
 )
 
 
@@ -38,7 +39,7 @@ def pick_examples(records: Iterable[Record], cells: Sequence[str], per_kind: int
             continue
         example = _example([found[cell] for cell in cells])
         if len(set(example.completions)) > 1:
-            same_verdict = len(set(example.verdicts)) == 1
+            same_verdict = len({verdict.split(",")[0] for verdict in example.verdicts}) == 1
             examples[found[cells[0]]["should_abstain"]].append((same_verdict, item, example))
     return [
         example

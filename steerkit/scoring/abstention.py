@@ -4,9 +4,10 @@ A completion abstains when it admits not to answer and states no answer. In deta
 
 1. *Admissions about the question* ("cannot be determined", "the problem does not say", "it is subjective",
    "there is no such law") count wherever they stand: a chain of thought may well end with one.
-2. *Admissions about the speaker* ("I don't know", "I'm not sure", "I have no information") and corrections of
-   what the question presumes ("he never won it") count only in the opening: up to the first sentence that is
-   more than a preface, such as an apology or a remark on the question. A late hedge is not an abstention.
+2. *Admissions about the speaker* ("I don't know", "I'm not sure", "I have no information") or about what is
+   on record ("the exact date is not available"), and corrections of what the question presumes ("he never
+   won it") count only in the opening: up to the first sentence that is more than a preface, such as an
+   apology or a remark on the question. A late hedge is not an abstention.
 3. *A stated answer* ("the answer is Paris", `\\boxed{5}`, `#### 5`) outweighs any admission, before or after,
    unless the admission is what it states ("the answer is unknown").
 4. *A conclusion* ("so she has 5", "= 5", "but I think it's Rome", a bare "Paris." at the start) outweighs
@@ -99,21 +100,25 @@ _IDLE = re.compile(
 _LISTS = {
     name: f"(?:{'|'.join(words.split()).replace('_', ' ')})"
     for name, words in {
-        "cannot": """cannot could_not unable_to not_able_to in_no_position_to""",
+        "cannot": """cannot could_not unable_to not_able_to in_no_position_to
+            not_in_a_position_to""",
         "find_out": r"""known? say said tell told determined? predict(?:ed)? answer(?:ed)? calculated?
-            computed? work(?:ed)?_(?:\w+_)?out figured?_(?:\w+_)?out confirm(?:ed)? verif(?:y|ied)
+            computed? work(?:ed)?_(?:\w+_){0,2}out figured?_(?:\w+_)?out confirm(?:ed)? verif(?:y|ied)
             identif(?:y|ied) infer(?:red)? deduced? estimated? measured? settled? ranked? counted found
             find_out solved""",
         "hand_over": """give provide offer name supply state find solve help assist recommend choose
             pick decide judge guess recall remember speculate comment see access look check put make
-            share express vouch""",
-        "means": """information data details context knowledge facts access idea clue way means records?
+            share express vouch disclose reveal do_th(?:at|is|e)""",
+        "means": """information data details? context knowledge facts access idea clue way means records?
             memory answer ability capability opinions? preferences? favou?rites? feelings beliefs
             experiences? emotions tastes?""",
         "question": """problem question text passage statement prompt context story sentence information
             data details premise puzzle request description scenario""",
         "machine": """ai artificial language_model large digital virtual computer machine""",
-        "open": """unknown unclear uncertain undetermined unknowable unpredictable ambiguous a_mystery
+        "fact": """numbers? names? dates? times? years? prices? figures? amounts? values? count total age
+            identity location address colou?r results? score""",
+        "open": """unknown unclear uncertain undetermined unknowable unpredictable ambiguous
+            a_mystery(?!_(?:novels?|stor(?:y|ies)|books?|films?|series|writers?|plays?|game|thriller))
             undecided unspecified unanswerable debatable up_for_debate""",
         "told": """known clear specified mentioned stated given provided defined disclosed indicated
             determined decided established enough sufficient available_to_me""",
@@ -134,14 +139,18 @@ _LISTS = {
             wrote""",
     }.items()
 }
+_LISTS["the_exact"] = r"the (?:exact|precise|specific) [^.!?,;\n]{1,60}?"
 _LISTS["clause"] = r"(?:(?! but\b| though\b| although\b| however\b)[^.!?;\n])*"
 
 # Things that look like admissions and are none.
 _FALSE_FRIENDS = _rules(r"""
+    # a remark on the side of an answer
+    (?:al)?though (?:some|its|his|her|their|many|most|other|not all) [^.!?,;\n]*
     # talked about, not said: the phrase "I do not know"
     <quoting>[^.!?\n"']{0,20}"[^"\n]*"
     <quoting>[^.!?\n"']{0,20}'[^'\n]*'
     unknown to (?:many|most|some|few|others|people|the public|him|her|them)
+    unknown (?:until|before|in (?:europe|the west)|to the ancients)
     unknown (?:soldier|warrior|variable|quantity|number|value|author|artist)s?
     not (?:unclear|unknown|unsure|uncertain|impossible|hard|difficult)
     not known (?:for|as|to(?! me| us| any| historians| scientists))|not clear[- ]cut
@@ -167,8 +176,9 @@ _ABOUT_QUESTION = _rules(r"""
     <cannot> (?:be )?<find_out>
     (?:i|we) (?:am |are )?<cannot> <hand_over>
     (?:impossible|not possible|hard|difficult|not enough|too little) (?:\w+ ){0,2}to (?:be )?<find_out>
+    (?:impossible|not possible|hard|difficult) to (?:give|provide|name|state|specify|pin down) (?:an?|the|one|any)
     no (?:\w+ )?way (?:to|of|for \w+ to) (?:<find_out>|knowing|telling|determining|predicting)
-    (?:nobody|no one|no-one) (?:can |could |has )?(?:\w+ )?(?:knows?|tell|say|predict|measured?|counted)
+    no telling|(?:nobody|no one|no-one) (?:can |could |has )?(?:\w+ )?(?:knows?|tell|say|predict|measured?|counted)
     (?:scientists|historians|experts|researchers) do not know
     # it is not known, not clear, not settled
     (?:is|are|was|were|be|remains?|stays?) <open>
@@ -176,7 +186,8 @@ _ABOUT_QUESTION = _rules(r"""
     (?:has|have) not (?:been )?(?:happened|occurred|taken place|held|announced|played|come)
     (?:has|have) yet to|would be (?:\w+ )?(?:speculation|guesswork)|remains to be seen
     (?:is|has|have) no (?:\w+ )?answer
-    lost to history|information is not available|^(?:answer: )?(?:unknown|undetermined|unclear|indeterminate)
+    lost to history|(?<!more )(?<!further )information is not available
+    ^(?:answer: )?(?:unknown|undetermined|unclear|indeterminate)
     # the question does not say; something is missing
     <question>[^.!?\n]{0,30}? (?:does|do|did|has|have) not <tell>
     you (?:have|did) not <tell>
@@ -215,7 +226,7 @@ _ABOUT_QUESTION = _rules(r"""
     no (?:\w+ )?records? (?:of|that)|there (?:was|has) never
 """)
 
-# Rule 2: about the speaker, or against the premise; counted in the opening alone.
+# Rule 2: about the speaker, about what is on record, or against the premise; counted in the opening alone.
 _ABOUT_SPEAKER = _rules(r"""
     # not knowing
     (?:i|we) (?:do|did) not (?:know|remember|recall)
@@ -228,6 +239,16 @@ _ABOUT_SPEAKER = _rules(r"""
     i have no \w+ to (?:offer|give|report)|no (?:\w+ ){0,4}(?:is|are) available to me
     i know (?:too little|nothing)|i have never heard|i cannot be (?:sure|certain)|escapes me
     (?:not|no|cannot) (?:\w+ )?(?:vouch|recall|remember)
+    (?:i|we) (?:do not have|do not possess|lack|have no) (?:the|any|an?|that|this) (?:[\w-]+ ){0,2}?<fact>
+    (?:i|we) (?:may|might|will|can) never know|not privy to
+    # not to be had, not on record, not exact
+    (?:is|are) (?:not available|unavailable)(?= to| at| for| on| here| as| because| due|,|;|\W*(?:[.!\n]|$))
+    ^not (?:available|specified|given|provided|stated|mentioned|applicable)
+    ^(?:unspecified|unavailable|uncertain|n/a)
+    (?:is|are|was|were|has|have) not (?:been )?(?:recorded|documented|revealed|preserved)(?! (?:until|before|by))
+    <the_exact> (?:is|are|was|were|has|have) not(?! \d)
+    <the_exact> (?:is|are|was|were) (?:difficult|hard|impossible) to
+    no (?:exact|specific|precise|known) <fact>|there is no (?:\w+ )?evidence (?:of|that|for)
     # beyond reach
     (?:beyond|out of|outside|past) (?:my|what i) (?:\w+ )?(?:reach|knowledge|ability|scope|can|know)
     my (?:knowledge|training|grasp) (?:data )?(?:of [\w ]+? )?(?:stops|ends|only|is (?:\w+ )?(?:limited|weak))

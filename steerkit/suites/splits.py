@@ -17,8 +17,13 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 def split_of(item: SuiteItem) -> Split:
-    """The split of an item: a quarter of all groups fit, a quarter choose, half report."""
-    position = hash_position("split", item.group)
+    """The split of an item: that of its group."""
+    return split_of_group(item.group)
+
+
+def split_of_group(group: str) -> Split:
+    """The split of a group of items: a quarter of all groups fit, a quarter choose, half report."""
+    position = hash_position("split", group)
     if position < 0.25:
         return "fit"
     return "choose" if position < 0.5 else "report"

@@ -23,14 +23,12 @@ def pareto_frontier(rows: Sequence[Row], first: str, second: str) -> list[Row]:
     _check_metric(first)
     _check_metric(second)
     competing = [row for row in rows if row.role != "random" and {first, second} <= row.levels.keys()]
+    places = {row.cell: (_goodness(row, first), _goodness(row, second)) for row in competing}
     frontier: list[Row] = []
-    best_second = float("-inf")
-    for row in sorted(
-        competing, key=lambda row: (_goodness(row, first), _goodness(row, second)), reverse=True
-    ):
-        if _goodness(row, second) > best_second:
+    for row in sorted(competing, key=lambda row: places[row.cell], reverse=True):
+        best = places[frontier[-1].cell] if frontier else None
+        if best is None or places[row.cell] == best or places[row.cell][1] > best[1]:
             frontier.append(row)
-            best_second = _goodness(row, second)
     return frontier
 
 

@@ -215,6 +215,8 @@ def test_make_writes_the_pairs_in_which_the_contrast_came_about(
     assert isinstance(made, ContrastPairs)
     assert f"{len(made)} pairs in {out}" in outcome.err
     assert "--contrast length" in outcome.err
+    again = succeed("pairs", "make", "brevity", "--model", tiny_folder, *options, "--out", out, "--json")
+    assert json.loads(again.out) == {"out": str(out), "pairs": len(made), "dropped": {}}
 
 
 def anything_goes() -> Any:

@@ -116,11 +116,12 @@ def test_a_missing_file_and_a_folder_are_misuse(tmp_path: Path) -> None:
 def test_a_failed_save_leaves_nothing_behind(tmp_path: Path) -> None:
     target = tmp_path / "items.jsonl"
     target.mkdir()
-    with pytest.raises(SteerkitError, match="cannot be written"):
+    with pytest.raises(SteerkitError, match="cannot write the items"):
         save_items([SuiteItem("a", "Why?")], target)
     assert list(tmp_path.iterdir()) == [target]
-    with pytest.raises(SteerkitError, match="cannot be written"):
-        save_items([SuiteItem("a", "Why?")], tmp_path / "none" / "items.jsonl")
+    (tmp_path / "file").touch()
+    with pytest.raises(SteerkitError, match="cannot write the items"):
+        save_items([SuiteItem("a", "Why?")], tmp_path / "file" / "items.jsonl")
 
 
 def test_twins_share_their_group() -> None:

@@ -63,6 +63,7 @@ def test_the_frontier_holds_what_nothing_beats():
     rows = [
         row("unsteered", "unsteered", abstention_recall=0.2, over_abstention=0.0),
         row("good", abstention_recall=0.6, over_abstention=0.1),
+        row("as good", abstention_recall=0.6, over_abstention=0.1),
         row("tied but worse", abstention_recall=0.6, over_abstention=0.2),
         row("beaten", abstention_recall=0.5, over_abstention=0.1),
         row("extreme", abstention_recall=0.9, over_abstention=0.7),
@@ -70,7 +71,7 @@ def test_the_frontier_holds_what_nothing_beats():
         row("unmeasured", abstention_recall=1.0),
     ]
     frontier = pareto_frontier(rows, "abstention_recall", "over_abstention")
-    assert [r.cell for r in frontier] == ["extreme", "good", "unsteered"]
+    assert [r.cell for r in frontier] == ["extreme", "good", "as good", "unsteered"]
 
 
 def test_the_chosen_cell_is_the_best_within_the_bounds():

@@ -1,0 +1,39 @@
+"""The main job on the real bundled model, small: fifty pairs to a vector that moves behaviour, and a control that
+does not."""
+
+from __future__ import annotations
+
+import pytest
+
+import steerkit as sk
+from steerkit.models import LanguageModel
+from steerkit.sweeps.summary import Row
+
+
+@pytest.fixture(scope="module")
+def rows(smollm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, float], Row]:
+    """Rows of a small sweep on the split `choose`, by role and strength."""
+    vector = sk.extract(smollm, sk.load_pairs("abstention"))
+    run = sk.sweep(
+        smollm,
+        [vector],
+        layers=[14],
+        strengths=[0, 1],
+        suite="abstention",
+        limit=24,
+        max_new_tokens=32,
+        out=tmp_path_factory.mktemp("runs") / "main",
+    )
+    return {(row.role, row.strength or 0.0): row for row in run.summary()}
+
+
+def test_the_vector_lifts_abstention_and_a_random_direction_of_its_norm_does_not(
+    rows: dict[tuple[str, float], Row],
+) -> None:
+    assert rows["steered", 1.0].changes["abstention_recall"].value >= 0.25
+    assert abs(rows["random", 1.0].changes["abstention_recall"].value) < 0.25
+
+
+def test_strength_zero_is_the_unsteered_cell(rows: dict[tuple[str, float], Row]) -> None:
+    assert set(rows) == {("unsteered", 0.0), ("steered", 1.0), ("random", 1.0)}
+    assert {row.n_items for row in rows.values()} == {24}
