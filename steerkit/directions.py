@@ -20,6 +20,9 @@ from steerkit.errors import InputError
 
 Estimator = Callable[[Tensor, Tensor], Tensor]
 
+# By how much, relative to their norm, equal texts' states may differ because they ran in different batches.
+ROUNDING = 1e-5
+
 
 def mean_difference(positive: Tensor, negative: Tensor) -> Tensor:
     """Mean of the positive states minus mean of the negative ones (Rimsky et al. 2024, arXiv 2312.06681)."""
@@ -75,7 +78,7 @@ def oriented_and_scaled(direction: Tensor, positive: Tensor, negative: Tensor) -
     difference keeps its own length. Raises InputError where the sides do not differ.
     """
     gap = mean_difference(positive, negative)
-    if not (gap.any() and direction.any()):
+    if gap.norm() <= ROUNDING * positive.norm(dim=1).mean() or not direction.any():
         raise InputError("the two sides have the same states: their texts do not differ where they are read")
     unit = direction / direction.norm()
     return unit * (unit @ gap)

@@ -57,8 +57,8 @@ class Completion:
     """What came out of one request.
 
     `token_ids` are the generated tokens without the end-of-sequence token; `finish` is `length` where
-    the token limit cut the completion off. `thinking_tokens` counts the tokens up to and including the
-    end-of-thinking marker (0 where thinking was never opened, all of them where it never closed).
+    the token limit cut the completion off. `thinking_tokens` counts the tokens that were
+    generated while thinking was open, the end-of-thinking marker's among them.
     """
 
     request: Request

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from steerkit.engines.base import Completion, Request
+from steerkit.engines.base import Completion, Finish, Request
 from steerkit.engines.cache import KeysAndValues, aligned_cache, keys_and_values
 from steerkit.engines.sampling import next_tokens
 from steerkit.engines.table import ANSWER, THINKING, Program, RowTable, thinking_positions
@@ -26,7 +26,7 @@ class Row:
     program: Program
     uniforms: np.ndarray | None
     generated: list[int] = field(default_factory=list)
-    finish: str | None = None
+    finish: Finish | None = None
 
     @property
     def prefix_key(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -54,12 +54,12 @@ class Row:
 
     def completion(self, lm: LanguageModel) -> Completion:
         """The finished row as the engine's answer."""
-        assert self.finish in ("stop", "length")
+        assert self.finish is not None
         return Completion(
             request=self.request,
             text=lm.renderer.decode(self.generated),
             token_ids=tuple(self.generated),
-            finish=self.finish,  # type: ignore[arg-type]  # asserted above
+            finish=self.finish,
             prompt_tokens=len(self.prompt_ids),
             thinking_tokens=_thinking_tokens(self, lm),
         )
@@ -85,6 +85,11 @@ class RunningBatch:
     def live(self) -> list[Row]:
         """Rows that are not finished."""
         return [row for row in self.rows if row.finish is None]
+
+    def clear(self) -> None:
+        """Forget all rows and let go of their keys and values."""
+        self.rows = []
+        self._cache = Cache(layers=[])
 
     def repack(self, joining: Sequence[tuple[Row, Prefix]]) -> None:
         """Drop finished rows, let new ones in, and trim positions that no row needs any more."""

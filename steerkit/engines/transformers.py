@@ -82,6 +82,7 @@ class TransformersEngine:
                     finished = self._advance(batch, waiting, prefixes)
             except torch.OutOfMemoryError:
                 self._halve(batch, waiting)
+                prefixes.keep_only(())
                 continue
             for row in finished:
                 yield row.completion(self.lm)
@@ -174,7 +175,7 @@ class TransformersEngine:
         for row in batch.live:
             row.generated.clear()
             waiting.appendleft(row)
-        batch.rows.clear()
+        batch.clear()
 
     def _score_rows(
         self, texts: Sequence[Sequence[int]], starts: Sequence[int], programs: Sequence[Program]

@@ -11,10 +11,10 @@ SAMPLES_PER_TENSOR = 32
 
 
 def fingerprint(hf: nn.Module, n_layers: int, d_model: int) -> str:
-    """`Class-LAYERSxWIDTH:digest`; the same for float32, float16-free and bfloat16 loads of one checkpoint.
+    """`Class-LAYERSxWIDTH:digest`; the same for float32 and bfloat16 loads of one checkpoint.
 
     Of each parameter, evenly spaced values are rounded to bfloat16, so that loading in another precision
-    changes nothing while other weights do. Costs one small copy to the host.
+    changes nothing while other weights do (float16 may round a weight twice). Costs one small copy to the host.
     """
     sampled = []
     names = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -207,4 +207,92 @@ def test_a_vector_of_another_model_a_compiled_model_and_two_kinds_of_rows_are_re
     compiled = tiny_model(seed=3)
     compiled.hf.compile()
     with pytest.raises(MisuseError, match="compile"), steer(compiled, random_vector(compiled).at(LAYER)):
+        pass
+
+
+@pytest.mark.parametrize("other_thread", [True, False])
+def test_a_generate_inside_another_leaves_the_first_on_course(
+    tiny: LanguageModel, other_thread: bool
+) -> None:
+    batch, told = encoded(tiny, ["<think> open"]), []
+
+    def intrude() -> None:
+        try:
+            generated(tiny, encoded(tiny, ["hello"]), max_new_tokens=2)
+        except ModelInUseError:
+            told.append(True)
+
+    def between_steps(_ids: Tensor, scores: Tensor) -> Tensor:
+        thread = threading.Thread(target=intrude)
+        (thread.start if other_thread else intrude)()
+        if other_thread:
+            thread.join()
+        return scores
+
+    for scope in ("completion", "prompt", "thinking"):
+        with steer(tiny, random_vector(tiny, 3, size=0.5).at(LAYER, 1.5, scope=scope)):
+            alone = generated(tiny, batch, use_cache=False)
+            assert generated(tiny, batch, use_cache=False, logits_processor=[between_steps]) == alone
+    assert bool(told) == other_thread
+
+
+def test_contexts_that_close_out_of_order_or_in_another_thread_leave_nothing_behind(
+    tiny: LanguageModel,
+) -> None:
+    vector, methods = random_vector(tiny), {"generate", "prepare_inputs_for_generation"}
+
+    def held() -> Iterator[None]:
+        with steer(tiny, vector.at(LAYER)):
+            yield
+
+    first, second = held(), held()
+    next(first)
+    next(second)
+    first.close()  # type: ignore[attr-defined]
+    assert tiny.is_steered
+    assert methods <= vars(tiny.hf).keys()
+    thread = threading.Thread(target=second.close)  # type: ignore[attr-defined]
+    thread.start()
+    thread.join()
+    assert not tiny.is_steered
+    assert not methods & vars(tiny.hf).keys()
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in tiny.hf.modules())
+    told: list[Exception] = []
+
+    def steer_elsewhere() -> None:
+        try:
+            next(held())
+        except SteerkitError as error:
+            told.append(error)
+
+    thread = threading.Thread(target=steer_elsewhere)
+    thread.start()
+    thread.join()
+    assert not told
+
+
+def test_a_generate_taken_before_the_block_is_refused(tiny: LanguageModel) -> None:
+    generate, batch = tiny.hf.generate, encoded(tiny, PROMPTS)
+    with steer(tiny, random_vector(tiny).at(LAYER)), pytest.raises(MisuseError, match="inside the steering"):
+        generate(**batch, max_new_tokens=2, pad_token_id=0)
+
+
+def test_a_mask_that_hides_the_padding_is_refused(tiny: LanguageModel) -> None:
+    ids = encoded(tiny, ["hello"])["input_ids"]
+    mask = torch.ones(1, 1, ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
+    with (
+        steer(tiny, random_vector(tiny).at(LAYER)),
+        pytest.raises(MisuseError, match="hides which positions"),
+    ):
+        tiny.hf(input_ids=ids, attention_mask=mask)
+
+
+def test_another_number_of_rows_than_of_lists_is_refused(tiny: LanguageModel) -> None:
+    steering, batch = random_vector(tiny).at(LAYER), encoded(tiny, [*PROMPTS, "a fourth"])
+    with steer(tiny, rows=[[steering], []]):
+        with pytest.raises(MisuseError, match="given for 2 rows, but the batch has 4"):
+            generated(tiny, batch)
+        with pytest.raises(MisuseError, match="given for 2 rows, but the batch has 4"):
+            tiny.hf(**batch)
+    with pytest.raises(MisuseError, match="empty"), steer(tiny, rows=[]):
         pass

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from steerkit.engines.layout import phases
 from steerkit.engines.table import ANSWER, NOWHERE, PROMPT, THINKING, Program, RowTable, thinking_positions
-from steerkit.errors import SteerkitError
+from steerkit.errors import MisuseError, SteerkitError
 from steerkit.models import LanguageModel
 from steerkit.steering import Gate
-from tests.tiny import random_vector
+from tests.tiny import byte_tokenizer, random_vector, tiny_hf
 
 LAYER = 2
 
@@ -164,3 +164,20 @@ def test_a_zero_vector_steers_nothing_under_any_operation(tiny: LanguageModel, h
     for operation, target in (("add", None), ("ablate", None), ("clamp", 3.0), ("rotate", None)):
         assert torch.equal(applied(tiny, h, [nothing.at(LAYER, 1.0, operation=operation, target=target)]), h)
     assert math.isclose(float(nothing.direction.norm()), 0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_rotation_is_defined_for_zero_and_parallel_states_in_every_format(dtype: torch.dtype) -> None:
+    lm = LanguageModel(tiny_hf().to(dtype), byte_tokenizer(), "low")
+    vector = random_vector(lm)
+    v = vector.direction[LAYER]
+    states = torch.stack([torch.zeros_like(v), v, -v])[None].to(dtype)
+    turned = applied(lm, states, [vector.at(LAYER, 0.5, operation="rotate")])
+    torch.testing.assert_close(turned.norm(dim=-1), states.norm(dim=-1), rtol=2e-2, atol=1e-6)
+
+
+def test_a_strength_that_the_number_format_cannot_hold_is_refused() -> None:
+    lm = LanguageModel(tiny_hf().half(), byte_tokenizer(), "half")
+    for operation in ("add", "ablate", "rotate"):
+        with pytest.raises(MisuseError, match="too large"):
+            RowTable(lm, [Program.of([random_vector(lm).at(LAYER, 1e6, operation=operation)])])

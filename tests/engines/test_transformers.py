@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
 import torch
+from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from steerkit.engines.base import Completion, Decoding, Request, ScoreRequest
 from steerkit.engines.batch import RunningBatch
+from steerkit.engines.context import steer
 from steerkit.engines.transformers import TransformersEngine
-from steerkit.errors import MisuseError, ModelMismatchError, SteerkitError
+from steerkit.errors import MisuseError, ModelInUseError, ModelMismatchError, SteerkitError
 from steerkit.models import LanguageModel
 from steerkit.steering import Gate, Steering
 from tests.engines import reference
-from tests.tiny import random_vector, tiny_model
+from tests.tiny import byte_tokenizer, random_vector, tiny_model
 
 QUESTIONS = [
     "Hi!",
@@ -271,3 +275,75 @@ def test_a_vector_of_another_model_is_refused(tiny: LanguageModel) -> None:
 def test_a_prompt_that_the_context_cannot_hold_is_refused(tiny: LanguageModel) -> None:
     with pytest.raises(MisuseError, match="reads 512"):
         list(TransformersEngine(tiny).generate([Request("x" * 500)]))
+
+
+def test_a_prompt_of_one_token_is_steered_like_any_other() -> None:
+    tiny = tiny_model()
+    tiny.tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    steering = random_vector(tiny, 3, size=0.5).at(1, 1.5)
+    push = 1.5 * steering.vector.direction[1]
+    for prompts in (["a", "b"], ["a", "hello"]):
+        found = run(tiny, [Request(p, (steering,), Decoding(max_new_tokens=8), key=p) for p in prompts], 4)
+        for p, completion in found.items():
+            edits = [(1, lambda h: h + push, reference.completion_positions)]
+            ids = tiny.renderer.encode_prompt(str(p))
+            assert list(completion.token_ids) == reference.greedy(tiny, ids, edits, 8)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_new_tokens": 0},
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"top_p": 2},
+    ],
+)
+def test_a_decoding_that_cannot_be_meant_is_refused(wrong: dict) -> None:
+    with pytest.raises(MisuseError, match=next(iter(wrong))):
+        Decoding(**wrong)
+
+
+def test_a_model_without_a_key_value_cache_is_refused() -> None:
+    config = OpenAIGPTConfig(vocab_size=261, n_embd=32, n_layer=2, n_head=4)
+    lm = LanguageModel(OpenAIGPTLMHeadModel(config).eval(), byte_tokenizer(), "uncached")
+    with pytest.raises(MisuseError, match="no key-value cache"):
+        list(TransformersEngine(lm).generate([Request("hello")]))
+
+
+def test_a_second_thread_s_engine_is_told_who_holds_the_model(tiny: LanguageModel) -> None:
+    told: list[type[Exception]] = []
+
+    def attempt() -> None:
+        try:
+            list(TransformersEngine(tiny).generate([Request("hello")]))
+        except SteerkitError as error:
+            told.append(type(error))
+
+    with steer(tiny, random_vector(tiny).at(1)):
+        thread = threading.Thread(target=attempt)
+        thread.start()
+        thread.join()
+    assert told == [ModelInUseError]
+
+
+def test_a_batch_that_ran_out_of_memory_holds_none_when_it_starts_again(
+    tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, repack, held = RunningBatch.step, RunningBatch.repack, []
+
+    def refuses_once(self: RunningBatch) -> None:
+        if not held:
+            held.append(weakref.ref(self._cache))
+            raise torch.OutOfMemoryError
+        step(self)
+
+    def starting_again(self: RunningBatch, joining: list) -> None:
+        if held:
+            assert held[0]() is None, "the keys and values of the lost batch are still held"
+        repack(self, joining)
+
+    monkeypatch.setattr(RunningBatch, "step", refuses_once)
+    monkeypatch.setattr(RunningBatch, "repack", starting_again)
+    assert len(list(TransformersEngine(tiny, 4).generate([Request(q) for q in QUESTIONS]))) == len(QUESTIONS)
