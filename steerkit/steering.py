@@ -80,6 +80,11 @@ class Steering:
                 )
         object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
 
+    @property
+    def vectors(self) -> tuple[SteeringVector, ...]:
+        """Every vector that this steering reads or adds: its own, and its gate's."""
+        return (self.vector,) if self.gate is None else (self.vector, self.gate.vector)
+
     def spec(self) -> str:
         """The canonical spec string; two steerings of one vector act alike if and only if these are equal."""
         fields = [f"layer={'+'.join(map(str, self.layers))}", f"strength={_shortest(self.strength)}"]

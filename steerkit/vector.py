@@ -287,10 +287,8 @@ def load_vector(reference: str | os.PathLike[str]) -> SteeringVector:
 
 
 def published_vectors() -> dict[str, Path]:
-    """Vectors that travel with the package, by name."""
+    """Vectors that travel with the package, by name; in a checkout, those of its top-level folder `vectors`."""
     folder = Path(str(resources.files("steerkit"))) / "published"
-    if not folder.is_dir():  # a source checkout keeps them at the top level
-        folder = Path(__file__).resolve().parent.parent / "vectors"
     return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
 

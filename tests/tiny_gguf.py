@@ -24,12 +24,12 @@ def write_tiny_gguf(path: Path, seed: int = 0, *, without: str | None = None) ->
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(WIDTH // HEADS)
     vocabulary = byte_tokenizer().get_vocab()
-    tokens = [*sorted(vocabulary, key=vocabulary.__getitem__), "ab"]
+    tokens = [*sorted(vocabulary, key=vocabulary.__getitem__), "ab", "cd"]
     writer.add_vocab_size(len(tokens))
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens)
     writer.add_token_types([TokenType.CONTROL if token in SPECIAL else TokenType.NORMAL for token in tokens])
-    writer.add_token_merges(["a b"])  # transformers wants at least one
+    writer.add_token_merges(["a b", "c d"])  # older readers take a list of one for no list
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_chat_template(CHAT_TEMPLATE)

@@ -11,6 +11,7 @@ from steerkit.cli import console, options
 from steerkit.errors import MisuseError, SteerkitError
 
 if TYPE_CHECKING:
+    from steerkit.engines.base import Decoding
     from steerkit.engines.transformers import TransformersEngine
     from steerkit.prompts import Message
     from steerkit.steering import Steering
@@ -103,12 +104,11 @@ def _read() -> str | None:
 
 
 def _reply(
-    engine: TransformersEngine, conversation: Conversation, line: str, decoding: object, system: str | None
+    engine: TransformersEngine, conversation: Conversation, line: str, decoding: Decoding, system: str | None
 ) -> None:
-    from steerkit.engines.base import Decoding, Request
+    from steerkit.engines.base import Request
     from steerkit.prompts import Message
 
-    assert isinstance(decoding, Decoding)
     asked = (*conversation.messages, Message(role="user", content=line))
     keeps_history = engine.lm.renderer.has_chat_template
     steerings = conversation.steerings if conversation.on else ()

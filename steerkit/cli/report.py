@@ -38,6 +38,8 @@ def show(run: Run, *, as_json: bool) -> None:
     title = f"{protocol.suite} / {protocol.split}, {protocol.model}, 95% intervals"
     console.wide().print(trade_off_table(rows, title))
     console.say(f"wrote {page} (open it in a browser), summary.csv and plots beside it")
+    if protocol.split == "report":  # nothing is chosen on the split that reports
+        return
     for question in questions(rows):
         best = best_cell(rows, question)
         if best is None:
@@ -46,7 +48,7 @@ def show(run: Run, *, as_json: bool) -> None:
             )
         else:
             console.say(f"{question.title.lower()}: best cell within bounds is {best.steering}")
-            if protocol.split != "report" and best.layer is not None:
+            if best.layer is not None:
                 console.say(
                     f"next, measure it once on unseen items: steerkit sweep --vector … --layers {best.layer} "
                     f"--strengths={best.strength:g} --suite {protocol.suite} --split report --out NEW_FOLDER"

@@ -56,10 +56,8 @@ def steer(
     if rows is not None and not rows:
         raise MisuseError("rows=… is empty: give one list of steerings per row of the batch")
     per_row, n_rows = ([steerings], None) if rows is None else (rows, len(rows))
-    for steering in (s for row in per_row for s in row):
-        vectors = [steering.vector] if steering.gate is None else [steering.vector, steering.gate.vector]
-        for vector in vectors:
-            vector.check_model(lm.fingerprint, lm.n_layers, lm.d_model, lm.name, exact=not allow_mismatch)
+    for vector in {vector for row in per_row for steering in row for vector in steering.vectors}:
+        vector.check_model(lm.fingerprint, lm.n_layers, lm.d_model, lm.name, exact=not allow_mismatch)
     table = RowTable(lm, [Program.of(row) for row in per_row])
     with lm.steered_by_this_thread(), _Watch(lm, table, n_rows).watching(), table.installed():
         yield

@@ -124,12 +124,10 @@ class TransformersEngine:
 
     def _check(self, steerings: Sequence[Steering]) -> None:
         lm = self.lm
-        for steering in steerings:
-            vectors = [steering.vector] if steering.gate is None else [steering.vector, steering.gate.vector]
-            for vector in vectors:
-                if vector.digest not in self._checked:
-                    vector.check_model(lm.fingerprint, lm.n_layers, lm.d_model, lm.name, exact=self._exact)
-                    self._checked.add(vector.digest)
+        for vector in (vector for steering in steerings for vector in steering.vectors):
+            if vector.digest not in self._checked:
+                vector.check_model(lm.fingerprint, lm.n_layers, lm.d_model, lm.name, exact=self._exact)
+                self._checked.add(vector.digest)
 
     def _check_length(self, tokens: int) -> None:
         if tokens > self.lm.context_length:

@@ -1,16 +1,19 @@
 """The protocol of a run: what must be equal for two records to be compared.
 
 The grid and the items are not part of it: a record is identified by cell, item and sample, so both may be
-extended. Software versions, batch size and command line are recorded, and never a reason to refuse.
+extended. Software versions, the scoring rules, batch size and command line are recorded, and never a
+reason to refuse.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import resources
 from typing import Any
 
 from steerkit.engines.base import Decoding
@@ -81,7 +84,8 @@ class Environment:
     def current(cls, batch_size: int | None = None, command: str | None = None) -> Environment:
         """The environment of this process."""
         versions = {package: _version(package) for package in PACKAGES}
-        return cls({**versions, "python": platform.python_version()}, batch_size, command)
+        versions |= {"python": platform.python_version(), "scoring rules": _scoring_digest()}
+        return cls(versions, batch_size, command)
 
     def version_changes(self, recorded: Environment) -> list[str]:
         """One line for each package whose version differs from the recorded one."""
@@ -99,3 +103,10 @@ def _version(package: str) -> str:
         importlib.metadata.PackageNotFoundError
     ):  # steerkit itself, run from a checkout that is not installed
         return "not installed"
+
+
+def _scoring_digest() -> str:
+    """Digest of the scorers' source: two runs that differ in it may score one completion differently."""
+    sources = sorted(resources.files("steerkit.scoring").iterdir(), key=lambda file: file.name)
+    joined = b"".join(file.read_bytes() for file in sources if file.name.endswith(".py"))
+    return hashlib.sha256(joined).hexdigest()[:12]
