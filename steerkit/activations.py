@@ -23,7 +23,8 @@ import einops
 import torch
 from torch import Tensor, nn
 
-from steerkit.engines.cache import empty_cache
+from steerkit.engines.cache import empty_cache, keeps_keys_and_values
+from steerkit.engines.layout import left_padded
 from steerkit.errors import MisuseError
 from steerkit.models import LanguageModel
 from steerkit.models.sites import hidden_of
@@ -64,15 +65,15 @@ def capture(
     `prompt`, the prompt's last token. The last layer's state is its block's output, before the final norm.
     Texts are sorted by length, up to `batch_tokens` positions a batch, padding included; padding reaches no
     real token, so batching changes nothing, and neither does `share_prompts`, which runs a prompt once for all
-    texts that begin with it. `progress` is called with the number of texts done and the number of all.
+    texts that begin with it (unless the model keeps recurrent state). `progress` is called with the number of
+    texts done and the number of all.
 
     Raises MisuseError for an unknown aggregation or a text without the tokens that it reads.
     """
     _check(texts, aggregation)
     reading = _Reading(lm, texts, aggregation)
-    families = (
-        _families(texts) if share_prompts and aggregation != "prompt" else [[i] for i in range(len(texts))]
-    )
+    share = share_prompts and aggregation != "prompt" and keeps_keys_and_values(lm)
+    families = _families(texts) if share else [[row] for row in range(len(texts))]
     done = 0
     for batch in _batches(families, texts, batch_tokens):
         with torch.inference_mode():
@@ -156,8 +157,7 @@ class _Reading:
         """Two passes: each family's prompt, padded on the left, then every completion behind its prompt."""
         lm, device = self._lm, self._lm.device
         prompts = [self._texts[family[0]].ids[: self._texts[family[0]].prompt_length] for family in families]
-        ids, mask = self._padded(prompts, side="left")
-        positions = (mask.cumsum(dim=1) - 1).clamp_min(0)
+        ids, mask, positions = left_padded(prompts, lm)
         sizes = torch.tensor([len(family) for family in families], device=device)
         # A prompt's positions count once for each text that has them; the first position never does.
         counted = mask * sizes[:, None] * (positions > 0)
@@ -189,16 +189,12 @@ class _Reading:
                 use_cache=True,
             )
 
-    def _padded(self, texts: Sequence[Sequence[int]], side: str = "right") -> tuple[Tensor, Tensor]:
-        """Token ids and attention mask, `[batch, position]`."""
+    def _padded(self, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Token ids and attention mask (true where real), `[batch, position]`, starts aligned."""
         width = max(map(len, texts))
-        fill = [[self._lm.pad_id] * (width - len(text)) for text in texts]
-        pairs = zip(texts, fill, strict=True)
-        ids = torch.tensor([[*f, *t] if side == "left" else [*t, *f] for t, f in pairs])
+        ids = torch.tensor([[*text, *[self._lm.pad_id] * (width - len(text))] for text in texts])
         lengths = torch.tensor([len(text) for text in texts])[:, None]
-        place = torch.arange(width)
-        mask = place >= width - lengths if side == "left" else place < lengths
-        return ids.to(self._lm.device), mask.long().to(self._lm.device)
+        return ids.to(self._lm.device), (torch.arange(width) < lengths).to(self._lm.device)
 
     def _reader(
         self, rows: Sequence[int], spans: Sequence[tuple[int, int]], counted: Tensor

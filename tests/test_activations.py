@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from transformers import MambaConfig, MambaForCausalLM
 
 from steerkit.activations import capture
 from steerkit.errors import MisuseError
@@ -141,3 +144,23 @@ def test_progress_counts_the_texts(tiny, ragged):
 def test_what_cannot_be_read_is_an_error(tiny, aggregation, text, said):
     with pytest.raises(MisuseError, match=said):
         capture(tiny, [text], aggregation)
+
+
+def test_a_recurrent_model_is_read_text_by_text():
+    """Mamba keeps no keys and values that two completions could share."""
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=261, hidden_size=32, num_hidden_layers=2, state_size=4)
+    hf = MambaForCausalLM(config).eval()
+    seen = []
+    lm = SimpleNamespace(
+        hf=hf, decoder=hf.backbone, blocks=tuple(hf.backbone.layers), n_layers=2, d_model=32,
+        device=torch.device("cpu"), pad_id=0, config=config,
+    )  # fmt: skip
+    texts = [EncodedText((5, 6, 7, 8, 9), 3), EncodedText((5, 6, 7, 11), 3)]
+    handle = lm.blocks[-1].register_forward_hook(lambda _m, _a, out: seen.append(out))
+    with torch.no_grad():
+        for text in texts:
+            hf.backbone(torch.tensor([text.ids]))
+    handle.remove()
+    expected = torch.stack([states[0, -1] for states in seen])
+    assert relative_error(capture(lm, texts, "last").states[:, -1], expected) < 1e-5

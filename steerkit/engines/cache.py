@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from steerkit.models import LanguageModel
+
 HEADROOM = 32
+ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 KeysAndValues = list[tuple[Tensor, Tensor]]
 
@@ -22,6 +25,28 @@ KeysAndValues = list[tuple[Tensor, Tensor]]
 def empty_cache() -> Cache:
     """A cache to prefill: every layer keeps all positions, sliding windows are left to the mask."""
     return Cache(layer_class_to_replicate=DynamicLayer)
+
+
+def recurrent_layers(lm: LanguageModel) -> list[str]:
+    """The kinds of layer that keep state other than keys and values, by the model's own config."""
+    return sorted(set(getattr(lm.config, "layer_types", None) or ()) - ATTENTION_LAYERS)
+
+
+def keeps_keys_and_values(lm: LanguageModel) -> bool:
+    """Whether keys and values are all that a later token needs of the ones before; tried on two tokens."""
+    if recurrent_layers(lm):
+        return False
+    cache = empty_cache()
+    try:
+        with torch.inference_mode():
+            lm.decoder(
+                input_ids=torch.zeros(1, 2, dtype=torch.long, device=lm.device),
+                past_key_values=cache,
+                use_cache=True,
+            )
+    except TypeError:  # a forward pass that knows no cache at all
+        return False
+    return cache.get_seq_length() == 2
 
 
 class AlignedLayer(DynamicLayer):

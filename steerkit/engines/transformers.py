@@ -21,7 +21,7 @@ import torch
 
 from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest
 from steerkit.engines.batch import Prefix, Row, RunningBatch
-from steerkit.engines.cache import empty_cache, keys_and_values
+from steerkit.engines.cache import empty_cache, keys_and_values, recurrent_layers
 from steerkit.engines.layout import chunk_by_tokens, left_padded, phases
 from steerkit.engines.sampling import row_uniforms
 from steerkit.engines.table import NOWHERE, PROMPT, Program, RowTable
@@ -33,7 +33,6 @@ BATCH_SIZE = {"cpu": 64, "cuda": 256}
 WINDOW_IN_BATCHES = 4
 PREFILL_TOKENS = 2048
 SCORED_TOKENS = 1024
-ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 class TransformersEngine:
@@ -50,10 +49,9 @@ class TransformersEngine:
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise MisuseError(f"batch size is at least 1, got {batch_size}")
-        odd = set(getattr(lm.config, "layer_types", None) or ()) - ATTENTION_LAYERS
-        if odd:
+        if recurrent := recurrent_layers(lm):
             raise MisuseError(
-                f"{lm.name} keeps recurrent state ({', '.join(sorted(odd))}), which rows of unequal length cannot "
+                f"{lm.name} keeps recurrent state ({', '.join(recurrent)}), which rows of unequal length cannot "
                 "share: use sk.steer around the model's own generate"
             )
         self.lm = lm
