@@ -44,7 +44,7 @@ def show(run: Run, *, as_json: bool) -> None:
         best = best_cell(rows, question)
         if best is None:
             console.say(
-                f"{question.title.lower()}: no cell is clearly better than unsteered; try other layers or strengths"
+                f"{question.title.lower()}: no cell is clearly better than unsteered by the rule: {question.rule}"
             )
         else:
             console.say(f"{question.title.lower()}: best cell within bounds is {best.steering}")
