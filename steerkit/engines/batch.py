@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -73,8 +73,11 @@ class Prefix:
     index: int
 
 
+Joining = tuple[Row, Prefix]
+
+
 class RunningBatch:
-    """Rows decoding in step. `step` advances every row by one token; `repack` lets rows leave and join."""
+    """Rows decoding in step. `step` advances every row by one token; `admit` lets rows leave and join."""
 
     def __init__(self, lm: LanguageModel) -> None:
         self._lm = lm
@@ -91,32 +94,68 @@ class RunningBatch:
         self.rows = []
         self._cache = Cache(layers=[])
 
-    def repack(self, joining: Sequence[tuple[Row, Prefix]]) -> None:
+    def admit(self, joining: Sequence[Joining]) -> None:
+        """Let rows join: in the places of finished ones where they fit there, else by packing the batch anew."""
+        free = sum(row.finish is not None for row in self.rows)
+        if (
+            joining
+            and len(joining) <= free
+            and not self.is_full
+            and max(row.cached for row, _ in joining) <= self._width
+        ):
+            self._refill(joining)
+        else:
+            self._repack(joining)
+
+    def _repack(self, joining: Sequence[Joining]) -> None:
         """Drop finished rows, let new ones in, and trim positions that no row needs any more."""
-        lm, device = self._lm, self._lm.device
+        device = self._lm.device
         kept = [i for i, row in enumerate(self.rows) if row.finish is None]
         parts: list[tuple[KeysAndValues, Tensor]] = []
         rows: list[Row] = []
         if kept:
             parts.append((keys_and_values(self._cache), torch.tensor(kept, device=device)))
             rows += [self.rows[i] for i in kept]
-        sources: dict[int, list[tuple[Row, Prefix]]] = {}
-        for row, prefix in joining:
-            sources.setdefault(id(prefix.source), []).append((row, prefix))
-        for group in sources.values():
-            parts.append((group[0][1].source, torch.tensor([p.index for _, p in group], device=device)))
-            rows += [row for row, _ in group]
+        for source, group in _by_source(enumerate(joining)):
+            parts.append((source, torch.tensor([prefix.index for _, (_, prefix) in group], device=device)))
+            rows += [row for _, (row, _) in group]
         if not rows:
             self.rows = []
             return
-        lengths = [row.cached for row in rows]
-        width = max(lengths)
+        width = max(row.cached for row in rows)
         self._cache = aligned_cache(parts, width)
         self.rows = rows  # only now: had memory run out above, the batch would stand as it was
-        self._mask = (
-            torch.arange(width, device=device)[None] >= width - torch.tensor(lengths, device=device)[:, None]
-        )
-        self._positions = torch.tensor(lengths, device=device)[:, None]
+        self._bind(width)
+
+    def _refill(self, joining: Sequence[Joining]) -> None:
+        """Put new rows in the places of finished ones; nothing of the other rows is copied."""
+        places = [i for i, row in enumerate(self.rows) if row.finish is not None]
+        rows = list(self.rows)
+        for source, group in _by_source(zip(places, joining, strict=False)):
+            at = torch.tensor([place for place, _ in group], device=self._lm.device)
+            taken = torch.tensor([prefix.index for _, (_, prefix) in group], device=self._lm.device)
+            for layer, (keys, values) in zip(self._cache.layers, source, strict=True):
+                layer.put(at, keys.index_select(0, taken), values.index_select(0, taken))
+            for place, (row, _) in group:
+                rows[place] = row
+        self.rows = rows
+        self._bind(self._width)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next step would have to copy all keys and values to find room for its own."""
+        return bool(self.rows) and self._cache.layers[0].room == 0
+
+    @property
+    def _width(self) -> int:
+        return self._cache.get_seq_length()
+
+    def _bind(self, width: int) -> None:
+        """Write all that a step reads of its rows: mask, positions, newest tokens, steerings, random numbers."""
+        lm, device, rows = self._lm, self._lm.device, self.rows
+        lengths = torch.tensor([row.cached for row in rows], device=device)[:, None]
+        self._mask = torch.arange(width, device=device)[None] >= width - lengths
+        self._positions = lengths
         self._newest = torch.tensor([[row.newest] for row in rows], device=device)
         self._table = RowTable(lm, [row.program for row in rows])
         if self._table.tells_thinking_apart:
@@ -128,7 +167,7 @@ class RunningBatch:
         self._draw_from(rows)
 
     def step(self) -> None:
-        """One token for every row, finished ones included until the next repack drops them."""
+        """One token for every row, finished ones included until others take their places them."""
         lm = self._lm
         self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=True)
         if self._table.tells_thinking_apart:
@@ -145,7 +184,8 @@ class RunningBatch:
             ).logits[:, -1]
         chosen = next_tokens(logits, self._temperature, self._top_p, self._current_uniforms())
         self._newest = chosen[:, None]
-        self._positions = self._positions + 1
+        # A finished row runs on until its place is taken, perhaps beyond the last position that the model knows.
+        self._positions = (self._positions + 1).clamp_max(lm.context_length - 1)
         if self._table.tells_thinking_apart:
             self._history = torch.cat([self._history, self._newest], dim=1)
         stop_ids = lm.stop_ids
@@ -154,7 +194,7 @@ class RunningBatch:
                 row.take(token, stop_ids)
 
     def _draw_from(self, rows: Sequence[Row]) -> None:
-        """Put the sampled rows' temperatures, nuclei and random numbers on the device, once per repack."""
+        """Put the sampled rows' temperatures, nuclei and random numbers on the device, whenever rows change."""
         self._temperature = self._top_p = self._uniforms = None
         if all(row.uniforms is None for row in rows):
             return
@@ -175,6 +215,17 @@ class RunningBatch:
         current = self._uniforms.gather(1, self._drawn).squeeze(1)
         self._drawn = (self._drawn + 1).clamp_max(self._uniforms.shape[1] - 1)
         return current
+
+
+def _by_source(
+    joining: Iterable[tuple[int, Joining]],
+) -> list[tuple[KeysAndValues, list[tuple[int, Joining]]]]:
+    """Numbered joining rows, grouped by the prefilled batch that holds their prefix, which stands first."""
+    groups: dict[int, tuple[KeysAndValues, list[tuple[int, Joining]]]] = {}
+    for number, (row, prefix) in joining:
+        _, group = groups.setdefault(id(prefix.source), (prefix.source, []))
+        group.append((number, (row, prefix)))
+    return list(groups.values())
 
 
 def _thinking_tokens(row: Row, lm: LanguageModel) -> int:

@@ -75,6 +75,17 @@ class AlignedLayer(DynamicLayer):
         self._length = end
         return self.in_use
 
+    def put(self, places: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Give the rows at `places` other keys and values, right-aligned; what stood there before is masked."""
+        width = min(keys.shape[-2], self._length)
+        for buffer, new in zip(self._buffers, (keys, values), strict=True):
+            buffer[places, :, self._length - width : self._length] = new[..., new.shape[-2] - width :, :]
+
+    @property
+    def room(self) -> int:
+        """How many more positions fit before everything has to be copied."""
+        return self._buffers[0].shape[-2] - self._length
+
     @property
     def in_use(self) -> tuple[Tensor, Tensor]:
         """Views of the keys and values written so far."""

@@ -211,22 +211,24 @@ class RowTable:
         self.layers = sorted(set().union(*(p.layers for p in programs)))
         self.tells_thinking_apart = any(p.tells_thinking_apart for p in programs)
         self._stages: list[list[Stage]] = []
+        distinct = {program.key: program for program in programs}
+        number = {key: i for i, key in enumerate(distinct)}
         slots = []
         for layer in self.layers:
             bank: dict[tuple[str, ...], int] = {(): 0}
             compositions: list[Composition] = [()]
-            per_row = []
-            for program in programs:
-                row = [0]
+            per_program = []
+            for program in distinct.values():
+                phase_slots = [0]
                 for phase in (PROMPT, THINKING, ANSWER):
                     composition = program.compositions.get((layer, phase), ())
                     key = tuple(s.digest for s in composition)
                     if key not in bank:
                         bank[key] = len(compositions)
                         compositions.append(composition)
-                    row.append(bank[key])
-                per_row.append(row)
-            slots.append(per_row)
+                    phase_slots.append(bank[key])
+                per_program.append(phase_slots)
+            slots.append([per_program[number[program.key]] for program in programs])
             self._stages.append(_stages(compositions, layer, like))
         # [hooked layer, row, phase]
         self._slots = torch.tensor(slots, device=like.device).reshape(len(self.layers), len(programs), 4)

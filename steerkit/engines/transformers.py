@@ -3,8 +3,8 @@
 1. A request becomes a row with its own program (see `table`). Rows of many steerings share a batch; a row is
    moved, retired or retried only together with its program.
 2. A prompt up to its last token is run once per distinct (prompt, steering of prompt positions) and its keys
-   and values serve every row that has both in common; under scope `completion` that is every cell of a grid.
-   The last prompt token is the row's first decoding step, hence its first steered one.
+   and values serve every row that has both in common; under scope `completion` that is every cell of a grid
+   (see `prefixes`). The last prompt token is the row's first decoding step, hence its first steered one.
 3. Rows wait in order of length, finished rows make room for waiting ones, and when memory runs out the batch
    is halved and the rows that had to go start again from their prompt.
 4. Requests are drawn from the caller's iterator a window at a time, so a grid of any size is streamed.
@@ -20,26 +20,29 @@ from itertools import islice
 import torch
 
 from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest
-from steerkit.engines.batch import Prefix, Row, RunningBatch
-from steerkit.engines.cache import empty_cache, keys_and_values, recurrent_layers
+from steerkit.engines.batch import Row, RunningBatch
+from steerkit.engines.cache import recurrent_layers
 from steerkit.engines.layout import chunk_by_tokens, left_padded, phases
+from steerkit.engines.memory import fitting_rows
+from steerkit.engines.prefixes import Prefixes
 from steerkit.engines.sampling import row_uniforms
-from steerkit.engines.table import NOWHERE, PROMPT, Program, RowTable
+from steerkit.engines.table import Program, RowTable
 from steerkit.errors import MisuseError, SteerkitError
 from steerkit.models import LanguageModel
 from steerkit.steering import Steering
 
-BATCH_SIZE = {"cpu": 64, "cuda": 256}
+BATCH_SIZE = {"cpu": 64, "cuda": 256}  # beyond it throughput grows no more; see benchmarks/README.md
 WINDOW_IN_BATCHES = 4
-PREFILL_TOKENS = 2048
+JOIN_AT = 32  # rows join when this share of the batch (one in 32) has places for them
 SCORED_TOKENS = 1024
 
 
 class TransformersEngine:
     """Completes and scores requests with a transformers model, each row under its own steering.
 
-    `batch_size` is the most rows that decode together; it is halved when memory runs out. With
-    `allow_mismatch` a vector extracted from other weights of the same architecture is accepted.
+    `batch_size` is the most rows that decode together; by default as many as the device makes use of, or fewer
+    where memory is short. It is halved when memory runs out all the same. With `allow_mismatch` a vector
+    extracted from other weights of the same architecture is accepted.
     """
 
     name = "transformers"
@@ -56,6 +59,7 @@ class TransformersEngine:
             )
         self.lm = lm
         self.batch_size = batch_size or BATCH_SIZE.get(lm.device.type, 64)
+        self._sized_by_memory = batch_size is None
         self._exact = not allow_mismatch
         self._checked: set[str] = set()
 
@@ -67,12 +71,13 @@ class TransformersEngine:
         """Complete each request; completions are yielded as rows finish, in any order."""
         stream = iter(requests)
         batch = RunningBatch(self.lm)
-        prefixes = _Prefixes(self.lm)
+        prefixes = Prefixes(self.lm)
         waiting: deque[Row] = deque()
         while True:
             if not waiting:
                 window = [self._row(r) for r in islice(stream, WINDOW_IN_BATCHES * self.batch_size)]
                 waiting.extend(sorted(window, key=lambda row: -len(row.prompt_ids)))
+                self._fit(window)
             if not waiting and not batch.rows:
                 return
             try:
@@ -143,15 +148,16 @@ class TransformersEngine:
         return self.lm.steered_by_this_thread()
 
     @torch.inference_mode()
-    def _advance(self, batch: RunningBatch, waiting: deque[Row], prefixes: _Prefixes) -> list[Row]:
+    def _advance(self, batch: RunningBatch, waiting: deque[Row], prefixes: Prefixes) -> list[Row]:
         """Let rows in where there is room enough to be worth it, take one step, and return who finished."""
         live = batch.live
-        room = self.batch_size - len(live)
+        room = max(0, self.batch_size - len(live))
         gone = len(batch.rows) - len(live)
-        if (waiting and room >= max(1, self.batch_size // 8)) or gone * 4 >= len(batch.rows):
+        worth_it = waiting and room >= max(1, self.batch_size // JOIN_AT)
+        if worth_it or gone * 8 >= len(batch.rows) or batch.is_full:
             joining = [waiting.popleft() for _ in range(min(room, len(waiting)))]
             try:
-                batch.repack([(row, prefixes.of(row, [*joining, *waiting])) for row in joining])
+                batch.admit([(row, prefixes.of(row, [*joining, *waiting])) for row in joining])
             except torch.OutOfMemoryError:
                 waiting.extendleft(reversed(joining))
                 raise
@@ -160,6 +166,12 @@ class TransformersEngine:
         if before:
             batch.step()
         return [row for row in before if row.finish is not None]
+
+    def _fit(self, window: Sequence[Row]) -> None:
+        """Lower the batch size to what memory holds of the longest rows to come, unless the user set it."""
+        if self._sized_by_memory and window:
+            longest = max(len(row.prompt_ids) + row.request.decoding.max_new_tokens for row in window)
+            self.batch_size = min(self.batch_size, fitting_rows(self.lm, longest))
 
     def _halve(self, batch: RunningBatch, waiting: deque[Row]) -> None:
         if self.batch_size == 1:
@@ -199,46 +211,3 @@ class TransformersEngine:
             tuple(row[wanted - (len(text) - start) :])
             for row, text, start in zip(taken, texts, starts, strict=True)
         ]
-
-
-class _Prefixes:
-    """Prompts run ahead of their rows, once for all rows that share them."""
-
-    def __init__(self, lm: LanguageModel) -> None:
-        self._lm = lm
-        self._known: dict[object, Prefix] = {}
-
-    def of(self, row: Row, upcoming: Sequence[Row]) -> Prefix:
-        """The prefix of `row`; where it is not known yet, those of the next rows in line are run with it."""
-        if row.prefix_key not in self._known:
-            unique = {r.prefix_key: r for r in upcoming if r.prefix_key not in self._known}
-            unique = {row.prefix_key: row} | unique
-            self._run(chunk_by_tokens(list(unique.values()), lambda r: len(r.prompt_ids), PREFILL_TOKENS))
-        return self._known[row.prefix_key]
-
-    def keep_only(self, waiting: Iterable[Row]) -> None:
-        """Let go of what no waiting row needs."""
-        needed = {row.prefix_key for row in waiting}
-        self._known = {key: prefix for key, prefix in self._known.items() if key in needed}
-
-    def _run(self, rows: Sequence[Row]) -> None:
-        lm = self._lm
-        ids, mask, positions = left_padded([row.prompt_ids[:-1] for row in rows], lm)
-        table = RowTable(lm, [row.program for row in rows])
-        table.point(torch.where(mask, PROMPT, NOWHERE))
-        cache = empty_cache()
-        with table.one_pass():
-            lm.decoder(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-            )
-        if cache.get_seq_length() != ids.shape[1]:
-            raise MisuseError(
-                f"{lm.name} fills no key-value cache, which the engine's rows need: use sk.steer around the model's "
-                "own generate"
-            )
-        source = keys_and_values(cache)
-        self._known |= {row.prefix_key: Prefix(source, i) for i, row in enumerate(rows)}

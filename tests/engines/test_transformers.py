@@ -331,7 +331,7 @@ def test_a_second_thread_s_engine_is_told_who_holds_the_model(tiny: LanguageMode
 def test_a_batch_that_ran_out_of_memory_holds_none_when_it_starts_again(
     tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, repack, held = RunningBatch.step, RunningBatch.repack, []
+    step, admit, held = RunningBatch.step, RunningBatch.admit, []
 
     def refuses_once(self: RunningBatch) -> None:
         if not held:
@@ -342,8 +342,44 @@ def test_a_batch_that_ran_out_of_memory_holds_none_when_it_starts_again(
     def starting_again(self: RunningBatch, joining: list) -> None:
         if held:
             assert held[0]() is None, "the keys and values of the lost batch are still held"
-        repack(self, joining)
+        admit(self, joining)
 
     monkeypatch.setattr(RunningBatch, "step", refuses_once)
-    monkeypatch.setattr(RunningBatch, "repack", starting_again)
+    monkeypatch.setattr(RunningBatch, "admit", starting_again)
     assert len(list(TransformersEngine(tiny, 4).generate([Request(q) for q in QUESTIONS]))) == len(QUESTIONS)
+
+
+def test_steered_prompts_share_the_blocks_below_and_lose_nothing(bundled: LanguageModel) -> None:
+    v = random_vector(bundled, 3)
+    early, late = bundled.n_layers // 3, bundled.n_layers // 2
+    cells = [
+        (v.at(layer, s, scope=scope),)
+        for layer in (early, late)
+        for s in (1.0, -2.0)
+        for scope in ("all", "prompt")
+    ]
+    requests = [
+        Request(question, cell, Decoding(max_new_tokens=6), key=(i, j))
+        for i, question in enumerate(QUESTIONS)
+        for j, cell in enumerate(cells)
+    ]
+    rows_at_first_block: list[int] = []
+    rows_at_last_block: list[int] = []
+    watch = [
+        bundled.blocks[place].register_forward_pre_hook(
+            lambda _m, args, seen=seen: seen.append(args[0].shape[:2])
+        )
+        for place, seen in ((0, rows_at_first_block), (-1, rows_at_last_block))
+    ]
+    try:
+        packed = run(bundled, requests, batch_size=len(requests))
+    finally:
+        for handle in watch:
+            handle.remove()
+    prompts = [(a[0], b[0]) for a, b in zip(rows_at_first_block, rows_at_last_block, strict=True) if a[1] > 1]
+    assert prompts == [(len(QUESTIONS), len(requests) // 2)] * 2, (
+        "one pass a layer, one row a prompt below it"
+    )
+    alone = run(bundled, requests, batch_size=1)
+    for key, completion in packed.items():
+        assert reference.same_or_tied(bundled, alone[key], completion)
