@@ -3,21 +3,27 @@
     VECTOR[@key=value,…]     e.g.  abstain.safetensors@layer=14,strength=1.5
     4,8,12  or  start:stop:step, the stop included     e.g.  8:16:4  is  8, 12, 16
 
+    DECORATION[@bias=4,gate=FILE,threshold=0.6]       e.g.  refusal-bias@bias=2
+
 Inside a spec, where the comma parts the keys, a list is written with `+`: layer=4+8.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from steerkit.decoration import Decoration, built_in_decorations
 from steerkit.errors import MisuseError
-from steerkit.steering import Gate, Steering
-from steerkit.vector import SteeringVector, load_vector
+from steerkit.probes import Probe
+from steerkit.steering import Gate, ProbeGate, Steering
+from steerkit.vector import SteeringVector, load_gate, load_vector
 
 KEYS = ("layer", "strength", "scope", "operation", "target", "gate", "threshold")
+DECORATION_KEYS = ("bias", "gate", "threshold")
 LONGEST_RANGE = 10_000
 
 
@@ -62,8 +68,16 @@ def _number(field: str, kind: type, what: str, text: str) -> Decimal:
     return value
 
 
-def parse_spec(text: str, load: Callable[[str], SteeringVector] = load_vector) -> Steering:
-    """The steering that a spec string names; `load` turns the vector's name into the vector."""
+def parse_spec(
+    text: str,
+    load: Callable[[str], SteeringVector] = load_vector,
+    gate: Callable[[str], Probe | SteeringVector] = load_gate,
+) -> Steering:
+    """The steering that a spec string names.
+
+    `load` turns the vector's name into the vector, `gate` that of a gate into its probe (the gate then decides
+    once per row, at the probe's own threshold unless another is given) or its vector (position by position).
+    """
     name, _, options = text.rpartition("@") if "@" in text else (text, "", "")
     if not name:
         raise MisuseError(f"spec {text!r} names no vector; write VECTOR@layer=14,strength=1.5")
@@ -79,18 +93,52 @@ def parse_spec(text: str, load: Callable[[str], SteeringVector] = load_vector) -
         operation=fields.get("operation", "add"),  # type: ignore[arg-type]  # Steering checks it
         scope=fields.get("scope", "completion"),  # type: ignore[arg-type]
         target=_float(fields["target"], "target", text) if "target" in fields else None,
-        gate=_gate(fields, text, load),
+        gate=_gate(fields, text, gate),
     )
 
 
-def _fields(options: str, text: str) -> dict[str, str]:
+def parse_decoration(text: str, gate: Callable[[str], Probe | SteeringVector] = load_gate) -> Decoration:
+    """The decoration that a spec string names: one that is built in, another bias or a probe gate added."""
+    name, _, options = text.partition("@")
+    known = built_in_decorations()
+    if name not in known:
+        raise MisuseError(f"no decoration {name!r}; the built-in ones are {', '.join(known)}")
+    fields = _fields(options, text, DECORATION_KEYS)
+    decoration = known[name]
+    if "bias" in fields:
+        decoration = replace(decoration, bias=_float(fields["bias"], "bias", text))
+    opened_by = _gate(fields, text, gate)
+    if isinstance(opened_by, Gate):
+        raise MisuseError(
+            f"spec {text!r}: {fields['gate']} holds no probe, and only a probe gates a decoration"
+        )
+    return replace(decoration, gate=opened_by)
+
+
+def parse_gates(
+    specs: Sequence[str], gate: Callable[[str], Probe | SteeringVector] = load_gate
+) -> list[ProbeGate | None]:
+    """What a grid is gated by: not at all, then each `FILE[@threshold=…]` in turn."""
+    gates: list[ProbeGate | None] = [None]
+    for text in specs:
+        name, _, options = text.partition("@")
+        opened_by = _gate({"gate": name} | _fields(options, text, ("threshold",)), text, gate)
+        if not isinstance(opened_by, ProbeGate):
+            raise MisuseError(
+                f"{name} holds no probe, and a grid is gated by one: see steerkit extract --as probe"
+            )
+        gates.append(opened_by)
+    return gates
+
+
+def _fields(options: str, text: str, keys: Sequence[str] = KEYS) -> dict[str, str]:
     fields: dict[str, str] = {}
     for option in filter(None, options.split(",")):
         key, equals, value = (part.strip() for part in option.partition("="))
         if not equals or not value:
             raise MisuseError(f"spec {text!r}: {option!r} is not key=value")
-        if key not in KEYS:
-            raise MisuseError(f"spec {text!r}: unknown key {key!r}; the keys are {', '.join(KEYS)}")
+        if key not in keys:
+            raise MisuseError(f"spec {text!r}: unknown key {key!r}; the keys are {', '.join(keys)}")
         if key in fields:
             raise MisuseError(f"spec {text!r} gives {key!r} twice")
         fields[key] = value
@@ -107,9 +155,21 @@ def _float(value: str, key: str, text: str) -> float:
     return number
 
 
-def _gate(fields: dict[str, str], text: str, load: Callable[[str], SteeringVector]) -> Gate | None:
-    if ("gate" in fields) != ("threshold" in fields):
-        raise MisuseError(f"spec {text!r}: gate=VECTOR and threshold=VALUE go together")
+def _gate(
+    fields: dict[str, str], text: str, load: Callable[[str], Probe | SteeringVector]
+) -> Gate | ProbeGate | None:
+    threshold = _float(fields["threshold"], "threshold", text) if "threshold" in fields else None
     if "gate" not in fields:
+        if threshold is not None:
+            raise MisuseError(
+                f"spec {text!r}: a threshold belongs to a gate: write gate=FILE,threshold=VALUE"
+            )
         return None
-    return Gate(load(fields["gate"]), _float(fields["threshold"], "threshold", text))
+    gate = load(fields["gate"])
+    if isinstance(gate, Probe):
+        return ProbeGate(gate) if threshold is None else ProbeGate(gate, threshold=threshold)
+    if threshold is None:
+        raise MisuseError(
+            f"spec {text!r}: {fields['gate']} holds no probe, so its gate needs a threshold: write threshold=VALUE"
+        )
+    return Gate(gate, threshold)

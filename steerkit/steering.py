@@ -14,10 +14,11 @@ import functools
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from steerkit.errors import MisuseError
+from steerkit.probes import Probe, log_odds_of
 from steerkit.vector import SteeringVector
 
 Operation = Literal["add", "ablate", "clamp", "rotate"]
@@ -30,7 +31,8 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 class Gate:
     """Steer a position only where its state's component along `vector` (unit length) exceeds `threshold`.
 
-    The component is read at the steered layer, before the edit.
+    The component is read at the steered layer, before the edit: position by position, where a `ProbeGate`
+    decides once per row.
     """
 
     vector: SteeringVector
@@ -39,6 +41,56 @@ class Gate:
     def __post_init__(self) -> None:
         if not math.isfinite(self.threshold):
             raise MisuseError(f"a gate's threshold is a finite number, got {self.threshold}")
+
+    @property
+    def fields(self) -> list[str]:
+        """The gate's part of a canonical spec string."""
+        return [f"gate={self.vector.name}", f"threshold={shortest(self.threshold)}"]
+
+    @property
+    def content(self) -> list[object]:
+        """What the gate adds to a digest."""
+        return [self.vector.digest, float(self.threshold).hex()]
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeGate:
+    """Act on a row only where `probe` reads at least the probability `threshold` from its prompt.
+
+    The state read is the unsteered one at the last prompt token, output of block `layer`, once per row; layer
+    and threshold default to the probe's own. A row for which the gate stays shut is the unsteered row.
+    """
+
+    probe: Probe
+    layer: int = -1
+    threshold: float = -1.0
+
+    def __post_init__(self) -> None:
+        metadata = self.probe.metadata
+        if self.layer == -1:
+            own = metadata.thresholds[0].layer if metadata.thresholds else metadata.layer
+            object.__setattr__(self, "layer", own)
+        if self.threshold == -1.0:
+            object.__setattr__(self, "threshold", metadata.threshold)
+        log_odds_of(self.threshold)  # refuses what is no probability
+        if not 0 <= self.layer < self.probe.n_layers:
+            raise MisuseError(
+                f"probe {self.probe.name!r} reads layers 0 to {self.probe.n_layers - 1}, not {self.layer}"
+            )
+
+    def fires(self, logit: float) -> bool:
+        """Whether the gate opens at these log-odds."""
+        return logit >= log_odds_of(self.threshold)
+
+    @property
+    def fields(self) -> list[str]:
+        """The gate's part of a canonical spec string."""
+        return [f"gate={self.probe.name}/{self.layer}", f"threshold={shortest(self.threshold)}"]
+
+    @property
+    def content(self) -> list[object]:
+        """What the gate adds to a digest."""
+        return [self.probe.digest, self.layer, float(self.threshold).hex()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +109,7 @@ class Steering:
     operation: Operation = "add"
     scope: Scope = "completion"
     target: float | None = None
-    gate: Gate | None = None
+    gate: Gate | ProbeGate | None = None
 
     def __post_init__(self) -> None:
         if self.operation not in OPERATIONS:
@@ -78,29 +130,38 @@ class Steering:
                     f"layer {layer} is out of range: {self.vector.metadata.model} has layers 0 to "
                     f"{self.vector.n_layers - 1}"
                 )
+            if self.vector.metadata.scaling == "trained" and not self.vector.direction[layer].any():
+                trained = self.vector.direction.any(dim=1).nonzero().flatten().tolist()
+                raise MisuseError(
+                    f"{self.vector.name!r} has no direction at layer {layer}: it was trained at {trained}"
+                )
         object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
 
     @property
     def vectors(self) -> tuple[SteeringVector, ...]:
         """Every vector that this steering reads or adds: its own, and its gate's."""
-        return (self.vector,) if self.gate is None else (self.vector, self.gate.vector)
+        return (self.vector, self.gate.vector) if isinstance(self.gate, Gate) else (self.vector,)
+
+    @functools.cached_property
+    def open(self) -> Steering:
+        """This steering without its gate: what it does to a row for which the gate fires."""
+        return replace(self, gate=None)
 
     def spec(self) -> str:
         """The canonical spec string; two steerings of one vector act alike if and only if these are equal."""
-        fields = [f"layer={'+'.join(map(str, self.layers))}", f"strength={_shortest(self.strength)}"]
+        fields = [f"layer={'+'.join(map(str, self.layers))}", f"strength={shortest(self.strength)}"]
         if self.operation != "add":
             fields.append(f"operation={self.operation}")
         if self.target is not None:
-            fields.append(f"target={_shortest(self.target)}")
+            fields.append(f"target={shortest(self.target)}")
         fields.append(f"scope={self.scope}")
         if self.gate is not None:
-            fields += [f"gate={self.gate.vector.name}", f"threshold={_shortest(self.gate.threshold)}"]
+            fields += self.gate.fields
         return f"{self.vector.name}@{','.join(fields)}"
 
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 over all that decides what this steering does, the vectors' contents included."""
-        gate = None if self.gate is None else [self.gate.vector.digest, float(self.gate.threshold).hex()]
         content = [
             self.vector.digest,
             list(self.layers),
@@ -108,11 +169,11 @@ class Steering:
             self.operation,
             self.scope,
             None if self.target is None else float(self.target).hex(),
-            gate,
+            None if self.gate is None else self.gate.content,
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _shortest(value: float) -> str:
+def shortest(value: float) -> str:
     """The shortest text that reads back as exactly this number, whole numbers without a point."""
     return repr(float(value)).removesuffix(".0")

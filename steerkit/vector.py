@@ -23,10 +23,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from steerkit.errors import InputError, MisuseError, ModelMismatchError
+from steerkit.probes import Probe, holds_probe, load_probe, probe_from
 from steerkit.whole_files import replacing
 
 if TYPE_CHECKING:
-    from steerkit.steering import Gate, Operation, Scope, Steering
+    from steerkit.steering import Gate, Operation, ProbeGate, Scope, Steering
 
 FORMAT_VERSION = 1
 HEADER_KEY = "steerkit"
@@ -36,12 +37,33 @@ LARGEST_FILE = 1 << 30
 Scaling = Literal["gap", "norm", "trained", "combined"]
 
 
+class CalibrationRecord(BaseModel):
+    """One calibrated strength as a vector's metadata keeps it: what was asked, on what, and what was measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layer: int
+    strength: float
+    operation: str = "add"
+    scope: str = "completion"
+    target: float | None = None
+    statistic: str
+    target_kl: float
+    measured_kl: float
+    interval: tuple[float, float] | None
+    rollout_kl: float | None
+    tokens: int
+    prompts: int
+    prompts_digest: str
+
+
 class VectorMetadata(BaseModel):
     """What a vector file says of itself.
 
     `separability` and `agreement` are per layer: held-out AUROC of the two sides projected on a direction
     fitted without them, and the mean cosine of each pair's difference to the mean of the others.
     `baseline_separability` is the AUROC that words alone (TF-IDF) reach on the same folds.
+    `calibration` holds the strengths that were found to meet a KL target; see `steerkit.calibration`.
     `scaling`: `gap`, strength 1 moves the state by the mean gap of the two sides along the direction; `norm`,
     it has the norm of the vector that it controls; `trained`, as an optimiser left it; `combined`, the result
     of vector algebra.
@@ -65,6 +87,7 @@ class VectorMetadata(BaseModel):
     separability: tuple[float, ...] | None = None
     baseline_separability: float | None = None
     agreement: tuple[float, ...] | None = None
+    calibration: tuple[CalibrationRecord, ...] | None = None
     steerkit_version: str = ""
 
 
@@ -74,7 +97,8 @@ class SteeringVector:
 
     `mean_positive` and `mean_negative` are the two sides' mean states `[n_layers, d_model]`;
     `activation_norm` `[n_layers]` is the mean norm of the residual stream over the pairs' tokens, the first
-    position left out. A vector without them steers all the same; it only reports less.
+    position left out. A vector without them steers all the same; it only reports less. `probe` is a gate that
+    travels with the vector; see `steerkit.steering.ProbeGate`.
     """
 
     direction: Tensor
@@ -82,6 +106,7 @@ class SteeringVector:
     mean_positive: Tensor | None = None
     mean_negative: Tensor | None = None
     activation_norm: Tensor | None = None
+    probe: Probe | None = None
 
     def __post_init__(self) -> None:
         if self.direction.ndim != 2:
@@ -131,7 +156,7 @@ class SteeringVector:
         scope: Scope = "completion",
         operation: Operation = "add",
         target: float | None = None,
-        gate: Gate | None = None,
+        gate: Gate | ProbeGate | None = None,
     ) -> Steering:
         """This vector applied at one layer or several; see `Steering` for the meaning of each field."""
         from steerkit.steering import Steering  # the one call up, so that a vector reads as a sentence
@@ -156,6 +181,7 @@ class SteeringVector:
                 "positive": "",
                 "separability": None,
                 "agreement": None,
+                "calibration": None,
             }
         )
         direction = unit * self.direction.norm(dim=-1, keepdim=True)
@@ -166,6 +192,24 @@ class SteeringVector:
         if self.activation_norm is None:
             return None
         return abs(strength) * float(self.direction[layer].norm() / self.activation_norm[layer])
+
+    def gated(self, threshold: float | None = None) -> ProbeGate:
+        """The gate that travels with this vector, for `at(..., gate=...)`. Raises MisuseError where none does."""
+        from steerkit.steering import ProbeGate  # a call up, as in `at`
+
+        if self.probe is None:
+            raise MisuseError(
+                f"vector {self.name!r} carries no probe: fit one with `steerkit extract --as probe`"
+            )
+        return ProbeGate(self.probe) if threshold is None else ProbeGate(self.probe, threshold=threshold)
+
+    def with_calibration(self, records: Sequence[CalibrationRecord]) -> SteeringVector:
+        """The same vector with these calibrated strengths on record."""
+        return replace(self, metadata=self.metadata.model_copy(update={"calibration": tuple(records)}))
+
+    def with_probe(self, probe: Probe | None) -> SteeringVector:
+        """The same vector with this probe to travel with it."""
+        return replace(self, probe=probe)
 
     def renamed(self, name: str) -> SteeringVector:
         """The same vector under another name."""
@@ -204,6 +248,7 @@ class SteeringVector:
                 "separability": None,
                 "baseline_separability": None,
                 "agreement": None,
+                "calibration": None,
             }
         )
         return SteeringVector(direction, metadata, activation_norm=self.activation_norm)
@@ -241,6 +286,9 @@ class SteeringVector:
         tensors = {"direction": self.direction}
         tensors |= {name: t for name in OPTIONAL_TENSORS if (t := getattr(self, name)) is not None}
         header = {HEADER_KEY: self.metadata.model_dump_json()}
+        if self.probe is not None:
+            tensors |= self.probe.tensors()
+            header |= self.probe.header()
         with replacing(path, "the vector") as scratch:
             try:
                 save_file(tensors, scratch, metadata=header)
@@ -281,9 +329,20 @@ def load_vector(reference: str | os.PathLike[str]) -> SteeringVector:
         )
     optional = {name: tensors.get(name) for name in OPTIONAL_TENSORS}
     try:
-        return SteeringVector(tensors["direction"], metadata, **optional)
+        return SteeringVector(
+            tensors["direction"], metadata, **optional, probe=probe_from(tensors, header, path)
+        )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def load_gate(reference: str | os.PathLike[str]) -> Probe | SteeringVector:
+    """What a spec's `gate=` names: the probe in a file where it holds one, else the vector.
+
+    Raises MisuseError where there is no such file or name, InputError where the file is damaged.
+    """
+    path = _resolve(reference)
+    return load_probe(path) if holds_probe(path) else load_vector(path)
 
 
 def published_vectors() -> dict[str, Path]:

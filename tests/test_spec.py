@@ -45,14 +45,14 @@ def steerings(draw: st.DrawFn) -> Steering:
 
 @given(steerings())
 def test_a_spec_string_reads_back_as_the_same_steering(steering: Steering) -> None:
-    back = parse_spec(steering.spec(), load=named)
+    back = parse_spec(steering.spec(), load=named, gate=named)
     assert back.spec() == steering.spec()
     assert back.digest == steering.digest
 
 
 def test_the_parts_of_a_spec_are_read() -> None:
     spec = "a@b.safetensors@layer=4+8,strength=1.5,scope=all,operation=clamp,target=-2,gate=g,threshold=0.5"
-    steering = parse_spec(spec, load=named)
+    steering = parse_spec(spec, load=named, gate=named)
     assert steering.vector.name == "a@b.safetensors"
     assert steering.layers == (4, 8)
     assert (steering.strength, steering.scope, steering.operation, steering.target) == (
@@ -66,11 +66,11 @@ def test_the_parts_of_a_spec_are_read() -> None:
 
 
 def test_what_a_spec_leaves_out_has_the_defaults_of_python() -> None:
-    assert parse_spec("v@layer=3", load=named).digest == named("v").at(3).digest
+    assert parse_spec("v@layer=3", load=named, gate=named).digest == named("v").at(3).digest
 
 
 def test_layers_in_a_spec_may_be_a_progression() -> None:
-    assert parse_spec("v@layer=2:8:3+1", load=named).layers == (1, 2, 5, 8)
+    assert parse_spec("v@layer=2:8:3+1", load=named, gate=named).layers == (1, 2, 5, 8)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_digest_tells_steerings_apart(change: dict, same: bool) -> None:
 @example("v@layer=9e99:9e99:-1")
 def test_any_text_is_a_spec_or_a_misuse_and_never_another_exception(text: str) -> None:
     with suppress(MisuseError):
-        parse_spec(text, load=named)
+        parse_spec(text, load=named, gate=named)
 
 
 spec_like = st.lists(
@@ -110,10 +110,10 @@ spec_like = st.lists(
 @given(spec_like)
 def test_nearly_right_specs_are_read_or_are_a_misuse(text: str) -> None:
     try:
-        steering = parse_spec(text, load=named)
+        steering = parse_spec(text, load=named, gate=named)
     except MisuseError:
         return
-    assert parse_spec(steering.spec(), load=named).digest == steering.digest
+    assert parse_spec(steering.spec(), load=named, gate=named).digest == steering.digest
 
 
 @given(st.text(st.sampled_from("0123456789.:,+-e ")), st.sampled_from([int, float]))

@@ -11,6 +11,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from steerkit.decoration import Decoration
 from steerkit.errors import MisuseError
 from steerkit.prompts import Prompt
 from steerkit.steering import Steering
@@ -40,6 +41,7 @@ class Decoding:
 class Request:
     """One prompt to complete under an ordered composition of steerings.
 
+    `decoration` changes the prompt or the logits besides. Probe gates of either read the undecorated prompt.
     `key` comes back untouched on the completion: completions may arrive in any order.
     `sample` numbers repeated draws of one prompt; it only changes a sampled row's seed.
     """
@@ -50,6 +52,7 @@ class Request:
     system: str | None = None
     sample: int = 0
     key: Hashable = None
+    decoration: Decoration | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,8 @@ class Completion:
 
     `token_ids` are the generated tokens without the end-of-sequence token; `finish` is `length` where
     the token limit cut the completion off. `thinking_tokens` counts the tokens that were
-    generated while thinking was open, the end-of-thinking marker's among them.
+    generated while thinking was open, the end-of-thinking marker's among them. `gate_probabilities` are what
+    the request's probe gates read, those of its steerings in order, then the decoration's.
     """
 
     request: Request
@@ -67,6 +71,7 @@ class Completion:
     finish: Finish
     prompt_tokens: int
     thinking_tokens: int = 0
+    gate_probabilities: tuple[float, ...] = ()
 
     @property
     def tokens(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from steerkit.engines.base import Completion, Finish, Request
+from steerkit.decoration import biased_tokens
+from steerkit.engines.base import Completion, Decoding, Finish, Request
 from steerkit.engines.cache import KeysAndValues, aligned_cache, keys_and_values
 from steerkit.engines.sampling import next_tokens
 from steerkit.engines.table import ANSWER, THINKING, Program, RowTable, thinking_positions
@@ -19,14 +20,26 @@ from steerkit.models import LanguageModel
 
 @dataclass(eq=False)
 class Row:
-    """One request under way. `generated` grows until `finish` says why it ended."""
+    """One completion under way, for every request that it answers. `generated` grows until `finish` ends it.
 
-    request: Request
+    `asked` are those requests with what their gates read: requests that come to the same prompt, steerings,
+    bias and random numbers have the same completion. `openers` are token sequences whose continuation is
+    favoured by `bias` nats.
+    """
+
+    asked: list[tuple[Request, tuple[float, ...]]]
     prompt_ids: tuple[int, ...]
     program: Program
     uniforms: np.ndarray | None
+    openers: tuple[tuple[int, ...], ...] = ()
+    bias: float = 0.0
     generated: list[int] = field(default_factory=list)
     finish: Finish | None = None
+
+    @property
+    def decoding(self) -> Decoding:
+        """How tokens are chosen, alike for all that asked."""
+        return self.asked[0][0].decoding
 
     @property
     def prefix_key(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -49,20 +62,23 @@ class Row:
             self.finish = "stop"
             return
         self.generated.append(token)
-        if len(self.generated) == self.request.decoding.max_new_tokens:
+        if len(self.generated) == self.decoding.max_new_tokens:
             self.finish = "length"
 
-    def completion(self, lm: LanguageModel) -> Completion:
-        """The finished row as the engine's answer."""
+    def completions(self, lm: LanguageModel) -> Iterator[Completion]:
+        """The finished row as the engine's answer to each that asked."""
         assert self.finish is not None
-        return Completion(
-            request=self.request,
-            text=lm.renderer.decode(self.generated),
-            token_ids=tuple(self.generated),
-            finish=self.finish,
-            prompt_tokens=len(self.prompt_ids),
-            thinking_tokens=_thinking_tokens(self, lm),
-        )
+        text, thinking = lm.renderer.decode(self.generated), _thinking_tokens(self, lm)
+        for request, probabilities in self.asked:
+            yield Completion(
+                request=request,
+                text=text,
+                token_ids=tuple(self.generated),
+                finish=self.finish,
+                prompt_tokens=len(self.prompt_ids),
+                thinking_tokens=thinking,
+                gate_probabilities=probabilities,
+            )
 
 
 @dataclass(frozen=True)
@@ -83,6 +99,7 @@ class RunningBatch:
         self._lm = lm
         self.rows: list[Row] = []
         self._cache: Cache
+        self._biased: tuple[Tensor, ...] | None = None  # rows, tokens and nats of the step to come
 
     @property
     def live(self) -> list[Row]:
@@ -165,6 +182,7 @@ class RunningBatch:
         else:
             self._table.point(torch.full((len(rows), 1), ANSWER, device=device))
         self._draw_from(rows)
+        self._bias_openers()
 
     def step(self) -> None:
         """One token for every row, finished ones included until others take their places them."""
@@ -182,6 +200,9 @@ class RunningBatch:
                 use_cache=True,
                 logits_to_keep=1,
             ).logits[:, -1]
+        if self._biased is not None:
+            rows, tokens, nats = self._biased
+            logits = logits.index_put((rows, tokens), nats.to(logits.dtype), accumulate=True)
         chosen = next_tokens(logits, self._temperature, self._top_p, self._current_uniforms())
         self._newest = chosen[:, None]
         # A finished row runs on until its place is taken, perhaps beyond the last position that the model knows.
@@ -192,6 +213,23 @@ class RunningBatch:
         for row, token in zip(self.rows, chosen.tolist(), strict=True):  # the step's one wait for the device
             if row.finish is None:
                 row.take(token, stop_ids)
+        if self._biased is not None:
+            self._bias_openers()
+
+    def _bias_openers(self) -> None:
+        """Find the tokens to favour at the next step; None once every row is past its openers."""
+        entries = [
+            (place, token, row.bias)
+            for place, row in enumerate(self.rows)
+            if row.openers and row.finish is None
+            for token in biased_tokens(row.openers, row.generated)
+        ]
+        if not entries:
+            self._biased = None
+            return
+        device = self._lm.device
+        places, tokens, nats = zip(*entries, strict=True)
+        self._biased = tuple(torch.tensor(part, device=device) for part in (places, tokens, nats))
 
     def _draw_from(self, rows: Sequence[Row]) -> None:
         """Put the sampled rows' temperatures, nuclei and random numbers on the device, whenever rows change."""
@@ -199,9 +237,9 @@ class RunningBatch:
         if all(row.uniforms is None for row in rows):
             return
         device = self._lm.device
-        longest = max(row.request.decoding.max_new_tokens for row in rows)
-        self._temperature = torch.tensor([row.request.decoding.temperature for row in rows], device=device)
-        self._top_p = torch.tensor([row.request.decoding.top_p for row in rows], device=device)
+        longest = max(row.decoding.max_new_tokens for row in rows)
+        self._temperature = torch.tensor([row.decoding.temperature for row in rows], device=device)
+        self._top_p = torch.tensor([row.decoding.top_p for row in rows], device=device)
         table = np.zeros((len(rows), longest + 1), dtype=np.float32)
         for i, row in enumerate(rows):
             if row.uniforms is not None:

@@ -32,23 +32,6 @@ def recurrent_layers(lm: LanguageModel) -> list[str]:
     return sorted(set(getattr(lm.config, "layer_types", None) or ()) - ATTENTION_LAYERS)
 
 
-def keeps_keys_and_values(lm: LanguageModel) -> bool:
-    """Whether keys and values are all that a later token needs of the ones before; tried on two tokens."""
-    if recurrent_layers(lm):
-        return False
-    cache = empty_cache()
-    try:
-        with torch.inference_mode():
-            lm.decoder(
-                input_ids=torch.zeros(1, 2, dtype=torch.long, device=lm.device),
-                past_key_values=cache,
-                use_cache=True,
-            )
-    except TypeError:  # a forward pass that knows no cache at all
-        return False
-    return cache.get_seq_length() == 2
-
-
 class AlignedLayer(DynamicLayer):
     """Keys and values of one layer, `[row, head, position, width]`, the first `length` positions in use."""
 

@@ -7,7 +7,8 @@
    real position before it to `prompt`.
 3. Contexts nest: the outer one edits first. They belong to the thread that opened them; a forward pass from
    another thread, or a second thread that wants to steer, gets ModelInUseError.
-4. Where padding or the prompt cannot be told (inputs_embeds or a mask that is not `[row, position]`, a `generate`
+4. A probe gate is read from the prompt, unsteered, in a pass of its own before the first steered one.
+5. Where padding or the prompt cannot be told (inputs_embeds or a mask that is not `[row, position]`, a `generate`
    that was taken from the model before), there is an error and never a guess.
 """
 
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steerkit.engines.gates import Readings, gates_of, without_gates
 from steerkit.engines.layout import phases
 from steerkit.engines.table import Program, RowTable
 from steerkit.errors import MisuseError
@@ -58,17 +60,26 @@ def steer(
     per_row, n_rows = ([steerings], None) if rows is None else (rows, len(rows))
     for vector in {vector for row in per_row for steering in row for vector in steering.vectors}:
         vector.check_model(lm.fingerprint, lm.n_layers, lm.d_model, lm.name, exact=not allow_mismatch)
-    table = RowTable(lm, [Program.of(row) for row in per_row])
-    with lm.steered_by_this_thread(), _Watch(lm, table, n_rows).watching(), table.installed():
+    for gate in (gate for row in per_row for gate in gates_of(row)):
+        gate.probe.check_model(lm.fingerprint, lm.n_layers, lm.d_model, lm.name, exact=not allow_mismatch)
+    table = RowTable(lm, [Program.of([without_gates(s) for s in row]) for row in per_row])
+    with lm.steered_by_this_thread(), _Watch(lm, table, per_row, n_rows).watching(), table.installed():
         yield
 
 
 class _Watch:
     """Follows the model's own calls and keeps the table pointed at the positions that run."""
 
-    def __init__(self, lm: LanguageModel, table: RowTable, rows: int | None) -> None:
+    def __init__(
+        self,
+        lm: LanguageModel,
+        table: RowTable,
+        steerings: Sequence[Sequence[Steering]],
+        rows: int | None,
+    ) -> None:
         self._lm = lm
         self._table = table
+        self._steerings = steerings
         self._rows = rows
         self._signature = inspect.signature(lm.decoder.forward)
         self._generating = False
@@ -102,6 +113,7 @@ class _Watch:
             prompt = kwargs.get("input_ids", given.get("inputs"))
             if prompt is not None:
                 self._check_rows(prompt.shape[0])
+                self._read_gates(prompt, _padding_mask(kwargs.get("attention_mask")))
             outer = self._generating, self._prompt, self._text
             self._generating, self._prompt, self._text = True, prompt, None
             try:
@@ -123,6 +135,7 @@ class _Watch:
                 raise MisuseError("steering generate needs token ids: inputs_embeds hide where the prompt is")
             if self._prompt is None:
                 self._prompt = input_ids
+                self._read_gates(input_ids, _padding_mask(kwargs.get("attention_mask")))
             mask = _padding_mask(kwargs.get("attention_mask"))
             if input_ids.shape[1] < self._prompt.shape[1] and mask is not None:
                 # A chunk of a prompt that is read piece by piece: the text is the prompt as far as it was read.
@@ -135,6 +148,8 @@ class _Watch:
         return watched
 
     def _before_forward(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._lm.is_suspended:
+            return
         self._lm.check_owner()
         given = self._signature.bind_partial(*args, **kwargs).arguments
         shown = given.get("input_ids")
@@ -146,7 +161,28 @@ class _Watch:
         if self._generating:
             raise MisuseError(NOT_FOLLOWED)
         self._check_rows(shown.shape[0])
+        if any(map(gates_of, self._steerings)):
+            cached = given.get("past_key_values")
+            if given.get("input_ids") is None or (cached is not None and cached.get_seq_length() > 0):
+                raise MisuseError("a probe gate needs the whole text as token ids, or generate")
+            self._read_gates(shown, _padding_mask(given.get("attention_mask")))
         self._table.point(self._bare_phases(shown, given))
+
+    def _read_gates(self, ids: Tensor, mask: Tensor | None) -> None:
+        """Let each row keep the steerings whose gates fire for its prompt, `[row, position]`."""
+        if not any(map(gates_of, self._steerings)):
+            return
+        kept = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+        prompts = [tuple(row[real].tolist()) for row, real in zip(ids, kept, strict=True)]
+        rows = list(self._steerings) if len(self._steerings) > 1 else [self._steerings[0]] * len(prompts)
+        readings = Readings(self._lm)
+        with self._lm.unsteered():
+            readings.read(
+                (ids, gate) for ids, row in zip(prompts, rows, strict=True) for gate in gates_of(row)
+            )
+        self._table.bind(
+            [Program.of(readings.open_steerings(row, ids)) for ids, row in zip(prompts, rows, strict=True)]
+        )
 
     def _check_rows(self, rows: int) -> None:
         if self._rows not in (None, rows):

@@ -9,7 +9,8 @@ The contract, which every engine shares:
    nothing; equal compositions share a slot. Splitting, sorting, retiring or refilling a batch means compiling a
    table from other rows, so no row can inherit another row's steering. Constants are computed then.
 3. Before a forward pass, outside the hooks, the slot maps `[hooked layer, row, position]` are written from the
-   phase of each position. A hook gathers its layer's constants by slot and applies them.
+   phase of each position, and for a single position a row its constants are gathered there too. A hook gathers
+   its layer's constants by slot, where that is not done yet, and applies them.
 4. Steerings that meet on one layer apply in the listed order, each to the result of the one before it.
 5. Nothing in a hook synchronises with the host, copies between devices, changes a number format, or recomputes
    a constant. Hooks come off when the block that installed them ends, whatever ended it, and a pass in which a
@@ -30,7 +31,7 @@ from torch.nn.functional import embedding
 from steerkit.errors import MisuseError, SteerkitError
 from steerkit.models import LanguageModel
 from steerkit.models.sites import hidden_of, with_hidden
-from steerkit.steering import Steering
+from steerkit.steering import Gate, ProbeGate, Steering
 
 NOWHERE, PROMPT, THINKING, ANSWER = range(4)
 PHASES_OF_SCOPE = {
@@ -58,6 +59,8 @@ class Program:
     def of(cls, steerings: Sequence[Steering]) -> Program:
         """The program of an ordered list of steerings; those of strength 0 act on nothing and are left out."""
         acting = [s for s in steerings if s.strength != 0]
+        if any(isinstance(s.gate, ProbeGate) for s in acting):
+            raise SteerkitError("a probe gate is read before a program is made: see steerkit.engines.gates")
         compositions: dict[tuple[int, int], Composition] = {}
         for steering in acting:
             for layer in steering.layers:
@@ -99,7 +102,7 @@ class Constants:
         unit = _unit(v)
         nothing = torch.zeros_like(v)
         gate_unit, threshold = nothing, float("-inf")
-        if steering.gate is not None:
+        if isinstance(steering.gate, Gate):
             g = steering.gate.vector.direction[layer]
             gate_unit, threshold = _unit(g), steering.gate.threshold
         s = steering.strength
@@ -159,20 +162,46 @@ class Stage:
             gates=any(c.gate_threshold != float("-inf") for c in full),
         )
 
+    def gathered(self, slots: Tensor) -> Gathered:
+        """The constants of each position by `slots` `[row, position]`; only those that any slot makes use of."""
+        acts = self.projects or self.turns
+        return Gathered(
+            shift=embedding(slots, self.shift),
+            unit=embedding(slots, self.unit) if acts else None,
+            gain=self.gain[slots][..., None] if self.projects else None,
+            turn=self.turn[slots][..., None] if self.turns else None,
+            gate_unit=embedding(slots, self.gate_unit) if self.gates else None,
+            gate_threshold=self.gate_threshold[slots] if self.gates else None,
+        )
+
     def apply(self, h: Tensor, slots: Tensor) -> Tensor:
         """Edit the residual stream `h` `[row, position, d_model]` by `slots` `[row, position]`."""
-        out = h + embedding(slots, self.shift)
-        if self.projects or self.turns:
-            unit = embedding(slots, self.unit)
-            component = (h * unit).sum(-1, keepdim=True)
-            if self.projects:
-                out = out + self.gain[slots][..., None] * component * unit
-            if self.turns:
-                turn = self.turn[slots][..., None]
-                out = torch.where(turn != 0, _rotated(h, unit, component, turn), out)
-        if self.gates:
-            read = (h * embedding(slots, self.gate_unit)).sum(-1)
-            out = torch.where((read > self.gate_threshold[slots])[..., None], out, h)
+        return self.gathered(slots).edit(h)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """One stage's constants for the positions of a pass, `[row, position, …]`; None for what no row does."""
+
+    shift: Tensor
+    unit: Tensor | None
+    gain: Tensor | None
+    turn: Tensor | None
+    gate_unit: Tensor | None
+    gate_threshold: Tensor | None
+
+    def edit(self, h: Tensor) -> Tensor:
+        """The residual stream `h` `[row, position, d_model]` after this stage."""
+        out = h + self.shift
+        if self.unit is not None:
+            component = (h * self.unit).sum(-1, keepdim=True)
+            if self.gain is not None:
+                out = out + self.gain * component * self.unit
+            if self.turn is not None:
+                out = torch.where(self.turn != 0, _rotated(h, self.unit, component, self.turn), out)
+        if self.gate_unit is not None and self.gate_threshold is not None:
+            read = (h * self.gate_unit).sum(-1)
+            out = torch.where((read > self.gate_threshold)[..., None], out, h)
         return out
 
 
@@ -207,8 +236,13 @@ class RowTable:
 
     def __init__(self, lm: LanguageModel, programs: Sequence[Program]) -> None:
         self._lm = lm
-        like = torch.empty(0, device=lm.device, dtype=lm.dtype)
         self.layers = sorted(set().union(*(p.layers for p in programs)))
+        self._fired = 0
+        self.bind(programs)
+
+    def bind(self, programs: Sequence[Program]) -> None:
+        """Compile the table for these rows instead; they may steer no layer that the table does not hook."""
+        like = torch.empty(0, device=self._lm.device, dtype=self._lm.dtype)
         self.tells_thinking_apart = any(p.tells_thinking_apart for p in programs)
         self._stages: list[list[Stage]] = []
         distinct = {program.key: program for program in programs}
@@ -233,7 +267,7 @@ class RowTable:
         # [hooked layer, row, phase]
         self._slots = torch.tensor(slots, device=like.device).reshape(len(self.layers), len(programs), 4)
         self._map = self._slots[..., :1]
-        self._fired = 0
+        self._ready: list[list[Gathered]] = []
 
     def point(self, phases: Tensor) -> None:
         """Write the slot maps for the coming pass from the phase of each position, `[row, position]`.
@@ -250,6 +284,14 @@ class RowTable:
                 )
             slots = slots.repeat_interleave(rows // slots.shape[1], dim=1)
         self._map = slots.gather(2, phases[None].expand(len(self.layers), -1, -1))
+        # A decoding step's constants are few and serve until rows change, so they are gathered ahead of the hooks.
+        self._ready = self._gathered() if phases.shape[1] == 1 else []
+
+    def _gathered(self) -> list[list[Gathered]]:
+        return [
+            [stage.gathered(slots) for stage in stages]
+            for stages, slots in zip(self._stages, self._map, strict=True)
+        ]
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -276,15 +318,18 @@ class RowTable:
             )
 
     def _hook(self, index: int) -> Callable[..., Any]:
-        stages = self._stages[index]
-
         def steer(_module: nn.Module, _args: Any, output: Any) -> Any:
+            if self._lm.is_suspended:
+                return output
             self._lm.check_owner()
             self._fired += 1
             hidden = hidden_of(output)
-            slots = self._map[index]
-            for stage in stages:
-                hidden = stage.apply(hidden, slots)
+            if self._ready:
+                for constants in self._ready[index]:
+                    hidden = constants.edit(hidden)
+            else:
+                for stage in self._stages[index]:
+                    hidden = stage.apply(hidden, self._map[index])
             return with_hidden(output, hidden)
 
         return steer

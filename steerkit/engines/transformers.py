@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -19,9 +20,11 @@ from itertools import islice
 
 import torch
 
+from steerkit.decoration import Decoration
 from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest
 from steerkit.engines.batch import Row, RunningBatch
 from steerkit.engines.cache import recurrent_layers
+from steerkit.engines.gates import PromptIds, Readings, probe_gates
 from steerkit.engines.layout import chunk_by_tokens, left_padded, phases
 from steerkit.engines.memory import fitting_rows
 from steerkit.engines.prefixes import Prefixes
@@ -29,7 +32,10 @@ from steerkit.engines.sampling import row_uniforms
 from steerkit.engines.table import Program, RowTable
 from steerkit.errors import MisuseError, SteerkitError
 from steerkit.models import LanguageModel
-from steerkit.steering import Steering
+from steerkit.probes import Probe
+from steerkit.prompts import Prompt
+from steerkit.steering import ProbeGate, Steering
+from steerkit.vector import SteeringVector
 
 BATCH_SIZE = {"cpu": 64, "cuda": 256}  # beyond it throughput grows no more; see benchmarks/README.md
 WINDOW_IN_BATCHES = 4
@@ -62,20 +68,28 @@ class TransformersEngine:
         self._sized_by_memory = batch_size is None
         self._exact = not allow_mismatch
         self._checked: set[str] = set()
+        self._opener_ids: dict[tuple[str, ...], tuple[PromptIds, ...]] = {}
 
     def check(self, request: Request) -> None:
         """Raise what `generate` would raise for this request before running it."""
-        self._row(request)
+        self._check_request(request, self._prompt_ids(request.prompt, request.system, {}))
+        if request.decoration is not None:
+            prompt, system = (
+                request.decoration.prompt(request.prompt),
+                request.decoration.system_prompt(request.system),
+            )
+            self._check_length(len(self._prompt_ids(prompt, system, {})) + request.decoding.max_new_tokens)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Complete each request; completions are yielded as rows finish, in any order."""
         stream = iter(requests)
         batch = RunningBatch(self.lm)
         prefixes = Prefixes(self.lm)
+        readings = Readings(self.lm)
         waiting: deque[Row] = deque()
         while True:
             if not waiting:
-                window = [self._row(r) for r in islice(stream, WINDOW_IN_BATCHES * self.batch_size)]
+                window = self._rows(list(islice(stream, WINDOW_IN_BATCHES * self.batch_size)), readings)
                 waiting.extend(sorted(window, key=lambda row: -len(row.prompt_ids)))
                 self._fit(window)
             if not waiting and not batch.rows:
@@ -88,13 +102,13 @@ class TransformersEngine:
                 prefixes.keep_only(())
                 continue
             for row in finished:
-                yield row.completion(self.lm)
+                yield from row.completions(self.lm)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[ContinuationScore]:
         """Log-probability of each continuation token, teacher-forced, in the order of the requests."""
         encoded = []
         for request in requests:
-            self._check(request.steerings)
+            self._check(request.steerings, probe_gates(request))
             text = self.lm.renderer.encode_pair(request.prompt, request.continuation, request.system)
             self._check_length(len(text.ids))
             if not text.prompt_length:
@@ -103,34 +117,74 @@ class TransformersEngine:
                     "give a longer prompt"
                 )
             encoded.append(text)
+        programs = self._score_programs(requests, [text.ids[: text.prompt_length] for text in encoded])
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
         scores: dict[int, tuple[float, ...]] = {}
         while order:
             chunk = chunk_by_tokens(order, lambda i: len(encoded[i].ids), SCORED_TOKENS)
             texts = [encoded[i].ids for i in chunk]
             starts = [encoded[i].prompt_length for i in chunk]
-            programs = [Program.of(requests[i].steerings) for i in chunk]
             with self._unshared(), torch.inference_mode():
-                rows = self._score_rows(texts, starts, programs)
+                rows = self._score_rows(texts, starts, [programs[i] for i in chunk])
             scores.update(zip(chunk, rows, strict=True))
             order = order[len(chunk) :]
         return [ContinuationScore(request, scores[i]) for i, request in enumerate(requests)]
 
-    def _row(self, request: Request) -> Row:
-        self._check(request.steerings)
-        ids = tuple(self.lm.renderer.encode_prompt(request.prompt, request.system))
-        decoding = request.decoding
-        self._check_length(len(ids) + decoding.max_new_tokens)
-        sampled = decoding.temperature > 0
-        uniforms = row_uniforms(decoding, ids, request.sample) if sampled else None
-        return Row(request, ids, Program.of(request.steerings), uniforms)
+    def _rows(self, requests: Sequence[Request], readings: Readings) -> list[Row]:
+        """One row for all requests that come to the same completion, in order of the first of them."""
+        encoded: dict[str, PromptIds] = {}
+        plain = [self._prompt_ids(r.prompt, r.system, encoded) for r in requests]
+        for request, ids in zip(requests, plain, strict=True):
+            self._check_request(request, ids)
+        gates = [(ids, gate) for r, ids in zip(requests, plain, strict=True) for gate in probe_gates(r)]
+        if gates:
+            with self._unshared():
+                readings.read(gates)
+        rows: dict[object, Row] = {}
+        for request, ids in zip(requests, plain, strict=True):
+            opened = readings.opened(request, ids)
+            program = Program.of(opened.steerings)
+            decoration, decoding = opened.decoration, request.decoding
+            uniforms = row_uniforms(decoding, ids, request.sample) if decoding.temperature > 0 else None
+            openers: tuple[PromptIds, ...] = ()
+            if decoration is not None:
+                prompt, system = decoration.prompt(request.prompt), decoration.system_prompt(request.system)
+                ids = self._prompt_ids(prompt, system, encoded)
+                self._check_length(len(ids) + decoding.max_new_tokens)
+                openers = self._openers(decoration)
+            drawn = None if uniforms is None else uniforms.tobytes()
+            bias = decoration.bias if decoration else 0.0
+            row = Row([], ids, program, uniforms, openers, bias)
+            row = rows.setdefault((ids, program.key, decoding, drawn, openers, bias), row)
+            row.asked.append((request, opened.probabilities))
+        return list(rows.values())
 
-    def _check(self, steerings: Sequence[Steering]) -> None:
+    def _prompt_ids(self, prompt: Prompt, system: str | None, known: dict[str, PromptIds]) -> PromptIds:
+        """The rendered prompt's tokens; a grid asks for the same prompt once a cell."""
+        key = json.dumps([prompt, system])
+        if key not in known:
+            known[key] = tuple(self.lm.renderer.encode_prompt(prompt, system))
+        return known[key]
+
+    def _openers(self, decoration: Decoration) -> tuple[PromptIds, ...]:
+        """Each opener's tokens as they would begin a completion."""
+        if decoration.openers not in self._opener_ids:
+            texts = [self.lm.renderer.encode_pair("?", opener) for opener in decoration.openers]
+            self._opener_ids[decoration.openers] = tuple(text.ids[text.prompt_length :] for text in texts)
+        return self._opener_ids[decoration.openers]
+
+    def _check_request(self, request: Request, ids: PromptIds) -> None:
+        self._check(request.steerings, probe_gates(request))
+        self._check_length(len(ids) + request.decoding.max_new_tokens)
+
+    def _check(self, steerings: Sequence[Steering], gates: Sequence[ProbeGate]) -> None:
         lm = self.lm
-        for vector in (vector for steering in steerings for vector in steering.vectors):
-            if vector.digest not in self._checked:
-                vector.check_model(lm.fingerprint, lm.n_layers, lm.d_model, lm.name, exact=self._exact)
-                self._checked.add(vector.digest)
+        vectors = [vector for steering in steerings for vector in steering.vectors]
+        fitted: list[SteeringVector | Probe] = [*vectors, *(gate.probe for gate in gates)]
+        for part in fitted:
+            if part.digest not in self._checked:
+                part.check_model(lm.fingerprint, lm.n_layers, lm.d_model, lm.name, exact=self._exact)
+                self._checked.add(part.digest)
 
     def _check_length(self, tokens: int) -> None:
         if tokens > self.lm.context_length:
@@ -170,7 +224,7 @@ class TransformersEngine:
     def _fit(self, window: Sequence[Row]) -> None:
         """Lower the batch size to what memory holds of the longest rows to come, unless the user set it."""
         if self._sized_by_memory and window:
-            longest = max(len(row.prompt_ids) + row.request.decoding.max_new_tokens for row in window)
+            longest = max(len(row.prompt_ids) + row.decoding.max_new_tokens for row in window)
             self.batch_size = min(self.batch_size, fitting_rows(self.lm, longest))
 
     def _halve(self, batch: RunningBatch, waiting: deque[Row]) -> None:
@@ -184,6 +238,18 @@ class TransformersEngine:
             row.generated.clear()
             waiting.appendleft(row)
         batch.clear()
+
+    def _score_programs(
+        self, requests: Sequence[ScoreRequest], prompts: Sequence[PromptIds]
+    ) -> list[Program]:
+        readings = Readings(self.lm)
+        gates = [(ids, gate) for r, ids in zip(requests, prompts, strict=True) for gate in probe_gates(r)]
+        if gates:
+            with self._unshared():
+                readings.read(gates)
+        return [
+            Program.of(readings.opened(r, ids).steerings) for r, ids in zip(requests, prompts, strict=True)
+        ]
 
     def _score_rows(
         self, texts: Sequence[Sequence[int]], starts: Sequence[int], programs: Sequence[Program]

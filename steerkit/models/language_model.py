@@ -48,6 +48,7 @@ class LanguageModel:
         self._lock = threading.Lock()  # held only while the two below change
         self._owner: int | None = None
         self._open = 0  # steering contexts of the owner that are open
+        self._suspended = 0
 
     @property
     def device(self) -> torch.device:
@@ -134,6 +135,21 @@ class LanguageModel:
                 f"{self.name} is being steered by another thread, and this forward pass would be steered with it: "
                 "run it in the thread that opened the steering"
             )
+
+    @contextmanager
+    def unsteered(self) -> Iterator[None]:
+        """Forward passes inside the block run as if nothing were steered; what is open stays open."""
+        self.check_owner()
+        self._suspended += 1
+        try:
+            yield
+        finally:
+            self._suspended -= 1
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether an `unsteered` block is open: hooks of open steerings then let states pass as they are."""
+        return self._suspended > 0
 
     @property
     def is_steered(self) -> bool:

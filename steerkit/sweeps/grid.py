@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from steerkit.decoration import Decoration
 from steerkit.errors import MisuseError
-from steerkit.steering import Operation, Scope, Steering
+from steerkit.steering import Operation, ProbeGate, Scope, Steering
 from steerkit.vector import SteeringVector
 
-Role = Literal["unsteered", "steered", "random"]
+Role = Literal["unsteered", "steered", "random", "decorated"]
 
 ID_LENGTH = 12
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One composition of steerings, applied in order; without any, the unsteered model.
+    """One composition of steerings, applied in order, and perhaps a decoration; without any, the unsteered model.
 
     Steerings of strength 0 are dropped: they do nothing. `controls` names the vector that a random direction
     of the same norm stands beside; None for every cell that is no control.
@@ -32,6 +34,7 @@ class Cell:
 
     steerings: tuple[Steering, ...] = ()
     controls: str | None = None
+    decoration: Decoration | None = None
 
     def __post_init__(self) -> None:
         active = tuple(steering for steering in self.steerings if steering.strength != 0)
@@ -41,14 +44,16 @@ class Cell:
     def role(self) -> Role:
         """What the cell is in the experiment."""
         if not self.steerings:
-            return "unsteered"
+            return "unsteered" if self.decoration is None else "decorated"
         return "steered" if self.controls is None else "random"
 
     @functools.cached_property
     def id(self) -> str:
-        """The first 12 hex digits of the SHA-256 over the steerings' digests, in order."""
-        content = json.dumps([steering.digest for steering in self.steerings])
-        return hashlib.sha256(content.encode()).hexdigest()[:ID_LENGTH]
+        """The first 12 hex digits of the SHA-256 over the steerings' digests, in order, and the decoration's."""
+        content: list[object] = [steering.digest for steering in self.steerings]
+        if self.decoration is not None:
+            content.append({"decoration": self.decoration.digest})
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:ID_LENGTH]
 
     def fields(self) -> dict[str, Any]:
         """The cell as a record shows it.
@@ -61,10 +66,10 @@ class Cell:
             "role": self.role,
             "controls": self.controls if self.steerings else None,
             "steering": " ; ".join(steering.spec() for steering in self.steerings),
-            "decoration": None,  # no cell changes the prompt or the logits
+            "decoration": self.decoration and self.decoration.spec(),
             "vector": None,
             "layer": None,
-            "strength": None if self.steerings else 0.0,
+            "strength": None if self.steerings or self.decoration else 0.0,
             "scope": None,
             "operation": None,
         }
@@ -87,13 +92,18 @@ def build_grid(
     *,
     control_strengths: Sequence[float] | None = None,
     random_seed: int = 0,
+    gates: Sequence[ProbeGate | None] = (None,),
+    decorations: Sequence[Decoration] = (),
 ) -> list[Cell]:
     """Every vector at every layer, strength and scope, led by the unsteered cell.
 
     Beside each cell stands a random direction with the vector's norm, at the same layer, strength and scope,
     so that whichever cell is chosen later has its control; `control_strengths` keeps the controls to some of
-    the strengths. `target` is for the operation `clamp`. Raises MisuseError where an axis is empty, two
-    vectors share a name, a layer does not exist, or a control's strength is not in the grid.
+    the strengths. `target` is for the operation `clamp`. `gates` are what the vectors and the decorations are
+    gated by, None for not at all; a decoration that has a gate already keeps it.
+
+    Raises MisuseError where an axis is empty, two vectors share a name, a layer does not exist, or a control's
+    strength is not in the grid.
     """
     for axis, values in {
         "vectors": vectors,
@@ -113,13 +123,13 @@ def build_grid(
     cells = [Cell()]
     for vector in vectors:
         control = vector.random_control(random_seed)
-        for scope in scopes:
-            for layer in layers:
-                for strength in strengths:
-                    cells.append(Cell((vector.at(layer, strength, scope, operation, target),)))
-                    if strength in controlled:
-                        steering = control.at(layer, strength, scope, operation, target)
-                        cells.append(Cell((steering,), controls=vector.name))
+        for gate, scope, layer, strength in itertools.product(gates, scopes, layers, strengths):
+            cells.append(Cell((vector.at(layer, strength, scope, operation, target, gate),)))
+            if strength in controlled:
+                steering = control.at(layer, strength, scope, operation, target, gate)
+                cells.append(Cell((steering,), controls=vector.name))
+    for decoration, gate in itertools.product(decorations, gates):
+        cells.append(Cell(decoration=decoration if decoration.gate else replace(decoration, gate=gate)))
     return distinct(cells)
 
 
@@ -129,5 +139,16 @@ def distinct(cells: Iterable[Cell]) -> list[Cell]:
 
 
 def vector_digests(cells: Iterable[Cell]) -> dict[str, str]:
-    """Name -> digest of every vector in the cells, controls included."""
-    return {steering.vector.name: steering.vector.digest for cell in cells for steering in cell.steerings}
+    """Name -> digest of every vector and probe in the cells, controls included."""
+    cells = list(cells)
+    steerings = [steering for cell in cells for steering in cell.steerings]
+    gates = [steering.gate for steering in steerings if isinstance(steering.gate, ProbeGate)]
+    gates += [cell.decoration.gate for cell in cells if cell.decoration and cell.decoration.gate]
+    vectors = {vector.name: vector.digest for steering in steerings for vector in steering.vectors}
+    return vectors | {gate.probe.name: gate.probe.digest for gate in gates}
+
+
+def decoration_digests(cells: Iterable[Cell]) -> dict[str, dict[str, object]]:
+    """Name -> content of every decoration in the cells."""
+    decorations = [cell.decoration for cell in cells if cell.decoration]
+    return {decoration.name: decoration.fields() for decoration in decorations}

@@ -19,6 +19,7 @@ from typing import Any
 from steerkit.engines.base import Decoding
 from steerkit.errors import MisuseError, ProtocolMismatchError
 
+SCORERS = ("abstention", "answers", "degeneration", "fluency", "lengths", "reply", "score")
 PACKAGES = ("steerkit", "torch", "transformers")
 
 
@@ -28,7 +29,8 @@ class Protocol:
 
     `suite_digest` is that of the whole suite, before any split or limit. `template_digest` says how prompts
     are rendered. `vectors` maps each vector's name, random controls included, to its digest: a name means one
-    direction throughout a run, and names may be added.
+    direction throughout a run, and names may be added. So with the probes of gates, which are named there too, and
+    with `decorations`, by name.
     """
 
     suite: str
@@ -42,6 +44,7 @@ class Protocol:
     samples: int = 1
     system: str | None = None
     vectors: Mapping[str, str] = field(default_factory=dict)
+    decorations: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -50,7 +53,7 @@ class Protocol:
             )
 
     def continuing(self, recorded: Protocol) -> Protocol:
-        """This protocol with the recorded run's vectors added; ProtocolMismatchError names what differs."""
+        """This protocol and what the recorded run names besides; ProtocolMismatchError says what differs."""
         ours, theirs = self._comparable(recorded), recorded._comparable(self)
         differing = [
             f"{name} was {theirs[name]!r}, now {ours[name]!r}" for name in ours if ours[name] != theirs[name]
@@ -60,16 +63,20 @@ class Protocol:
                 f"this run was begun under another protocol: {'; '.join(differing)}; "
                 "ask for the same again, or start a new run with another --out"
             )
-        return dataclasses.replace(self, vectors={**recorded.vectors, **self.vectors})
+        return dataclasses.replace(
+            self,
+            vectors={**recorded.vectors, **self.vectors},
+            decorations={**recorded.decorations, **self.decorations},
+        )
 
     def _comparable(self, other: Protocol) -> dict[str, Any]:
-        """Dotted field name -> value, with only those vectors that the other protocol names too."""
+        """Dotted field name -> value, with only those vectors and decorations that the other names too."""
         fields = dataclasses.asdict(self)
         fields |= {f"decoding.{name}": value for name, value in fields.pop("decoding").items()}
-        vectors = fields.pop("vectors")
-        return fields | {
-            f"vectors.{name}": vectors[name] for name in sorted(vectors.keys() & other.vectors.keys())
-        }
+        for named in ("vectors", "decorations"):
+            ours, theirs = fields.pop(named), getattr(other, named)
+            fields |= {f"{named}.{name}": ours[name] for name in sorted(ours.keys() & theirs.keys())}
+        return fields
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,6 @@ def _version(package: str) -> str:
 
 
 def _scoring_digest() -> str:
-    """Digest of the scorers' source: two runs that differ in it may score one completion differently."""
-    sources = sorted(resources.files("steerkit.scoring").iterdir(), key=lambda file: file.name)
-    joined = b"".join(file.read_bytes() for file in sources if file.name.endswith(".py"))
-    return hashlib.sha256(joined).hexdigest()[:12]
+    """Digest of the source of the scorers that records keep: two runs that differ in it may score differently."""
+    scorers = (resources.files("steerkit.scoring") / f"{name}.py" for name in SCORERS)
+    return hashlib.sha256(b"".join(scorer.read_bytes() for scorer in scorers)).hexdigest()[:12]

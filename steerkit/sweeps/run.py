@@ -6,15 +6,18 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from steerkit.decoration import Decoration
 from steerkit.engines.base import Decoding, Request
 from steerkit.engines.transformers import TransformersEngine
 from steerkit.models import LanguageModel
 from steerkit.spec import parse_range
-from steerkit.steering import Operation, Scope
+from steerkit.steering import Operation, ProbeGate, Scope
 from steerkit.suites.suite import load_suite
-from steerkit.sweeps.frontier import choose_cell, pareto_frontier
-from steerkit.sweeps.grid import build_grid, vector_digests
+from steerkit.sweeps.choosing import Rule, choose_cell
+from steerkit.sweeps.frontier import actuator_frontiers, pareto_frontier
+from steerkit.sweeps.grid import Cell, build_grid, decoration_digests, vector_digests
 from steerkit.sweeps.protocol import Environment, Protocol
+from steerkit.sweeps.risk_coverage import RiskCoverage, risk_coverage
 from steerkit.sweeps.runner import Progress, run_sweep
 from steerkit.sweeps.store import RunDirectory, RunWriter
 from steerkit.sweeps.summary import Row, summarise
@@ -36,9 +39,22 @@ class Run:
         """The cells that no other cell matches in both metrics and beats in one."""
         return pareto_frontier(self.summary(), first, second)
 
-    def choose(self, objective: str, bounds: Mapping[str, float] | None = None) -> Row | None:
-        """The best steered cell within bounds; see `choose_cell`. Choose on one split, report on another."""
-        return choose_cell(self.summary(), objective, bounds)
+    def actuator_frontiers(
+        self, first: str = "abstention_recall", second: str = "over_abstention"
+    ) -> dict[str, list[Row]]:
+        """The frontier of each actuator (vector, decoration or both) by name."""
+        return actuator_frontiers(self.summary(), first, second)
+
+    def risk_coverage(self) -> RiskCoverage | None:
+        """How often each cell answers and errs, and the curves of gates; see `steerkit.sweeps.risk_coverage`."""
+        return risk_coverage(self.directory.records())
+
+    def choose(self, rule: Rule | str, bounds: Mapping[str, float] | None = None) -> Row | None:
+        """The best cell by a rule such as `"recall s.t. over_abstention<=0.05"`; see `choose_cell`.
+
+        Choose on one split, report on another: `choose_then_report` does both.
+        """
+        return choose_cell(self.summary(), rule, bounds)
 
     def report(self) -> Path:
         """Write `summary.csv`, the plots and `report.html` into the run's directory; returns the page."""
@@ -69,6 +85,8 @@ def sweep(
     operation: Operation = "add",
     target: float | None = None,
     control_strengths: str | Sequence[float] | None = None,
+    gates: Sequence[ProbeGate | None] = (None,),
+    decorations: Sequence[Decoration] = (),
     samples: int = 1,
     temperature: float = 0.0,
     top_p: float = 1.0,
@@ -85,14 +103,61 @@ def sweep(
 
     `layers` and `strengths` are sequences or ranges as the command line writes them (`"8:16:4"`, the stop
     included). A random direction of the same norm stands beside every cell, or only at `control_strengths`.
+    Every cell is measured under each of `gates`, None for ungated; `decorations` are cells of their own.
     Records go to the run directory `out` as they come; calling again with the same arguments resumes, with
     more layers, strengths, vectors or items extends. `limit` takes a balanced part of the split's items.
     Raises ProtocolMismatchError where `out` holds another experiment, RunLockedError where another process
     is writing to it.
     """
-    loaded = [v if isinstance(v, SteeringVector) else load_vector(v) for v in vectors]
-    cells = build_grid(
-        loaded,
+    cells = grid_cells(
+        vectors,
+        layers,
+        strengths,
+        scopes=scopes,
+        operation=operation,
+        target=target,
+        control_strengths=control_strengths,
+        gates=gates,
+        decorations=decorations,
+        seed=seed,
+    )
+    return measure_cells(
+        lm,
+        cells,
+        out=out,
+        suite=suite,
+        split=split,
+        limit=limit,
+        samples=samples,
+        temperature=temperature,
+        top_p=top_p,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        system=system,
+        batch_size=batch_size,
+        perplexity=perplexity,
+        allow_mismatch=allow_mismatch,
+        command=command,
+        progress=progress,
+    )
+
+
+def grid_cells(
+    vectors: Sequence[SteeringVector | str | os.PathLike[str]],
+    layers: str | Sequence[int],
+    strengths: str | Sequence[float],
+    *,
+    scopes: Sequence[Scope] = ("completion",),
+    operation: Operation = "add",
+    target: float | None = None,
+    control_strengths: str | Sequence[float] | None = None,
+    gates: Sequence[ProbeGate | None] = (None,),
+    decorations: Sequence[Decoration] = (),
+    seed: int = 0,
+) -> list[Cell]:
+    """The cells of a sweep's grid, from its arguments; see `sweep` and `build_grid`."""
+    return build_grid(
+        [v if isinstance(v, SteeringVector) else load_vector(v) for v in vectors],
         parse_range(layers, int, what="layers") if isinstance(layers, str) else layers,
         _numbers(strengths, "strengths"),
         scopes,
@@ -102,7 +167,32 @@ def sweep(
         if control_strengths is None
         else _numbers(control_strengths, "control strengths"),
         random_seed=seed,
+        gates=gates,
+        decorations=decorations,
     )
+
+
+def measure_cells(
+    lm: LanguageModel,
+    cells: Sequence[Cell],
+    *,
+    out: str | os.PathLike[str],
+    suite: str | os.PathLike[str] = "abstention",
+    split: str = "choose",
+    limit: int | None = None,
+    samples: int = 1,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    max_new_tokens: int = 64,
+    seed: int = 0,
+    system: str | None = None,
+    batch_size: int | None = None,
+    perplexity: bool = False,
+    allow_mismatch: bool = False,
+    command: str | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Measure just these cells on a suite; everything else is as in `sweep`."""
     engine = TransformersEngine(lm, batch_size, allow_mismatch=allow_mismatch)
     whole = load_suite(suite)
     items = whole.split(split)
@@ -111,7 +201,8 @@ def sweep(
     decoding = Decoding(max_new_tokens, temperature, top_p, seed)
     # Before the run is begun: what cannot be carried out must not leave a run behind.
     for cell in cells:
-        engine.check(Request(items.items[0].prompt, cell.steerings, decoding, system))
+        asked = Request(items.items[0].prompt, cell.steerings, decoding, system, decoration=cell.decoration)
+        engine.check(asked)
     for item in items.items:
         engine.check(Request(item.prompt, (), decoding, system))
     protocol = Protocol(
@@ -126,6 +217,7 @@ def sweep(
         samples=samples,
         system=system,
         vectors=vector_digests(cells),
+        decorations=decoration_digests(cells),
     )
     environment = Environment.current(engine.batch_size, command)
     with RunWriter(out, protocol, environment) as writer:

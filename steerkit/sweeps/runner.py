@@ -44,7 +44,7 @@ def run_sweep(
         progress(done, total)
     for completion, more_scores in _scored(engine, _requests(items, cells, writer), perplexity):
         i, c, sample = cast(Place, completion.request.key)
-        scores = score_completion(items[i], completion) | more_scores
+        scores = score_completion(items[i], completion) | more_scores | _gate_scores(completion)
         writer.append(make_record(cells[c], items[i], sample, completion, scores))
         done += 1
         if progress is not None:
@@ -75,6 +75,12 @@ def make_record(
     }
 
 
+def _gate_scores(completion: Completion) -> dict[str, float]:
+    """What the first probe gate read, where there is one."""
+    read = completion.gate_probabilities
+    return {"gate_probability": read[0]} if read else {}
+
+
 def _missing(items: Sequence[SuiteItem], cells: Sequence[Cell], writer: RunWriter) -> Iterator[Place]:
     """What is not recorded yet, item by item."""
     for i, item in enumerate(items):
@@ -89,7 +95,13 @@ def _requests(items: Sequence[SuiteItem], cells: Sequence[Cell], writer: RunWrit
     for place in _missing(items, cells, writer):
         i, c, sample = place
         yield Request(
-            items[i].prompt, cells[c].steerings, protocol.decoding, protocol.system, sample, key=place
+            items[i].prompt,
+            cells[c].steerings,
+            protocol.decoding,
+            protocol.system,
+            sample,
+            key=place,
+            decoration=cells[c].decoration,
         )
 
 
