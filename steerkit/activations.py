@@ -5,13 +5,16 @@ examples are kept, on the model's device, instead of running sums: held-out sepa
 need them, and at n · n_layers · d_model · 4 bytes (7 MB for 50 pairs on a 135M model, 260 MB on a 70B one)
 they are small beside the weights. Nothing is copied to the host here.
 
-Texts that begin with the same prompt, as the two sides of a contrast pair do, form a family: the prompt is run
-once and its keys and values serve every completion. Only the token prefix that the prompt has in common with
-each of the texts counts as shared, so nothing changes but the time.
+Texts that begin with the same prompt, as the two sides of a contrast pair do, form a family: one row that holds
+the prompt once and every completion behind it. The mask lets a completion see the prompt and itself, and its
+positions go on from the prompt's, so each token has the state that it has in its own text. That a model takes
+such a row as it is meant is tried before it is relied on. Only the token prefix that the prompt has in common
+with each of the texts counts as shared, so nothing changes but the time.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,8 +26,6 @@ import einops
 import torch
 from torch import Tensor, nn
 
-from steerkit.engines.cache import empty_cache, keeps_keys_and_values
-from steerkit.engines.layout import left_padded
 from steerkit.errors import MisuseError
 from steerkit.models import LanguageModel
 from steerkit.models.sites import hidden_of
@@ -32,6 +33,10 @@ from steerkit.prompts import EncodedText
 
 Aggregation = Literal["last", "mean", "prompt"]
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
+
+# How far rounding may take the states of one text in two batches apart, relative to their norm.
+TRIAL_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+_TRIED: weakref.WeakKeyDictionary[LanguageModel, bool] = weakref.WeakKeyDictionary()
 
 Progress = Callable[[int, int], None]
 Pooling = Callable[[Tensor], Tensor]
@@ -65,14 +70,16 @@ def capture(
     `prompt`, the prompt's last token. The last layer's state is its block's output, before the final norm.
     Texts are sorted by length, up to `batch_tokens` positions a batch, padding included; padding reaches no
     real token, so batching changes nothing, and neither does `share_prompts`, which runs a prompt once for all
-    texts that begin with it (unless the model keeps recurrent state). `progress` is called with the number of
+    texts that begin with it where the model takes such rows. `progress` is called with the number of
     texts done and the number of all.
 
     Raises MisuseError for an unknown aggregation or a text without the tokens that it reads.
     """
     _check(texts, aggregation)
     reading = _Reading(lm, texts, aggregation)
-    share = share_prompts and aggregation != "prompt" and keeps_keys_and_values(lm)
+    share = (
+        share_prompts and aggregation != "prompt" and _takes_family_rows(lm, max(len(t.ids) for t in texts))
+    )
     families = _families(texts) if share else [[row] for row in range(len(texts))]
     done = 0
     for batch in _batches(families, texts, batch_tokens):
@@ -97,6 +104,28 @@ def _check(texts: Sequence[EncodedText], aggregation: Aggregation) -> None:
             raise MisuseError(f"text {index} has no completion token to read: use aggregation 'prompt'")
 
 
+def _takes_family_rows(lm: LanguageModel, longest: int) -> bool:
+    """Whether the model gives each token of a family's row the state of its own text; tried on six tokens, once.
+
+    Not where attention looks back less far than the longest text: a window counts places in the row.
+    """
+    window = getattr(lm.config, "sliding_window", None)
+    if window is not None and longest > window:
+        return False
+    if lm not in _TRIED:
+        texts = [EncodedText((2, 3, *completion), 2) for completion in ((4, 5), (6, 7))]
+        try:
+            with torch.inference_mode():
+                alone, together = _Reading(lm, texts, "last"), _Reading(lm, texts, "last")
+                alone.run([0, 1])
+                together.run_families([[0, 1]])
+            error = (together.states - alone.states).norm() / alone.states.norm()
+            _TRIED[lm] = bool(error < TRIAL_TOLERANCE[lm.dtype])
+        except (TypeError, ValueError, RuntimeError):  # takes no such mask
+            _TRIED[lm] = False
+    return _TRIED[lm]
+
+
 def _families(texts: Sequence[EncodedText]) -> list[list[int]]:
     """Row numbers by shared prompt; a text without a prompt stands alone."""
     families: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
@@ -114,17 +143,13 @@ def _batches(
 ) -> Iterator[list[list[int]]]:
     """Families of one size (one text, or several) together, by falling length, so that padding is least."""
 
-    def longest(family: Sequence[int]) -> int:
-        return max(len(texts[row].ids) for row in family)
+    def length(family: Sequence[int]) -> int:
+        return texts[family[0]].prompt_length + sum(texts[row].completion_length for row in family)
 
     for several in (True, False):
-        waiting = sorted((list(f) for f in families if (len(f) > 1) is several), key=longest, reverse=True)
+        waiting = sorted((list(f) for f in families if (len(f) > 1) is several), key=length, reverse=True)
         while waiting:
-            width, taken = longest(waiting[0]), 1
-            rows = len(waiting[0])
-            while taken < len(waiting) and (rows + len(waiting[taken])) * width <= batch_tokens:
-                rows += len(waiting[taken])
-                taken += 1
+            taken = max(1, min(len(waiting), batch_tokens // length(waiting[0])))
             yield waiting[:taken]
             waiting = waiting[taken:]
 
@@ -154,39 +179,27 @@ class _Reading:
             self._lm.decoder(input_ids=ids, attention_mask=mask, use_cache=False)
 
     def run_families(self, families: Sequence[Sequence[int]]) -> None:
-        """Two passes: each family's prompt, padded on the left, then every completion behind its prompt."""
+        """One pass over a row for each family: its prompt, then its completions, which do not see each other."""
         lm, device = self._lm, self._lm.device
-        prompts = [self._texts[family[0]].ids[: self._texts[family[0]].prompt_length] for family in families]
-        ids, mask, positions = left_padded(prompts, lm)
-        sizes = torch.tensor([len(family) for family in families], device=device)
-        # A prompt's positions count once for each text that has them; the first position never does.
-        counted = mask * sizes[:, None] * (positions > 0)
-        cache = empty_cache()
-        with _read_blocks(lm.blocks, self._reader((), (), counted.float())):
-            lm.decoder(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-            )
-        rows = [row for family in families for row in family]
-        owner = torch.repeat_interleave(torch.arange(len(families), device=device), sizes)
-        cache.batch_select_indices(owner)
-        texts = [self._texts[row] for row in rows]
-        ids, more = self._padded([text.ids[text.prompt_length :] for text in texts])
-        lengths = torch.tensor([text.prompt_length for text in texts], device=device)
+        rows = [_family_row([self._texts[row] for row in family]) for family in families]
+        ids, mask = self._padded([row.ids for row in rows])
+        positions, segments, weights = (
+            torch.tensor([[*values, *[0] * (ids.shape[1] - len(values))] for values in column], device=device)
+            for column in zip(*((row.positions, row.segments, row.weights) for row in rows), strict=True)
+        )
         spans = [
-            (0 if self._aggregation == "mean" else text.completion_length - 1, text.completion_length)
-            for text in texts
+            (end - 1 if self._aggregation == "last" else start, end)
+            for row in rows
+            for start, end in row.completions
         ]
-        with _read_blocks(lm.blocks, self._reader(rows, spans, more.float())):
+        order = [text for family in families for text in family]
+        held_in = [i for i, family in enumerate(families) for _ in family]
+        with _read_blocks(lm.blocks, self._reader(order, spans, weights.float(), held_in)):
             lm.decoder(
                 input_ids=ids,
-                attention_mask=torch.cat([mask[owner], more], dim=1),
-                position_ids=lengths[:, None] + torch.arange(ids.shape[1], device=device),
-                past_key_values=cache,
-                use_cache=True,
+                attention_mask=_family_mask(segments, mask, lm.dtype),
+                position_ids=positions,
+                use_cache=False,
             )
 
     def _padded(self, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -197,34 +210,85 @@ class _Reading:
         return ids.to(self._lm.device), (torch.arange(width) < lengths).to(self._lm.device)
 
     def _reader(
-        self, rows: Sequence[int], spans: Sequence[tuple[int, int]], counted: Tensor
+        self,
+        texts: Sequence[int],
+        spans: Sequence[tuple[int, int]],
+        counted: Tensor,
+        held_in: Sequence[int] | None = None,
     ) -> Callable[[int, Tensor], None]:
-        """What a hook does with one batch's residual stream: the mean over each row's span, and the norms.
+        """What a hook does with one batch's residual stream: the mean over each text's span, and the norms.
 
-        `counted` `[batch, position]` weighs the positions in the norm; without `rows` only that is read.
+        `held_in` says in which row of the batch each text is, by default in its own; `counted` `[batch,
+        position]` weighs the positions in the norm.
         """
-        row_index = torch.tensor(rows, device=self._lm.device)
-        weights = _spans(spans, self._lm.device) if rows else None
-        pool = None if weights is None else _pooling(weights, spans)
+        index = torch.tensor(texts, device=self._lm.device)
+        row_of = torch.tensor(range(len(texts)) if held_in is None else held_in, device=self._lm.device)
+        pool = _pooling(spans, row_of, counted.shape)
 
         def read(layer: int, hidden: Tensor) -> None:
-            if pool is not None:
-                self.states[:, layer].index_copy_(0, row_index, pool(hidden))
+            self.states[:, layer].index_copy_(0, index, pool(hidden))
             norms = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
             self.norm_sum[layer] += (norms * counted).sum()
 
         return read
 
 
-def _pooling(weights: Tensor, spans: Sequence[tuple[int, int]]) -> Pooling:
-    """The mean over each row's span as a reduction `[batch, position, d_model]` -> `[batch, d_model]` float32."""
+def _pooling(spans: Sequence[tuple[int, int]], row_of: Tensor, shape: Sequence[int]) -> Pooling:
+    """The mean over each text's span as a reduction `[batch, position, d_model]` -> `[text, d_model]` float32.
+
+    `row_of` `[text]` is the row of the batch, `[batch, position]` in `shape`, that holds the text.
+    """
     if all(stop - start == 1 for start, stop in spans):  # one position each: a gather, no arithmetic
-        row, position = torch.arange(len(spans), device=weights.device), weights.argmax(dim=1)
-        return lambda hidden: hidden[row, position].float()
-    share = weights / weights.sum(dim=1, keepdim=True)
-    return lambda hidden: einops.einsum(
-        share, hidden[:, : share.shape[1]].float(), "row pos, row pos d -> row d"
-    )
+        position = torch.tensor([start for start, _ in spans], device=row_of.device)
+        return lambda hidden: hidden[row_of, position].float()
+    weights = _spans(spans, row_of.device)
+    share = weights.new_zeros(len(spans), *shape)
+    share[torch.arange(len(spans)), row_of, : weights.shape[1]] = weights / weights.sum(dim=1, keepdim=True)
+    return lambda hidden: einops.einsum(share, hidden.float(), "text row pos, row pos d -> text d")
+
+
+@dataclass(frozen=True, slots=True)
+class _FamilyRow:
+    """A family as one row: token ids, positions, the segment of each token (0 the prompt, then each completion),
+    its weight in the norms, and where each completion stands."""
+
+    ids: list[int]
+    positions: list[int]
+    segments: list[int]
+    weights: list[int]
+    completions: list[tuple[int, int]]
+
+
+def _family_row(texts: Sequence[EncodedText]) -> _FamilyRow:
+    prompt = texts[0].prompt_length
+    ids, positions = list(texts[0].ids[:prompt]), list(range(prompt))
+    segments = [0] * prompt
+    # A prompt's positions count once for each text that has them; the first position never does.
+    weights = [0, *[len(texts)] * (prompt - 1)]
+    completions = []
+    for number, text in enumerate(texts, start=1):
+        completions.append((len(ids), len(ids) + text.completion_length))
+        ids += text.ids[prompt:]
+        positions += range(prompt, len(text.ids))
+        segments += [number] * text.completion_length
+        weights += [1] * text.completion_length
+    return _FamilyRow(ids, positions, segments, weights, completions)
+
+
+def _family_mask(segments: Tensor, real: Tensor, dtype: torch.dtype) -> Tensor:
+    """What each position may see, `[batch, 1, position, position]`: 0 where it may, else the lowest number.
+
+    A position sees itself and what stands before it in the prompt or in its own segment. Padding on the right
+    sees itself, which nobody reads; no real position sees it.
+    """
+    width = segments.shape[1]
+    before = torch.ones(width, width, dtype=torch.bool, device=segments.device).tril()
+    own = segments[:, :, None] == segments[:, None, :]
+    in_prompt = (segments == 0)[:, None, :] & real[:, None, :]
+    seen = before & (own | in_prompt)
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(
+        ~seen, torch.finfo(dtype).min
+    )[:, None]
 
 
 def _spans(spans: Sequence[tuple[int, int]], device: torch.device) -> Tensor:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 
@@ -57,7 +57,9 @@ def folds_by_group(examples: Sequence[Example], folds: int, seed: int) -> list[F
 
 def auroc(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
     """The chance that a positive example scores above a negative one, ties counted half."""
-    return float(roc_auc_score(positive, scores))
+    ranks = rankdata(scores)  # the Mann-Whitney statistic; scikit-learn's own costs thirty times as much a call
+    n, m = int(positive.sum()), int((~positive).sum())
+    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * m))
 
 
 def words_alone(examples: Sequence[Example], folds: Sequence[Fold]) -> WordsAlone | None:

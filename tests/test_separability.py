@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from steerkit.pairs import ContrastPair, ContrastPairs, LabelledPrompt, LabelledPrompts
 from steerkit.separability import auroc, folds_by_group, words_alone
@@ -47,6 +48,13 @@ def test_a_single_pair_can_hold_nothing_out():
     examples = numbered(1).examples
     assert folds_by_group(examples, 5, 0) == []
     assert words_alone(examples, []) is None
+
+
+def test_auroc_is_scikit_learns_with_ties_too():
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        scores, positive = random.integers(0, 8, 30).astype(float), random.random(30) > 0.5
+        assert auroc(scores, positive) == pytest.approx(roc_auc_score(positive, scores), abs=1e-12)
 
 
 def test_auroc_counts_the_positive_examples_that_score_higher():
