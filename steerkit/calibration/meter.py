@@ -1,0 +1,66 @@
+"""Measuring many layers and strengths together: places are rows of the same passes, and are measured once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from steerkit.calibration.result import MeasuredKL
+from steerkit.calibration.tokens import Floats, TokenStatistics, pool
+from steerkit.engines.divergence import divergences
+from steerkit.engines.table import Program
+from steerkit.models import LanguageModel
+from steerkit.prompts import EncodedText
+from steerkit.steering import Steering
+
+EXPECTED_PASSES = 3  # over all prompts; what the progress bar starts from
+
+Progress = Callable[[int, int], None]
+Place = tuple[int, float]  # layer and unsigned strength
+
+
+class Meter:
+    """Divergences over `texts` at places, which `steering` turns into steerings; `known` keeps what was measured."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        texts: Sequence[EncodedText],
+        steering: Callable[[int, float], Steering],
+        batch_size: int | None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.known: dict[Place, TokenStatistics] = {}
+        self.steering = steering
+        self._lm, self._texts, self._batch_size = lm, texts, batch_size
+        self._progress, self._passes = progress, 0
+
+    def measure(self, places: Sequence[Place]) -> None:
+        """Measure those of `places` that are not known yet."""
+        new = [place for place in dict.fromkeys(places) if place not in self.known]
+        if not new:
+            return
+        self._passes += 1
+        tables = []
+        for done, table in enumerate(self.of(self._texts, new), start=1):
+            tables.append(table)
+            if self._progress is not None:
+                texts = len(self._texts)
+                self._progress((self._passes - 1) * texts + done, max(EXPECTED_PASSES, self._passes) * texts)
+        for row, place in enumerate(new):
+            self.known[place] = pool([table[row] for table in tables])
+
+    def of(self, texts: Sequence[EncodedText], places: Sequence[Place]) -> Iterator[Floats]:
+        """The divergence at every token of each text, `[place, token]`."""
+        programs = [Program.of((self.steering(*place),)) for place in places]
+        for table in divergences(self._lm, texts, programs, rows_per_pass=self._batch_size):
+            yield table.numpy()
+
+    def point(self, place: Place, kl: TokenStatistics | None = None) -> MeasuredKL:
+        """A place with its divergence: the one that was measured, or `kl`."""
+        steering = self.steering(*place)
+        dose = (
+            steering.vector.relative_dose(place[0], steering.strength)
+            if steering.operation == "add"
+            else None
+        )
+        return MeasuredKL(steering.strength, kl or self.known[place], dose)

@@ -1,0 +1,143 @@
+"""`steerkit calibrate`: the strength at which a vector's divergence meets a target."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from steerkit.cli import console, options
+
+if TYPE_CHECKING:
+    from steerkit.calibration.result import Calibration, LayerCalibration, MeasuredKL
+
+
+def calibrate(
+    vector: Annotated[str, typer.Option("--vector", help="Vector file or published name.")],
+    layers: Annotated[str, typer.Option("--layers", help="4,8,12 or start:stop:step, the stop included.")],
+    target_kl: Annotated[float, typer.Option("--target-kl", help="KL(unsteered ‖ steered), nats per token.")],
+    statistic: Annotated[
+        str, typer.Option("--statistic", help="mean or p95 (95th percentile) over tokens.")
+    ] = "mean",
+    suite: options.Suite = "abstention",
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, help="At most this many items of the suite's fit split.")
+    ] = 16,
+    scope: Annotated[
+        str, typer.Option("--scope", help="completion, prompt, all, thinking or answer.")
+    ] = "completion",
+    operation: options.Operation = "add",
+    target: options.Target = None,
+    negative: Annotated[bool, typer.Option("--negative", help="Calibrate strengths below 0.")] = False,
+    largest: Annotated[
+        float | None, typer.Option("--largest", help="Largest strength to try; default: 16, 1 unless add.")
+    ] = None,
+    model: options.Model = options.DEFAULT_MODEL,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    system: options.System = None,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", min=1, help="Length of the roll-outs.")
+    ] = 64,
+    batch_size: options.BatchSize = None,
+    allow_mismatch: options.AllowMismatch = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the result, as JSON.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Find at each layer the strength whose KL meets a target, and measure what the closed forms would have given."""
+    # Whatever can be wrong with the request is found before the model is loaded.
+    from steerkit.calibration.run import calibrate as measure
+    from steerkit.calibration.run import default_prompts
+    from steerkit.spec import parse_range
+    from steerkit.vector import load_vector
+
+    asked = parse_range(layers, int, what="--layers")
+    prompts = default_prompts(suite, limit)
+    loaded = load_vector(vector)
+    lm = console.load(model, device, dtype)
+    with console.progress(f"calibrating {loaded.name}") as progress:
+        result = measure(
+            lm,
+            loaded,
+            asked,
+            target_kl=target_kl,
+            statistic=statistic,  # type: ignore[arg-type]  # calibrate checks it
+            prompts=prompts,
+            system=system,
+            operation=operation,  # type: ignore[arg-type]  # so do the steerings
+            scope=scope,  # type: ignore[arg-type]
+            target=target,
+            sign=-1 if negative else 1,
+            tokens=max_new_tokens,
+            largest=largest,
+            batch_size=batch_size,
+            allow_mismatch=allow_mismatch,
+            progress=progress,
+        )
+    if out is not None:
+        from steerkit.whole_files import replacing
+
+        with replacing(out, "the calibration") as scratch:
+            scratch.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        console.print_json(result.to_json())
+        return
+    _show(result)
+    if out is not None:
+        console.say(f"wrote {out}")
+
+
+def _show(result: Calibration) -> None:
+    from rich.table import Table
+
+    table = Table(
+        "layer", "strength", "mean KL", "p95 KL", "own roll-out", "dose", "published γ", "KL", "exact γ*", "KL",
+        "Fisher γ", "KL", box=None, pad_edge=False,
+    )  # fmt: skip
+    for found in result:
+        table.add_row(str(found.layer), *_measured(found, result), *_formulas(found, result))
+    console.wide().print(table)
+    console.out.print(
+        f"target: {result.statistic} KL {result.target_kl:g} nats per token over {result.completion_tokens} tokens of "
+        f"{result.prompts} unsteered roll-outs, {result.operation}, scope {result.scope}; [ ] 95% over prompts",
+        highlight=False,
+        markup=False,
+    )
+    for line in result.notes():
+        console.out.print(line, highlight=False, markup=False)
+
+
+def _measured(found: LayerCalibration, result: Calibration) -> list[str]:
+    if found.at_strength is None or found.strength is None:
+        return ["–"] * 5
+    kl = found.at_strength.kl
+    return [
+        f"{found.strength:.4g}",
+        f"{kl.mean:.3g}{_interval(kl.mean_interval)}",
+        f"{kl.p95:.3g}{_interval(kl.p95_interval)}",
+        f"{found.rollout.kl.value(result.statistic):.3g}" if found.rollout else "–",
+        _number(found.at_strength.relative_dose),
+    ]
+
+
+def _formulas(found: LayerCalibration, result: Calibration) -> list[str]:
+    cells: list[str] = []
+    for point in (found.published, found.exact, found.fisher):
+        cells += _formula(point, result)
+    return cells
+
+
+def _formula(point: MeasuredKL | None, result: Calibration) -> list[str]:
+    return (
+        ["–", "–"] if point is None else [f"{point.strength:.3g}", f"{point.kl.value(result.statistic):.2g}"]
+    )
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else rf" \[{interval[0]:.3g}, {interval[1]:.3g}]"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
