@@ -19,6 +19,8 @@ from steerkit.separability import Fold, auroc, folds_by_group, words_alone
 from steerkit.vector import SteeringVector, VectorMetadata
 
 METHODS = (*ESTIMATORS, "random")
+LEARNED = "contrastive-energy"
+"""The method of `steerkit.learning`, which needs gradients and layers to be named."""
 
 
 def extract(
@@ -95,6 +97,8 @@ def extract(
 def _check(
     lm: LanguageModel, pairs: ContrastPairs | LabelledPrompts, method: str, aggregation: Aggregation
 ) -> None:
+    if method == LEARNED:
+        raise MisuseError(f"{method} is trained at chosen layers: use sk.learn(lm, pairs, layers)")
     if method not in METHODS:
         raise MisuseError(f"unknown method {method!r}: it is one of {', '.join(METHODS)}")
     if aggregation not in AGGREGATIONS:

@@ -6,8 +6,9 @@ prompt* shows it, or not, by itself. One JSON object a line:
     {"id": "p1", "prompt": "…", "positive": "…", "negative": "…"}      optional: "system", "tags"
     {"id": "q1", "prompt": "…", "label": true}                         optional: "system", "tags"
 
-A file of suite items (they have "should_abstain") is read as labelled prompts, those of the split `fit` alone:
-the others are kept for choosing and reporting. `prompt` is a text or a list of chat messages.
+A file of suite items (they have "should_abstain") is read as labelled prompts, and so is the suite NAME as
+`suite:NAME`; of both the split `fit` alone: the others are kept for choosing and reporting. `prompt` is a text
+or a list of chat messages.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pydantic_core import from_json
 from steerkit.errors import InputError, MisuseError, SteerkitError
 from steerkit.prompts import EncodedText, Prompt, Renderer, check_prompt
 from steerkit.suites.splits import split_of_group
+from steerkit.suites.suite import load_suite
 from steerkit.whole_files import replacing
 
 
@@ -177,14 +179,20 @@ class _SuiteLine(_Line):
 
 _LineT = TypeVar("_LineT", bound=_Line)
 
+SUITE = "suite:"
+
 
 def load_pairs(name_or_path: str | os.PathLike[str]) -> ContrastPairs | LabelledPrompts:
     """Read a built-in set by its name, or a JSONL file by its path (`./NAME` for a file called like a set).
 
-    The first line decides whether the file holds contrast pairs, labelled prompts or suite items.
-    Raises MisuseError where there is no such set or file, InputError (naming file and line) where its
+    The first line decides whether the file holds contrast pairs, labelled prompts or suite items. `suite:NAME`
+    gives the items of a suite's split `fit` as labelled prompts, NAME as `load_suite` takes it.
+    Raises MisuseError where there is no such set, suite or file, InputError (naming file and line) where its
     contents are not what they should be.
     """
+    reference = os.fspath(name_or_path)
+    if reference.startswith(SUITE):
+        return _asked_by_suite(reference.removeprefix(SUITE))
     path = _resolve(name_or_path)
     records = _records(path)
     if not records:
@@ -236,6 +244,19 @@ def builtin_pairs() -> dict[str, Path]:
 def prompt_text(prompt: Prompt) -> str:
     """A prompt's words without any template: the text, or the messages' contents, one a line."""
     return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
+
+
+def _asked_by_suite(name: str) -> LabelledPrompts:
+    """The items of a suite's split `fit` that say whether they should be abstained from, labelled by it."""
+    suite = load_suite(name)
+    prompts = tuple(
+        LabelledPrompt(item.id, item.prompt, item.should_abstain, item.group)
+        for item in suite.split("fit")
+        if item.should_abstain is not None
+    )
+    if not prompts:
+        raise MisuseError(f"suite {suite.name} does not say which items to abstain from: use another one")
+    return LabelledPrompts(suite.name, prompts)
 
 
 def _resolve(name_or_path: str | os.PathLike[str]) -> Path:

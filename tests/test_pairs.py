@@ -149,6 +149,24 @@ def test_suite_items_of_the_fit_split_load_as_labelled_prompts_with_twins_in_one
     assert all(item.group == item.id[:-1] + "a" for item in loaded)
 
 
+def test_a_suite_by_name_gives_the_items_of_its_fit_split_labelled():
+    loaded = load_pairs("suite:abstention")
+    fit = load_suite("abstention").split("fit")
+    assert [(p.id, p.prompt, p.label, p.group) for p in loaded] == [
+        (item.id, item.prompt, item.should_abstain, item.group) for item in fit
+    ]
+    assert loaded.name == "abstention"
+
+
+def test_a_suite_that_does_not_say_what_to_abstain_from_is_misuse(tmp_path):
+    path = tmp_path / "suite.jsonl"
+    path.write_text("".join(json.dumps({"id": str(n), "prompt": "When?"}) + "\n" for n in range(40)))
+    with pytest.raises(MisuseError, match="does not say which items to abstain from"):
+        load_pairs(f"suite:{path}")
+    with pytest.raises(MisuseError, match="unknown suite 'nowhere'"):
+        load_pairs("suite:nowhere")
+
+
 def test_a_suite_without_items_to_fit_on_is_an_error(tmp_path):
     path = tmp_path / "suite.jsonl"
     other = next(str(n) for n in range(40) if split_of_group(str(n)) != "fit")

@@ -15,7 +15,8 @@ Dtype = Annotated[
     str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or auto; default on a CPU: float32.")
 ]
 Pairs = Annotated[
-    str, typer.Option("--pairs", "-p", help="Built-in pairs (abstention, brevity) or a .jsonl file.")
+    str,
+    typer.Option("--pairs", "-p", help="Built-in pairs (abstention, brevity), a .jsonl file, or suite:NAME."),
 ]
 Suite = Annotated[
     str,
@@ -32,6 +33,22 @@ Limit = Annotated[
 Steer = Annotated[
     list[str] | None,
     typer.Option("--steer", metavar="SPEC", help="VECTOR@layer=14,strength=1.5; repeat to compose."),
+]
+Gate = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--gate",
+        metavar="FILE",
+        help="Measure each cell under this probe too (FILE or FILE@threshold=0.6); the ungated cells stay.",
+    ),
+]
+Decorate = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--decorate",
+        metavar="SPEC",
+        help="dont-know-system, dont-know-instruction, refusal-bias@bias=2, …; repeat for several.",
+    ),
 ]
 Scope = Annotated[
     str, typer.Option("--scope", help="completion, prompt, all, thinking or answer; comma for several.")
