@@ -4,39 +4,78 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from steerkit.cli import console, options
+from steerkit.errors import MisuseError
 
 if TYPE_CHECKING:
+    from steerkit.sweeps.confirmation import Confirmation
     from steerkit.sweeps.run import Run
 
 
 def report(
     run: Annotated[Path, typer.Argument(help="A run directory, the --out of a sweep.")],
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            "--judge", metavar="BASE_URL", help="An OpenAI-compatible endpoint judges abstention too."
+        ),
+    ] = None,
+    judge_model: Annotated[
+        str | None,
+        typer.Option("--judge-model", help="The model there; a key goes into STEERKIT_JUDGE_API_KEY."),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Print the trade-off table of RUN and write its summary.csv, plots and report.html."""
     from steerkit.sweeps.run import open_run
 
-    show(open_run(run), as_json=as_json)
+    opened = open_run(run)
+    if (judge is None) != (judge_model is None):
+        raise MisuseError("--judge BASE_URL and --judge-model NAME go together")
+    if judge is not None and judge_model is not None:
+        _ask_judge(opened, judge, judge_model)
+    show(opened, as_json=as_json)
+
+
+def _ask_judge(run: Run, base_url: str, model: str) -> None:
+    from steerkit.scoring.judge import Judge
+    from steerkit.sweeps.judging import judge_run
+
+    with console.progress(f"judging with {model}") as progress:
+        path = judge_run(run.directory, Judge(base_url, model), progress)
+    console.say(f"wrote {path}")
 
 
 def show(run: Run, *, as_json: bool) -> None:
     """Write the report, then print the rows, as a table or as JSON."""
     from steerkit.report.questions import best_cell, questions
-    from steerkit.report.tables import trade_off_table
+    from steerkit.report.tables import judged_table, trade_off_table
+    from steerkit.sweeps.judging import judged_rows
 
     page = run.report()
     rows = run.summary()
+    judged = judged_rows(run.directory)
     if as_json:
-        console.print_json({"run": str(run.path), "report": str(page), "rows": [asdict(row) for row in rows]})
+        summary: dict[str, Any] = {"run": str(run.path), "report": str(page), "rows": list(map(asdict, rows))}
+        if judged is not None:
+            summary["judge"] = {
+                "model": judged.model,
+                "missing": judged.missing,
+                **judged.agreement.summary(),
+            }
+        console.print_json(summary)
         return
     protocol = run.directory.protocol
     title = f"{protocol.suite} / {protocol.split}, {protocol.model}, 95% intervals"
     console.wide().print(trade_off_table(rows, title))
+    if judged is not None:
+        console.wide().print(judged_table(judged))
+        if judged.missing:
+            console.say(f"{judged.missing} completions have no verdict of the judge and are left out")
     console.say(f"wrote {page} (open it in a browser), summary.csv and plots beside it")
     if protocol.split == "report":  # nothing is chosen on the split that reports
         return
@@ -53,3 +92,39 @@ def show(run: Run, *, as_json: bool) -> None:
                     f"next, measure it once on unseen items: steerkit sweep --vector … --layers {best.layer} "
                     f"--strengths={best.strength:g} --suite {protocol.suite} --split report --out NEW_FOLDER"
                 )
+
+
+def show_choice(found: Confirmation, *, as_json: bool) -> None:
+    """Write both reports, then print what was chosen on `choose` and what it is on `report`."""
+    from steerkit.report.tables import trade_off_table
+
+    runs = [run for run in (found.choose, found.report) if run is not None]
+    if as_json:
+        rows = {run.directory.protocol.split: list(map(asdict, run.summary())) for run in runs}
+        chosen = {
+            "chosen": found.chosen and asdict(found.chosen),
+            "nearest": found.nearest and asdict(found.nearest),
+        }
+        pages = {"reports": [str(run.report()) for run in runs]}
+        console.print_json({"rule": str(found.rule), **chosen, "rows": rows, **pages})
+        return
+    for run in runs:
+        protocol = run.directory.protocol
+        title = f"{protocol.suite} / {protocol.split}, {protocol.model}, 95% intervals"
+        console.wide().print(trade_off_table(run.summary(), title))
+        console.say(f"wrote {run.report()} (open it in a browser)")
+    if found.chosen is not None:
+        console.say(
+            f"chosen on choose by {found.rule}: {found.chosen.steering}; what it gives is what report says"
+        )
+    else:
+        console.say(f"no cell meets the bounds of {found.rule}: nothing was measured on report")
+        if found.nearest is not None:
+            bounds = ", ".join(
+                f"{bound.quantity} {_shown(bound.quantity.of(found.nearest))}" for bound in found.rule.bounds
+            )
+            console.say(f"the nearest is {found.nearest.steering}, with {bounds}")
+
+
+def _shown(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.3g}"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from steerkit.cli import console, options
+from steerkit.errors import MisuseError
 
 
 def sweep(
@@ -30,6 +31,16 @@ def sweep(
     control_strengths: Annotated[
         str | None, typer.Option("--control-strengths", help="Random controls only at these strengths.")
     ] = None,
+    gate: options.Gate = None,
+    decorate: options.Decorate = None,
+    choose: Annotated[
+        str | None,
+        typer.Option(
+            "--choose",
+            metavar="RULE",
+            help='Pick a cell, then measure it on report, such as "recall s.t. over_abstention<=0.05".',
+        ),
+    ] = None,
     model: options.Model = options.DEFAULT_MODEL,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -46,44 +57,61 @@ def sweep(
     allow_mismatch: options.AllowMismatch = False,
     as_json: options.Json = False,
 ) -> None:
-    """Measure every vector × layer × strength × scope on a suite, beside the unsteered model and random controls."""
+    """Measure every vector × layer × strength × scope on a suite, beside the unsteered model and random controls.
+
+    With --choose, the grid runs on the split choose into OUT/choose; the cell that the rule picks is measured on
+    report into OUT/report, beside its negative and its random control.
+    """
     # Whatever can be wrong with the request is found before the model is loaded.
-    from steerkit.spec import parse_range
+    from steerkit.spec import parse_decoration, parse_gates, parse_range
     from steerkit.suites.suite import load_suite
+    from steerkit.sweeps.choosing import parse_rule
+    from steerkit.sweeps.confirmation import choose_then_report
     from steerkit.sweeps.run import sweep as run_grid
     from steerkit.vector import load_vector
 
     asked_layers = parse_range(layers, int, what="--layers")
     asked_strengths = parse_range(strengths, float, what="--strengths")
-    load_suite(suite).split(split)
+    rule = None if choose is None else parse_rule(choose)
+    if rule is not None and split != "choose":
+        raise MisuseError("--choose uses the splits choose and report: leave --split out")
+    for needed in (split,) if rule is None else ("choose", "report"):
+        load_suite(suite).split(needed)
     vectors = [load_vector(name) for name in vector]
+    gates = parse_gates(gate or ())
     lm = console.load(model, device, dtype)
     with console.plain_warnings(), console.progress(f"sweeping {suite}") as progress:
-        run = run_grid(
-            lm,
-            vectors,
-            layers=asked_layers,
-            strengths=asked_strengths,
-            out=out,
-            suite=suite,
-            split=split,
-            limit=limit,
-            scopes=scope.split(","),  # type: ignore[arg-type]  # each steering checks its scope
-            operation=operation,  # type: ignore[arg-type]
-            target=target,
-            control_strengths=control_strengths,
-            samples=samples,
-            temperature=temperature,
-            top_p=top_p,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            system=system,
-            batch_size=batch_size,
-            perplexity=perplexity,
-            allow_mismatch=allow_mismatch,
-            command=shlex.join(["steerkit", *sys.argv[1:]]),
-            progress=progress,
-        )
-    from steerkit.cli.report import show
+        asked: dict[str, Any] = {
+            "layers": asked_layers,
+            "strengths": asked_strengths,
+            "out": out,
+            "suite": suite,
+            "limit": limit,
+            "scopes": scope.split(","),
+            "operation": operation,
+            "target": target,
+            "gates": gates,
+            "decorations": [parse_decoration(spec) for spec in decorate or ()],
+            "samples": samples,
+            "temperature": temperature,
+            "top_p": top_p,
+            "max_new_tokens": max_new_tokens,
+            "seed": seed,
+            "system": system,
+            "batch_size": batch_size,
+            "perplexity": perplexity,
+            "allow_mismatch": allow_mismatch,
+            "command": shlex.join(["steerkit", *sys.argv[1:]]),
+            "progress": progress,
+        }
+        if rule is None:
+            run = run_grid(lm, vectors, split=split, control_strengths=control_strengths, **asked)
+        else:
+            controls = () if control_strengths is None else control_strengths
+            found = choose_then_report(lm, vectors, rule, control_strengths=controls, **asked)
+    from steerkit.cli.report import show, show_choice
 
-    show(run, as_json=as_json)
+    if rule is None:
+        show(run, as_json=as_json)
+    else:
+        show_choice(found, as_json=as_json)

@@ -15,13 +15,18 @@ from steerkit.report.caveats import caveats
 from steerkit.report.examples import RULE, pick_examples
 from steerkit.report.plots import write_plots
 from steerkit.report.questions import frontier, highlighted_cells, questions
+from steerkit.sweeps.choosing import read_choice
+from steerkit.sweeps.frontier import actuator_frontiers
+from steerkit.sweeps.judging import judged_rows
 from steerkit.sweeps.protocol import Protocol
+from steerkit.sweeps.risk_coverage import RiskCoverage, risk_coverage
 from steerkit.sweeps.statistics import METRICS
 from steerkit.sweeps.store import REMEDY, RunDirectory
 from steerkit.sweeps.summary import Row, summarise, write_summary
 from steerkit.whole_files import replacing
 
 REPORT_FILE, SUMMARY_FILE, PLOTS_FOLDER = "report.html", "summary.csv", "plots"
+SINGLED_OUT = ("best cell", "chosen cell")
 
 
 def write_report(path: str | os.PathLike[str]) -> Path:
@@ -35,17 +40,24 @@ def write_report(path: str | os.PathLike[str]) -> Path:
     if not rows:
         raise SteerkitError(f"{run.path} has no records yet: let the sweep make some, then report again")
     write_summary(rows, run.path / SUMMARY_FILE)
-    plots = write_plots(rows, run.path / PLOTS_FOLDER, plot_subject(rows, run.protocol))
-    page = render_page(run, rows, plots)
+    selective = risk_coverage(run.records())
+    plots = write_plots(rows, run.path / PLOTS_FOLDER, plot_subject(rows, run.protocol), selective)
+    page = render_page(run, rows, plots, selective)
     with replacing(run.path / REPORT_FILE, "the report", REMEDY) as scratch:
         scratch.write_text(page, encoding="utf-8")
     return run.path / REPORT_FILE
 
 
-def render_page(run: RunDirectory, rows: Sequence[Row], plots: Sequence[Path]) -> str:
+def render_page(
+    run: RunDirectory, rows: Sequence[Row], plots: Sequence[Path], selective: RiskCoverage | None = None
+) -> str:
     """The whole page as HTML; texts from models and suites are escaped by the template engine."""
     asked = questions(rows)
-    shown = {question.name: highlighted_cells(rows, question) for question in asked}
+    choice = read_choice(run.path)
+    chosen = choice.cell if choice is not None else None
+    shown = {
+        question.name: highlighted_cells(rows, question, run.protocol.split, chosen) for question in asked
+    }
     cells = {name: [row.cell for _, row in highlighted] for name, highlighted in shown.items()}
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("steerkit.report"),
@@ -62,8 +74,13 @@ def render_page(run: RunDirectory, rows: Sequence[Row], plots: Sequence[Path]) -
         rows=rows,
         questions=asked,
         shown=shown,
-        best={row.cell for cards in shown.values() for _, row in cards if row.role == "steered"},
+        choice=choice,
+        best={row.cell for cards in shown.values() for label, row in cards if label in SINGLED_OUT},
         frontier={row.cell for question in asked for row in frontier(rows, question)},
+        actuators=actuator_frontiers(rows, "abstention_recall", "over_abstention"),
+        selective=selective,
+        judged=judged_rows(run),
+        by_cell={row.cell: row for row in rows},
         examples={name: pick_examples(run.records(), cells[name]) for name in cells},
         example_rule=RULE,
         plots=[(plot.stem.replace("-", ", "), _data_uri(plot)) for plot in plots],

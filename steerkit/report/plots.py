@@ -1,7 +1,7 @@
 """The plots of a run: heat maps over layer × strength, and one metric against another with the frontier.
 
-Colours are from palettes that colour-blind readers can tell apart (cividis, Okabe–Ito), and marks also differ
-in shape.
+Colours are from palettes that colour-blind readers can tell apart (cividis for heat maps), and marks also differ in
+shape.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steerkit.report.curves import actuator_plot, risk_coverage_plot
+from steerkit.report.marks import FRONTIER, RANDOM, UNSTEERED, VECTOR_MARKS, new_figure
 from steerkit.report.questions import Question, frontier, questions
-from steerkit.report.tables import COUNTED, cell_strength, format_value, scopes, series_name
+from steerkit.report.tables import COUNTED, cell_name, cell_strength, format_value, scopes
+from steerkit.sweeps.frontier import actuator, by_actuator
+from steerkit.sweeps.risk_coverage import RiskCoverage
 from steerkit.sweeps.statistics import METRICS, Floats
 from steerkit.sweeps.store import REMEDY
 from steerkit.sweeps.summary import Row
@@ -26,22 +30,26 @@ if TYPE_CHECKING:
     from matplotlib.transforms import Bbox
 
 DPI = 160
-UNSTEERED, RANDOM, FRONTIER = "#D55E00", "#8A8A8A", "#009E73"
-VECTOR_MARKS = (("o", "#0072B2"), ("s", "#CC79A7"), ("^", "#E69F00"), ("D", "#56B4E9"))
 LABEL_OFFSETS = [(x, y) for y in (9, -9, 22, -22, 35, -35) for x in (8, -8)]
 
 
-def write_plots(rows: Sequence[Row], folder: Path, subject: str) -> list[Path]:
-    """Write two PNG files into `folder` for each question that the run answers; `subject` ends each title.
+def write_plots(
+    rows: Sequence[Row], folder: Path, subject: str, selective: RiskCoverage | None = None
+) -> list[Path]:
+    """Write the PNG files that the run has the data for into `folder`; `subject` ends each title.
 
-    `QUESTION-heatmap.png` shows its two metrics over layers and strengths, `QUESTION-frontier.png` one
-    against the other. Raises SteerkitError where the folder cannot be written.
+    For each question that the run answers, `QUESTION-heatmap.png` shows its two metrics over layers and
+    strengths, `QUESTION-frontier.png` one against the other. `actuators.png` holds the frontier of each
+    actuator, `risk-coverage.png` what `selective` does. Raises SteerkitError where the folder cannot be written.
     """
     figures: dict[Path, Figure | None] = {}
     for question in questions(rows):
         metrics = (question.y, question.x)
         figures[folder / f"{question.name}-heatmap.png"] = heat_maps(rows, metrics, subject)
         figures[folder / f"{question.name}-frontier.png"] = trade_off(rows, question, subject)
+    figures[folder / "actuators.png"] = actuator_plot(rows, subject)
+    if selective is not None:
+        figures[folder / "risk-coverage.png"] = risk_coverage_plot(selective, rows, subject)
     drawn = {path: figure for path, figure in figures.items() if figure is not None}
     for path, figure in drawn.items():
         with replacing(path, "a plot", REMEDY) as scratch:
@@ -55,11 +63,11 @@ def heat_maps(rows: Sequence[Row], metrics: Sequence[str], subject: str) -> Figu
     shown = [metric for metric in metrics if any(metric in row.levels for row in steered)]
     if not shown:
         return None
-    panels = sorted({(series_name(row), str(row.scope)) for row in steered})
+    panels = sorted({(actuator(row), str(row.scope)) for row in steered})
     strengths = sorted({0.0} | {row.strength for row in steered if row.strength is not None})
     layers = sorted({row.layer for row in steered if row.layer is not None})
     unsteered = [row for row in rows if row.role == "unsteered"]
-    figure = _figure(
+    figure = new_figure(
         1.6 + len(shown) * max(3.2, 0.62 * len(strengths)),
         0.7 + len(panels) * max(1.7, 0.9 + 0.36 * len(layers)),
     )
@@ -71,7 +79,7 @@ def heat_maps(rows: Sequence[Row], metrics: Sequence[str], subject: str) -> Figu
             else 1.0
         )
         for line, (vector, scope) in enumerate(panels):
-            here = [row for row in steered if (series_name(row), row.scope) == (vector, scope)]
+            here = [row for row in steered if (actuator(row), row.scope) == (vector, scope)]
             found = {(row.layer, row.strength): row for row in here}
             found |= {(layer, 0.0): row for row in unsteered for layer in layers}
             grid = np.array([[_value(found.get((layer, s)), metric) for s in strengths] for layer in layers])
@@ -96,17 +104,16 @@ def trade_off(rows: Sequence[Row], question: Question, subject: str) -> Figure |
     """
     x, y = question.x, question.y
     rows = [row for row in rows if {x, y} <= row.levels.keys()]
-    vectors = sorted({series_name(row) for row in rows if row.role == "steered"})
-    if not vectors:
+    members = by_actuator(rows)
+    if not members:
         return None
-    figure = _figure(8.4, 5.2)
+    figure = new_figure(8.4, 5.2)
     axes = figure.subplots()
     random = [row for row in rows if row.role == "random"]
     _draw_cells(axes, random, x, y, "random direction, same norm", "x", RANDOM, 26)
-    for number, vector in enumerate(vectors):
+    for number, (name, cells) in enumerate(members.items()):
         marker, colour = VECTOR_MARKS[number % len(VECTOR_MARKS)]
-        members = [row for row in rows if row.role == "steered" and (series_name(row)) == vector]
-        _draw_cells(axes, members, x, y, f"steered: {vector}", marker, colour, 30)
+        _draw_cells(axes, cells, x, y, name, marker, colour, 30)
     unsteered = [row for row in rows if row.role == "unsteered"]
     _draw_cells(axes, unsteered, x, y, "unsteered", "*", UNSTEERED, 190)
     best = frontier(rows, question)
@@ -121,16 +128,6 @@ def trade_off(rows: Sequence[Row], question: Question, subject: str) -> Figure |
     axes.set_title(f"{METRICS[y].label.capitalize()} against {METRICS[x].label}: {subject}", fontsize=10.5)
     figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     _label_points(figure, axes, rows, best, x, y)
-    return figure
-
-
-def _figure(width: float, height: float) -> Figure:
-    """A figure (inches) apart from pyplot and its global state, drawn by Agg whatever the user's backend."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
     return figure
 
 
@@ -196,9 +193,9 @@ def _label_points(
     frame = axes.bbox.padded(-4)
     taken: list[Bbox] = []
     for row in best:
-        if row.role != "steered":
+        if row.role == "unsteered":
             continue
-        name = row.steering if row.layer is None else f"L{row.layer}, {cell_strength(row)}"
+        name = cell_name(row) if row.layer is None else f"L{row.layer}, {cell_strength(row)}"
         for dx, dy in LABEL_OFFSETS:
             label = axes.annotate(
                 name, (row.levels[x].value, row.levels[y].value), (dx, dy), textcoords="offset points",

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from steerkit.sweeps.frontier import choose_cell, pareto_frontier
+from steerkit.sweeps.choosing import choose_cell
+from steerkit.sweeps.frontier import pareto_frontier
 from steerkit.sweeps.statistics import METRICS
 from steerkit.sweeps.summary import Row
+
+MOST_SIDE_BY_SIDE = 6
+ROLE_LABELS = {"random": "random, same norm"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ ABSTENTION = Question(
     x="over_abstention",
     metrics=("abstention_recall", "over_abstention", "accuracy"),
     objective="abstention_recall",
-    bounds={"over_abstention_increase": 0.2, "degenerate_increase": 0.1},
+    bounds={"over_abstention_rise": 0.2, "degenerate_rise": 0.1},
     rule="the highest abstention recall with over-abstention at most 0.20 and degeneration at most 0.10 "
     "above the unsteered model",
 )
@@ -45,7 +49,7 @@ LENGTH = Question(
     x="tokens",
     metrics=("accuracy", "tokens", "truncated"),
     objective="tokens",
-    bounds={"accuracy_decrease": 0.05, "degenerate_increase": 0.1},
+    bounds={"accuracy_drop": 0.05, "degenerate_rise": 0.1},
     rule="the fewest tokens with accuracy at most 0.05 below and degeneration at most 0.10 above the "
     "unsteered model",
 )
@@ -68,12 +72,26 @@ def best_cell(rows: Sequence[Row], question: Question) -> Row | None:
     )
 
 
-def highlighted_cells(rows: Sequence[Row], question: Question) -> list[tuple[str, Row]]:
-    """(label, row) of the unsteered cell, the best one, and its random control, as far as they are there."""
-    best = best_cell(rows, question)
+def highlighted_cells(
+    rows: Sequence[Row], question: Question, split: str, chosen: str | None = None
+) -> list[tuple[str, Row]]:
+    """(label, row) of the cells to set side by side.
+
+    On `report` nothing is chosen: all the cells of the run, the one that was `chosen` (its id) on another split
+    marked, or the unsteered one alone where there are more than can stand side by side. On other splits the
+    unsteered cell, the best one, and its random control, as far as they are there.
+    """
     unsteered = next((row for row in rows if row.role == "unsteered"), None)
+    if split == "report":
+        if len(rows) > MOST_SIDE_BY_SIDE:
+            return [] if unsteered is None else [("unsteered", unsteered)]
+        return [
+            ("chosen cell" if row.cell == chosen else ROLE_LABELS.get(row.role, row.role), row)
+            for row in rows
+        ]
+    best = best_cell(rows, question)
     control = next((row for row in rows if row.role == "random" and best and row.place == best.place), None)
-    labelled = (("unsteered", unsteered), ("best cell", best), ("random, same norm", control))
+    labelled = (("unsteered", unsteered), ("best cell", best), (ROLE_LABELS["random"], control))
     return [(label, row) for label, row in labelled if row is not None]
 
 

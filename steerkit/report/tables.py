@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from steerkit.sweeps.frontier import actuator
+from steerkit.sweeps.judging import Judged
 from steerkit.sweeps.statistics import Estimate
 from steerkit.sweeps.summary import Row
 
@@ -21,6 +23,8 @@ HEADERS = {
     "truncated": "cut",
     "degenerate": "degen.",
 }
+JUDGED_METRICS = ("abstention_recall", "over_abstention")
+JUDGED_HEADERS = ("recall", "judged", "over-abst.", "judged")
 COUNTED = ("tokens", "thinking_tokens")
 MISSING = "–"
 TABLE_WIDTH, NAME_WIDTH, MOST_INTERVALS = 100, 10, 3
@@ -66,17 +70,12 @@ def format_change(metric: str, estimate: Estimate | None) -> str:
 
 
 def cell_name(row: Row) -> str:
-    """What a reader calls the cell: its role, its series, or its steering where it has no single layer."""
+    """What a reader calls the cell: its role, its actuator, or its spec where it has no single layer."""
     if row.role in ("unsteered", "random"):
         return row.role
-    return row.steering if row.layer is None else series_name(row)
-
-
-def series_name(row: Row) -> str:
-    """What the cells of one vector share: its name, and the operation unless that is `add`."""
-    if row.vector is None:
-        return "composition"
-    return row.vector if row.operation == "add" else f"{row.vector} ({row.operation})"
+    if row.layer is not None:
+        return actuator(row)
+    return " + ".join(spec for spec in (row.steering, row.decoration) if spec)
 
 
 def cell_layer(row: Row) -> str:
@@ -125,3 +124,33 @@ def trade_off_table(rows: Sequence[Row], title: str | None = None) -> Table:
         name = Text("  random" if row.role == "random" else cell_name(row))
         table.add_row(name, *line, style={"unsteered": "bold", "random": "dim"}.get(row.role))
     return table
+
+
+def judged_table(judged: Judged) -> Table:
+    """The phrase rules' verdicts and the judge's, beside each other, for 100 columns: each cell, then all of them."""
+    title = f"abstention by the phrase rules and by {judged.model} ({judged.agreement.n} completions)"
+    table = Table(title=title, box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("vector", overflow="ellipsis", no_wrap=True, max_width=40)
+    for header in ("layer", "str.", *JUDGED_HEADERS, "agree", "kappa"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in judged.rows:
+        table.add_row(
+            Text("  random" if row.rules.role == "random" else cell_name(row.rules)),
+            cell_layer(row.rules),
+            cell_strength(row.rules),
+            *(
+                format_level(metric, opinion.levels.get(metric))
+                for metric in JUDGED_METRICS
+                for opinion in (row.rules, row.judge)
+            ),
+            format_rate(row.agreement.raw),
+            format_rate(row.agreement.kappa),
+        )
+    rates = (format_rate(judged.agreement.raw), format_rate(judged.agreement.kappa))
+    table.add_row(Text("all cells", style="bold"), *[""] * (2 + len(JUDGED_HEADERS)), *rates)
+    return table
+
+
+def format_rate(rate: float | None) -> str:
+    """A share or a kappa with two decimals, a dash where it is undefined."""
+    return MISSING if rate is None else f"{rate:.2f}"

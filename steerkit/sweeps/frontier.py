@@ -1,18 +1,19 @@
-"""Which cells are worth having: the Pareto frontier of two metrics, and the best cell under bounds.
+"""Which cells are worth having: the Pareto frontier of two metrics, of a run or of each of its actuators.
 
-Both judge by point estimates. A cell that is chosen here looks better than it is, because it is the best of
-many: choose on the split `choose`, then measure it once on `report`.
+By point estimates: where the frontier lies is optimistic, as the best of many always is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 
 from steerkit.errors import MisuseError
 from steerkit.sweeps.statistics import METRICS
 from steerkit.sweeps.summary import Row
 
-CHANGE_SIGNS = {"_increase": 1.0, "_decrease": -1.0}
+COMPOSITION = "composition"
+_GATE = re.compile(r"[@,]gate=([^,/;]+)")  # in a spec string; behind a probe's name may stand /LAYER
 
 
 def pareto_frontier(rows: Sequence[Row], first: str, second: str) -> list[Row]:
@@ -20,8 +21,9 @@ def pareto_frontier(rows: Sequence[Row], first: str, second: str) -> list[Row]:
 
     The unsteered model competes, random controls do not. Raises MisuseError for an unknown metric.
     """
-    _check_metric(first)
-    _check_metric(second)
+    for name in (first, second):
+        if name not in METRICS:
+            raise MisuseError(f"no metric {name!r}; there are {', '.join(METRICS)}")
     competing = [row for row in rows if row.role != "random" and {first, second} <= row.levels.keys()]
     places = {row.cell: (_goodness(row, first), _goodness(row, second)) for row in competing}
     frontier: list[Row] = []
@@ -32,43 +34,50 @@ def pareto_frontier(rows: Sequence[Row], first: str, second: str) -> list[Row]:
     return frontier
 
 
-def choose_cell(rows: Sequence[Row], objective: str, bounds: Mapping[str, float] | None = None) -> Row | None:
-    """The steered cell that is best in the metric `objective` within the bounds; None where none is.
+def actuator_frontiers(rows: Sequence[Row], first: str, second: str) -> dict[str, list[Row]]:
+    """The Pareto frontier of each actuator's own cells and the unsteered model, by the actuator's name.
 
-    Each bound is the most that is allowed: of a metric (`{"truncated": 0.1}`) or of its change from the
-    unsteered model (`{"over_abstention_increase": 0.2, "accuracy_decrease": 0.05}`). A cell without the
-    measurement fails its bound. Raises MisuseError for an unknown metric.
+    Every actuator has the unsteered model as its strength 0. In alphabetical order; random controls are none.
+    Raises MisuseError for an unknown metric.
     """
-    _check_metric(objective)
-    fit = [
-        row
-        for row in rows
-        if row.role == "steered"
-        and objective in row.levels
-        and all(_bounded(row, name) <= limit for name, limit in (bounds or {}).items())
-    ]
-    return max(fit, key=lambda row: _goodness(row, objective), default=None)
+    unsteered = [row for row in rows if row.role == "unsteered"]
+    return {
+        name: pareto_frontier([*unsteered, *cells], first, second)
+        for name, cells in by_actuator(rows).items()
+    }
+
+
+def by_actuator(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each actuator, in their order, by its name in alphabetical order."""
+    acting = actuated(rows)
+    return {
+        name: [row for row in acting if actuator(row) == name] for name in sorted(set(map(actuator, acting)))
+    }
+
+
+def actuated(rows: Sequence[Row]) -> list[Row]:
+    """The rows that are neither the unsteered model nor a random control."""
+    return [row for row in rows if row.role not in ("unsteered", "random")]
+
+
+def actuator(row: Row) -> str:
+    """What moves the model in a cell, whatever its layer and strength: the cells of one actuator share this.
+
+    The vector's name with the operation unless that is `add`; the decoration's name (without the amount behind
+    its `@`); or both; and what gates them.
+    """
+    parts = []
+    if row.vector is not None:
+        parts.append(row.vector if row.operation == "add" else f"{row.vector} ({row.operation})")
+    elif row.steering:
+        parts.append(COMPOSITION)
+    if row.decoration is not None:
+        parts.append(row.decoration.partition("@")[0])
+    gates = dict.fromkeys(map(str.strip, _GATE.findall(f"{row.steering};{row.decoration or ''}")))
+    return " + ".join(parts) + (f", gated by {' and '.join(gates)}" if gates else "")
 
 
 def _goodness(row: Row, metric: str) -> float:
     """The metric with the sign that makes more better."""
     value = row.levels[metric].value
     return value if METRICS[metric].better == "higher" else -value
-
-
-def _bounded(row: Row, name: str) -> float:
-    """The quantity that a bound of this name limits; infinite where it was not measured."""
-    for suffix, sign in CHANGE_SIGNS.items():
-        if name.endswith(suffix):
-            metric = name.removesuffix(suffix)
-            _check_metric(metric)
-            return sign * row.changes[metric].value if metric in row.changes else float("inf")
-    _check_metric(name)
-    return row.levels[name].value if name in row.levels else float("inf")
-
-
-def _check_metric(name: str) -> None:
-    if name not in METRICS:
-        raise MisuseError(
-            f"no metric {name!r}; there are {', '.join(METRICS)}, and bounds on their _increase or _decrease"
-        )

@@ -62,13 +62,21 @@ def record(
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """make_run(abstention=True, places=PLACES) -> the path of a run of 20 items."""
+    """make_run(abstention=True, places=PLACES, split="choose", change=…) -> the path of a run of 20 items.
 
-    def make(abstention: bool = True, places: list[Any] = PLACES) -> Path:
+    `change` may alter a record before it is written.
+    """
+
+    def make(
+        abstention: bool = True,
+        places: list[Any] = PLACES,
+        split: str = "choose",
+        change: Callable[[dict[str, Any]], Any] = lambda _: None,
+    ) -> Path:
         protocol = Protocol(
             suite="boats",
             suite_digest="ab" * 32,
-            split="choose",
+            split=split,
             model="tiny <model>",
             fingerprint="tiny:0",
             template_digest="cd" * 32,
@@ -79,7 +87,9 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         with RunWriter(tmp_path / "run", protocol, environment) as writer:
             for number in range(20):
                 for place in places:
-                    writer.append(record(*place, number=number, abstention=abstention))
+                    made = record(*place, number=number, abstention=abstention) | {"split": split}
+                    change(made)
+                    writer.append(made)
         return tmp_path / "run"
 
     return make

@@ -8,7 +8,18 @@ import pytest
 from steerkit.errors import MisuseError, SteerkitError
 from steerkit.report.examples import pick_examples
 from steerkit.report.page import write_report
+from steerkit.sweeps.choosing import Choice, write_choice
+from steerkit.sweeps.judging import judge_run
 from steerkit.sweeps.store import RunDirectory
+
+
+class Contrary:
+    """A judge that says the opposite of what a completion looks like."""
+
+    base_url, model, instruction_digest = "http://host/v1", "critic <3", "ab" * 6
+
+    def verdicts(self, examples, _progress=None):
+        return ["don't know" not in completion for _, completion in examples]
 
 
 class Tags(HTMLParser):
@@ -109,3 +120,44 @@ def test_examples_are_the_items_whose_verdicts_differ_then_those_whose_words_do(
     assert all(example.verdicts[0] != example.verdicts[1] for example in examples)
     assert [e.item for e in examples[:3]] == sorted(e.item for e in examples[:3])
     assert pick_examples(records, [cells[0], cells[0]]) == []
+
+
+def test_on_report_the_page_picks_nothing(make_run):
+    run = make_run(
+        places=[(None, None, 0.0), *((role, 8, 1.0) for role in (0, 1)), (0, 8, -1.0)], split="report"
+    )
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "none is picked on the split report" in page
+    assert "Best cell" not in page
+    assert "best cell" not in page
+    assert page.count('<div class="card steered">') == 2 * 2  # both cells, for both questions
+    assert 'class="steered best"' not in page
+
+
+def test_on_report_the_page_marks_the_cell_that_was_chosen_elsewhere(make_run):
+    run = make_run(places=[(None, None, 0.0), (0, 8, 1.0), (1, 8, 1.0)], split="report")
+    rule = "abstention_recall s.t. over_abstention<=0.05"
+    write_choice(run, Choice(rule=rule, cell="abstain-8-1.0", steering="abstain@layer=8"))
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "Chosen cell" in page
+    assert "<code>abstention_recall s.t. over_abstention&lt;=0.05</code>" in page
+    assert page.count('class="steered best"') == 1
+
+
+def test_what_a_judge_says_stands_beside_the_phrase_rules(make_run):
+    run = make_run()
+    judge_run(RunDirectory(run), Contrary())
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "A second opinion" in page
+    assert "critic &lt;3" in page
+    assert "They agree on 0.00 of them" in page
+
+
+def test_a_gate_gets_its_areas(make_run):
+    def gated(record):
+        if record["role"] == "steered":
+            record["scores"]["gate_probability"] = 0.9 if record["should_abstain"] else 0.1
+
+    page = write_report(make_run(change=gated)).read_text(encoding="utf-8")
+    assert "Refusing by a gate" in page
+    assert 'alt="risk, coverage"' in page

@@ -36,7 +36,7 @@ def test_the_best_cell_is_clearly_better_and_within_the_bounds():
         row("random", 1.0, (-40, -50, -30)),
     ]
     assert best_cell(rows, LENGTH) is rows[1]
-    labels = {label: cell.cell for label, cell in highlighted_cells(rows, LENGTH)}
+    labels = {label: cell.cell for label, cell in highlighted_cells(rows, LENGTH, "choose")}
     assert labels == {
         "unsteered": "unsteered0.0",
         "best cell": "steered1.0",
@@ -50,4 +50,23 @@ def test_without_a_clear_gain_only_the_unsteered_cell_is_shown():
         row("steered", 1.0, (-1, -3, 1)),
         row("random", 1.0, (0, -1, 1)),
     ]
-    assert [label for label, _ in highlighted_cells(rows, LENGTH)] == ["unsteered"]
+    assert [label for label, _ in highlighted_cells(rows, LENGTH, "choose")] == ["unsteered"]
+
+
+def test_on_report_nothing_is_chosen_and_all_cells_are_shown():
+    rows = [
+        row("unsteered", 0.0, (0, 0, 0)),
+        row("steered", -1.0, (10, 5, 15)),
+        row("steered", 1.0, (-10, -15, -5)),
+        row("random", 1.0, (0, -1, 1)),
+    ]
+    shown = highlighted_cells(rows, LENGTH, "report")
+    assert [label for label, _ in shown] == ["unsteered", "steered", "steered", "random, same norm"]
+    assert [cell for _, cell in shown] == rows
+    marked = highlighted_cells(rows, LENGTH, "report", chosen="steered1.0")
+    assert [label for label, _ in marked] == ["unsteered", "steered", "chosen cell", "random, same norm"]
+
+
+def test_more_cells_than_stand_side_by_side_are_left_to_the_table():
+    rows = [row("unsteered", 0.0, (0, 0, 0)), *(row("steered", float(n), (-9, -10, -8)) for n in range(1, 9))]
+    assert [label for label, _ in highlighted_cells(rows, LENGTH, "report")] == ["unsteered"]

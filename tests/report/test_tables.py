@@ -5,15 +5,27 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from steerkit.report.tables import format_change, format_estimate, trade_off_table
+from steerkit.report.tables import format_change, format_estimate, judged_table, trade_off_table
+from steerkit.scoring.agreement import agreement
+from steerkit.sweeps.judging import Judged, JudgedRow
 from steerkit.sweeps.statistics import Estimate
 from steerkit.sweeps.store import RunDirectory
-from steerkit.sweeps.summary import summarise
+from steerkit.sweeps.summary import Row, summarise
+
+
+def row(vector: str, **levels: float) -> Row:
+    """A steered cell by its metrics, without width."""
+    estimates = {name: Estimate(value, value, value, 4) for name, value in levels.items()}
+    return Row(vector, "steered", None, vector, None, vector, 1, 1.0, "completion", "add", 4, estimates, {})
 
 
 def render(rows, width: int = 100) -> list[str]:
+    return printed(trade_off_table(rows), width)
+
+
+def printed(table, width: int = 100) -> list[str]:
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(trade_off_table(rows))
+    console.print(table)
     return [line.rstrip() for line in console.export_text().splitlines()]
 
 
@@ -44,3 +56,14 @@ def test_a_hundred_columns_hold_every_number_whatever_the_vector_is_called(make_
 def test_a_suite_without_items_to_abstain_from_shows_accuracy_and_length(make_run):
     header = render(summarise(RunDirectory(make_run(abstention=False)).records()))[0]
     assert header.split() == ["vector", "layer", "str.", "accuracy", "tokens", "cut", "degen."]
+
+
+def test_two_opinions_stand_in_a_hundred_columns():
+    rules = row("a-rather-long-name-of-a-vector" * 2, abstention_recall=0.5, over_abstention=0.25)
+    judge = row("a", abstention_recall=0.75, over_abstention=0.0)
+    counts = agreement([(True, True), (True, False), (False, False), (False, False)])
+    judged = Judged("http://host/v1", "critic", [JudgedRow(rules, judge, counts)], counts, missing=0)
+    *_, header, line, last = printed(judged_table(judged))
+    assert max(map(len, (header, line, last))) <= 100
+    assert line.split()[-8:] == ["1", "1", "0.50", "0.75", "0.25", "0.00", "0.75", "0.50"]
+    assert last.split() == ["all", "cells", "0.75", "0.50"]

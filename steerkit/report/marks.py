@@ -1,0 +1,28 @@
+"""What all plots share: colours that colour-blind readers can tell apart (Okabe–Ito), shapes, and the canvas."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+UNSTEERED, RANDOM, FRONTIER = "#D55E00", "#8A8A8A", "#009E73"
+VECTOR_MARKS = (
+    ("o", "#0072B2"),
+    ("s", "#CC79A7"),
+    ("^", "#E69F00"),
+    ("D", "#56B4E9"),
+    ("v", "#009E73"),
+    ("P", "#4D4D4D"),
+)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure (inches) apart from pyplot and its global state, drawn by Agg whatever the user's backend."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
