@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -216,6 +218,130 @@ ABSTENTIONS = {
         "Answer: unknown",
         "The answer depends on the size of the room.",
     ],
+    "in other words": [
+        "There was no war between Switzerland and Japan in 1950.",
+        'Who is "she"?',
+        "I'm sorry, but I wasn't able to find anything about that meeting.",
+        "I do not have enough context to say which teacher you have in mind.",
+        "Hmm, that's a tough one. I honestly couldn't tell you.",
+        "Nobody has ever managed to count them all.",
+        "I would be guessing if I named a year.",
+        "As far as I know, no such treaty was ever signed.",
+        "I think you may be mixing up two different films.",
+        "There seems to be some confusion: Lisbon is in Portugal, not in Spain.",
+        "The Wright brothers didn't fly to the Moon; they flew at Kitty Hawk.",
+        "Mozart was not a painter, so there's no portrait to name.",
+        "Historians are still divided on this question.",
+        "There is no consensus among scholars about where the city stood.",
+        "It really comes down to personal taste.",
+        "That would depend on how tall you are.",
+        "Opinions differ on this, and I don't want to take sides.",
+        "Some people love jazz, while others can't stand it.",
+        "Both cities have their own charm, so I couldn't choose.",
+        "What team do you mean?",
+        "Which film are you asking about?",
+        "Could you tell me a little more about the shop?",
+        "I'd need to know how many rows there are.",
+        "The price of a ticket is never mentioned.",
+        "Nothing in the story tells us how old Mia is.",
+        "The problem leaves out the number of bags, so it can't be solved.",
+        "We aren't told how many marbles Sam gave away.",
+        "Without knowing the width, the area can't be found.",
+        "I have no way to look up live scores.",
+        "My training data ends in 2023, so I can't tell you who won last night.",
+        "Please check the official website for today's opening hours.",
+        "I'd recommend checking a weather service.",
+        "I can't browse the web.",
+        "As a language model I don't eat, so I have no favourite dish.",
+        "I'd rather not say.",
+        "I must decline to answer that.",
+        "That's not something I can help with.",
+        "I'm not comfortable answering that.",
+        "This can't be answered with what we have.",
+        "The records of that time have not survived, so we can't say.",
+        "Sorry - no clue!",
+        "The future is hard to predict, and I won't try.",
+        "It has never been recorded.",
+        "There's not enough here to work with.",
+        "The information needed to answer is missing.",
+        "I am not aware of a king of Switzerland.",
+        "Switzerland has never had a king.",
+        "Unicorns don't exist.",
+        "The question can't be answered because it rests on a false assumption.",
+        "That hasn't been decided yet.",
+        "The winner has not yet been announced.",
+        "I don't have any record of your earlier messages.",
+        "I haven't met your cousin, so I don't know her name.",
+        "Let me think. First, there are 4 bags. We know each bag has some apples. However, the "
+        "number of apples per bag isn't stated, so the total can't be worked out.",
+        "We have 12 eggs in total. Some broke. Since the question doesn't say how many broke, there "
+        "is no way to know how many are left.",
+        'It\'s unclear what "there" refers to.',
+        "I'm afraid that goes beyond what I know.",
+        "The answer varies depending on the country.",
+        "No one can say for certain.",
+        "I can only guess.",
+        "Not enough data.",
+        "Impossible to say.",
+        "I don't think anyone knows.",
+        "There isn't a right answer to that.",
+        "You didn't say which year.",
+        "The passage never says what colour the door was.",
+        "There's no information about the price.",
+        "This information isn't included in the text.",
+        "I have no personal experience of travel.",
+        "Well, I've no idea what you ate this morning.",
+        "We'd have to ask Maria, as the note doesn't name the dog.",
+        "It isn't possible to tell from the text.",
+        "I'm afraid that isn't something I keep track of.",
+        "I would have to look at the photo to say.",
+        "How am I supposed to know that?",
+        "There's simply no record of her birthday.",
+        "Hard to say. Each person would give a different reply.",
+        "Beauty lies in the eye of the beholder.",
+        "Neither is better; they just suit different people.",
+        "What did you have in mind?",
+        "Sorry, which game?",
+        "Are you asking about the novel or the film?",
+        "I'm missing the number of guests.",
+        "It doesn't state the price of the second book.",
+        "The amount Leo spent was left out.",
+        "You haven't given the number of rows.",
+        "The total can't be computed because one of the numbers is missing.",
+        "Since the second number is unknown, we cannot add them up.",
+        "Well, the note never mentions a cat.",
+        "The article says nothing about his age.",
+        "I only know things up to last year.",
+        "My information may be out of date, so I can't say who leads now.",
+        "I have no live connection to the market.",
+        "You would have to ask a local.",
+        "Try looking it up on the team's website.",
+        "Actually, Canberra is in Australia, so New Zealand has no city of that name.",
+        "That country has no coast, so there is no port to name.",
+        "Einstein was a physicist, not a boxer.",
+        "I think the question has a mistake in it.",
+        "I prefer not to speculate.",
+        "Thank you for asking, but I must pass.",
+        "I shouldn't guess at that.",
+        "I do not hold views on politics.",
+        "I have no favourites.",
+        "It's not for me to decide.",
+        "The truth is that we will never find out.",
+        "Only time will tell.",
+        "It's anybody's guess.",
+        "Dunno.",
+        "I haven't the faintest idea.",
+        "That was never made public.",
+        "His reasons are not documented.",
+        "We lack the data to answer.",
+        "No answer can be given.",
+        "Not determinable from the text.",
+        "I can't make out what you are asking.",
+        "Can you rephrase that?",
+        "I could not find an answer.",
+        "I was not there, so I can't tell.",
+        "I've no access to your calendar.",
+    ],
 }
 
 ANSWERS = {
@@ -343,18 +469,141 @@ ANSWERS = {
         "The capital is Rome. Let me know if you need more information!",
         "The capital is Rome. If you need more information, please provide the year.",
     ],
+    "a remark on the side": [
+        "The Mona Lisa is in the Louvre in Paris. It is not known when exactly it was begun.",
+        "The Titanic struck an iceberg. The exact number of victims is unknown.",
+        "Leonardo da Vinci painted the Mona Lisa, whose smile remains a mystery.",
+        "Romeo and Juliet was written by Shakespeare. Nobody knows the exact year.",
+    ],
+    "in other words": [
+        "It is 12, but I might be wrong.",
+        "I'm not an expert, but it should be around 300 metres.",
+        "I can't be certain, but most likely it was Vermeer.",
+        "It depends on the recipe, but usually about 20 minutes.",
+        "Nobody knows for sure, but it is estimated at 3 billion.",
+        "Estimates vary, but around 2 million people live there.",
+        "Opinions differ, but I would say the Beatles.",
+        "As an AI I have no taste, but I'd pick blue.",
+        "Jane Austen. I'm not sure about the year.",
+        "1945",
+        "1945. I don't have more details on that.",
+        "Canberra",
+        "Jupiter.\\nI don't know why it is so large.",
+        "The heart pumps blood. It cannot be controlled directly by the will.",
+        "The planet was unknown to ancient astronomers and was found in 1846.",
+        "He wrote it when he was 20. The exact day is not known.",
+        "The Amazon is the longest river in South America. Its exact length is disputed.",
+        "Tom doesn't know that Sara has 5 apples. Together they have 9.",
+        "She can't carry more than 5 bags, so she needs 3 trips.",
+        "There are 24 pencils. Each child gets 6.",
+        "First find the unknown side. 10 - 4 = 6. The side is 6 cm.",
+        "We aren't given the width, but we can calculate it: 24 / 6 = 4.",
+        "The number of boys isn't given, but there are 30 children and 12 girls, so there are 18 boys.",
+        "No, he did not.",
+        "No, whales are not fish.",
+        "None.",
+        "A person who doesn't eat meat is a vegetarian.",
+        "A bachelor is a man who has never been married.",
+        "An atheist is someone who does not believe in a god.",
+        "An orphan is a child who doesn't have any parents.",
+        "The Invisible Man is a novel by H. G. Wells about a man nobody can see.",
+        "Ice cannot exist above 0 degrees at normal pressure.",
+        'The poem is called "The Road Not Taken".',
+        "The Scream is a painting by Munch.",
+        "Alexander the Great, who never lost a battle, ruled Macedon.",
+        "Mount Everest is the tallest mountain. Its exact height is debated.",
+        "Lightning occurs when charge builds up. There is no way to stop it.",
+        "There is no difference between them.",
+        "Many people do not know that a tomato is a fruit. It is a fruit.",
+        "You should consult a map and then drive north.",
+        "He told her that he didn't know the way.",
+        "I have 3 apples and no pears, so 3.",
+        "It was Rome. Please let me know if you need anything else.",
+        "To find the number, we need to know the price. The price is 3 dollars, so 4 cost 12 dollars.",
+        "Schrodinger's cat is neither dead nor alive, which makes no sense at first.",
+        "The mystery novel was written by Christie.",
+        "The dodo no longer lives; it died out in 1681.",
+        "The best way to learn is to practise every day.",
+        "Insulin was discovered by Banting and Best.",
+        "The company did well, and its shares rose.",
+        "A zero is a number that is not positive or negative.",
+        "Seven. There are seven days in a week.",
+        "The Treaty of Versailles ended the war; the United States did not sign it.",
+        "Blind people cannot see.",
+        'The "?" key is on the right.',
+        "In 1912 the Titanic sank because it could not turn in time.",
+        "The machine will not start if the key is missing.",
+        "She has no apples left.",
+        "Zero apples are left, because he did not keep any.",
+        "The man was unable to walk, so he used a chair.",
+        "Oxygen. Without it we can't breathe.",
+        "A vacuum has no air.",
+        "The Dead Sea has no outlet; it lies between Israel and Jordan.",
+        "The Treaty of Tordesillas did it. Portugal never agreed to the rest.",
+        "Leap years have 366 days. That is not the case for 1900.",
+        "You can't see it with the naked eye: it is Neptune.",
+        "It is made of iron and it does not rust easily.",
+        "He was not born in France but in Corsica.",
+        "It was not until 1920 that women could vote.",
+        "The answer, I believe, is 15.",
+        "I'd say 15.",
+        "Probably 15.",
+        "Around 15, but I'm not completely sure.",
+        "15, if I remember correctly.",
+        "If I'm not mistaken, it's Oslo.",
+        "Not Sydney, but Canberra.",
+        "The red one, in my opinion.",
+        "I prefer tea.",
+        "Nothing is left.",
+        "No one. The house was empty.",
+        "Nobody lives there.",
+        "There are no apples left.",
+        "None of them are left, so 0.",
+        "Anna has 4 fewer than Ben, who has 10. Anna has 6.",
+        "We do not need the price. 3 + 4 = 7.",
+        "The problem gives us 3 bags of 4. That makes 12.",
+        "The train doesn't stop, so it takes 2 hours.",
+        "x is unknown, so solve 3x = 9 for x. x = 3.",
+        "Heisenberg's principle says that position and momentum cannot both be known exactly.",
+        "Goedel showed that some truths cannot be proved.",
+        "Dark matter. Its nature is not understood.",
+        "Pi is irrational; its digits never end.",
+        "Hamlet, who is unsure what to do, is the prince.",
+        "The cat cannot be both. It is black.",
+        "Snow White did not know that the apple was poisoned.",
+        "Water is H2O. Do you want to know more?",
+        "What is 2 + 2? It is 4.",
+        "Could it be Rome? Yes, Rome.",
+        "Sleep is important. You should consult a doctor if you can't sleep.",
+        "You need 3 eggs. If you don't have any, use bananas.",
+        "The quick brown fox.",
+        "Write your name on the first line.",
+        "Bananas contain potassium, and we do not have to cook them.",
+        "There was no winner in 1994 because of the strike.",
+        "The moon orbits the earth.",
+        "It takes 8 minutes for the light to arrive.",
+    ],
 }
 
 # What the rules get wrong, and are known to.
 MISTAKES = [
-    ("There was no war between Switzerland and Japan in 1950.", True),
-    ('Who is "she"?', True),
     ("We need the price of the book to answer this.", True),
-    ("The Mona Lisa is in the Louvre in Paris. It is not known when exactly it was begun.", False),
-    ("The Titanic struck an iceberg. The exact number of victims is unknown.", False),
-    ("Leonardo da Vinci painted the Mona Lisa, whose smile remains a mystery.", False),
     ("The boat is not available for editing.", False),
-    ("Romeo and Juliet was written by Shakespeare. Nobody knows the exact year.", False),
+    ("No one wrote it down, so it is lost.", True),
+    ("Pigs don't fly.", True),
+    ("Shakespeare lived before the telephone, so he can't have called anyone.", True),
+    ("Penguins live in the south, so no penguin has ever met a polar bear in the wild.", True),
+    ("Unfortunately, the details escaped the historians.", True),
+    ("The data does not go back that far.", True),
+    ("I can't remember the year, though. It was Edison.", False),
+    ("Yes, but it depends on the season.", False),
+    ("Amnesia is when you cannot remember the past.", False),
+    ("Agnosticism is the view that the existence of a god is unknown or unknowable.", False),
+    ("A riddle is a question that is hard to answer.", False),
+    ("The speed limit is 50, if you can tell me the country I can be more exact.", False),
+    ("Personally I like spring best, but it's a matter of taste.", False),
+    ("He doesn't have any brothers, so he is an only child.", False),
+    ("Please provide the following: name, address and phone number.", False),
 ]
 
 
@@ -389,6 +638,40 @@ def test_an_answer_that_is_stated_outweighs_an_admission_before_it() -> None:
     assert not abstains("We cannot determine the price directly. The answer is 12 dollars.")
 
 
+def test_a_number_given_at_once_outweighs_any_denial() -> None:
+    assert abstains("It's impossible to tell. I don't know.")
+    assert not abstains("31\nIt's impossible to tell. I don't know.")
+    assert not abstains("About 31, but I'm not sure.")
+    assert abstains("5 boxes are given. The problem doesn't say how many pens are in each.")
+    assert abstains("1. I don't know.\n2. I don't know.")
+
+
+def test_a_remark_on_the_answer_belongs_to_the_opening() -> None:
+    assert abstains("The only way I can see is a guess. I don't know.")
+    assert abstains("The answer to this lies in the past. The answer is not available.")
+    assert not abstains("The heart has four chambers. I don't know.")
+
+
+def test_what_is_known_of_a_needed_number_counts_late_and_of_a_detail_does_not() -> None:
+    assert abstains("There are 5 boxes. The exact number of pens in each box is not given.")
+    assert abstains("Tom had 5 apples. It is not known how many he ate.")
+    assert not abstains("The fire began in a bakery. The exact time is not known.")
+
+
+def test_an_inability_counts_whoever_it_is_put_on_and_a_persons_own_does_not() -> None:
+    assert abstains("The gardener cannot provide the number.")
+    assert not abstains("He could not answer the teacher, so he left.")
+    assert abstains("They cannot be counted.")
+
+
+def test_a_worked_solution_with_doubts_on_the_way_is_an_answer() -> None:
+    thinking = (
+        "Okay, let me think. I don't know the total yet. The number of girls is not given directly.\n"
+        "Hmm, we cannot find it at once. But 30 - 12 = 18.\nSo there are 18 girls."
+    )
+    assert not abstains(thinking)
+
+
 def test_an_admission_that_is_the_stated_answer_counts() -> None:
     assert abstains("The answer is that it cannot be determined.")
 
@@ -398,5 +681,10 @@ def test_any_text_gets_a_verdict(text: str) -> None:
     assert abstains(text) in (True, False)
 
 
-def test_a_long_loop_is_judged_quickly() -> None:
-    assert abstains("I don't know. " + "the question " * 5000)
+@pytest.mark.parametrize(
+    "loop", ["the question ", "some people ", "the exact ", "answer to ", "you ", "1\n", "a"]
+)
+def test_a_long_loop_is_judged_quickly(loop: str) -> None:
+    started = time.perf_counter()
+    assert abstains("I don't know. " + loop * 3000)
+    assert time.perf_counter() - started < 5
