@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup test lint demo clean
+.PHONY: help setup test lint demo bench clean
 help:
 	@echo "make setup   create .venv with the pinned dependencies"
 	@echo "make test    lint, types and tests (fetches the bundled models on the first run)"
 	@echo "make demo    the main job on a real model: pairs, vectors, sweeps, report"
+	@echo "make bench   speed and memory beside the floor and the peers (25 quiet minutes; PARTS=sweep for one part)"
 	@echo "make clean   remove .venv and demo results"
 
 setup: $(READY)
@@ -34,6 +35,10 @@ lint: setup
 
 demo: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash experiments/demo/run.sh
+
+# A measurement needs a quiet machine. Peers get their own environments below benchmarks/.venvs.
+bench: setup
+	$(BIN)/python -m benchmarks $(PARTS)
 
 clean:
 	rm -rf $(VENV) demo

@@ -16,25 +16,43 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from steerkit.calibration.result import Calibration
+    from steerkit.calibration.run import calibrate
+    from steerkit.decoration import Decoration
     from steerkit.engines.base import Completion, Decoding, Request, ScoreRequest
     from steerkit.engines.context import steer
     from steerkit.engines.transformers import TransformersEngine
     from steerkit.errors import SteerkitError
+    from steerkit.export.control_vector import export_gguf
+    from steerkit.export.lm_eval import export_lm_eval
+    from steerkit.export.merged import export_merged
     from steerkit.extraction import extract
+    from steerkit.importers import import_caches, import_vector
+    from steerkit.learning import learn
     from steerkit.models.language_model import LanguageModel
     from steerkit.models.load import load_model
     from steerkit.pairs import load_pairs, save_pairs
-    from steerkit.spec import parse_range, parse_spec
-    from steerkit.steering import Gate, Steering
+    from steerkit.probes import Probe, load_probe
+    from steerkit.probing import choose_threshold, fit_probe
+    from steerkit.projection import project_out
+    from steerkit.scoring.judge import Judge
+    from steerkit.spec import parse_decoration, parse_range, parse_spec
+    from steerkit.steering import Gate, ProbeGate, Steering
     from steerkit.suites.suite import load_suite
+    from steerkit.sweeps.confirmation import choose_then_report
     from steerkit.sweeps.run import Run, open_run, sweep
     from steerkit.vector import SteeringVector, load_vector
 
 _HOME = {
+    "Calibration": "calibration.result",
     "Completion": "engines.base",
     "Decoding": "engines.base",
+    "Decoration": "decoration",
     "Gate": "steering",
+    "Judge": "scoring.judge",
     "LanguageModel": "models.language_model",
+    "Probe": "probes",
+    "ProbeGate": "steering",
     "Request": "engines.base",
     "Run": "sweeps.run",
     "ScoreRequest": "engines.base",
@@ -42,24 +60,42 @@ _HOME = {
     "SteeringVector": "vector",
     "SteerkitError": "errors",
     "TransformersEngine": "engines.transformers",
+    "calibrate": "calibration.run",
+    "choose_then_report": "sweeps.confirmation",
+    "choose_threshold": "probing",
+    "export_gguf": "export.control_vector",
+    "export_lm_eval": "export.lm_eval",
+    "export_merged": "export.merged",
     "extract": "extraction",
+    "fit_probe": "probing",
+    "import_caches": "importers",
+    "import_vector": "importers",
+    "learn": "learning",
     "load_model": "models.load",
     "load_pairs": "pairs",
+    "load_probe": "probes",
     "load_suite": "suites.suite",
     "load_vector": "vector",
     "open_run": "sweeps.run",
+    "parse_decoration": "spec",
     "parse_range": "spec",
     "parse_spec": "spec",
+    "project_out": "projection",
     "save_pairs": "pairs",
     "steer": "engines.context",
     "sweep": "sweeps.run",
 }
 
 __all__ = [
+    "Calibration",
     "Completion",
     "Decoding",
+    "Decoration",
     "Gate",
+    "Judge",
     "LanguageModel",
+    "Probe",
+    "ProbeGate",
     "Request",
     "Run",
     "ScoreRequest",
@@ -67,14 +103,27 @@ __all__ = [
     "SteeringVector",
     "SteerkitError",
     "TransformersEngine",
+    "calibrate",
+    "choose_then_report",
+    "choose_threshold",
+    "export_gguf",
+    "export_lm_eval",
+    "export_merged",
     "extract",
+    "fit_probe",
+    "import_caches",
+    "import_vector",
+    "learn",
     "load_model",
     "load_pairs",
+    "load_probe",
     "load_suite",
     "load_vector",
     "open_run",
+    "parse_decoration",
     "parse_range",
     "parse_spec",
+    "project_out",
     "save_pairs",
     "steer",
     "sweep",

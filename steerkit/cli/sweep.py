@@ -79,6 +79,7 @@ def sweep(
         load_suite(suite).split(needed)
     vectors = [load_vector(name) for name in vector]
     gates = parse_gates(gate or ())
+    decorations = [parse_decoration(spec) for spec in decorate or ()]
     lm = console.load(model, device, dtype)
     with console.plain_warnings(), console.progress(f"sweeping {suite}") as progress:
         asked: dict[str, Any] = {
@@ -91,7 +92,7 @@ def sweep(
             "operation": operation,
             "target": target,
             "gates": gates,
-            "decorations": [parse_decoration(spec) for spec in decorate or ()],
+            "decorations": decorations,
             "samples": samples,
             "temperature": temperature,
             "top_p": top_p,

@@ -25,6 +25,9 @@ VERBS = [
     "generate",
     "chat",
     "sweep",
+    "calibrate",
+    "export",
+    "import",
     "report",
     "doctor",
 ]

@@ -1,0 +1,66 @@
+"""`python -m benchmarks [PART …]`: measure, then write `results.json` and the table in `README.md`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks import alternatives, decoding, extraction, growth, memory, peer_runs, results, startup, sweep
+from benchmarks.rows import Part, Row
+from benchmarks.setting import QUICK, Setting, Workbench
+from benchmarks.table import as_markdown
+
+PARTS: dict[str, Callable[[Workbench], Iterator[Row]]] = {
+    "extraction": extraction.run,
+    "memory": memory.run,
+    "decoding": decoding.run,
+    "sweep": sweep.run,
+    "growth": growth.run,
+    "alternatives": alternatives.run,
+    "startup": startup.run,
+    "peers": peer_runs.run,
+}
+HERE = Path(__file__).parent
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the parts that are named, or all; other parts of an earlier run stay in the results."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if unknown := [part for part in options.parts if part not in PARTS]:
+        parser.error(f"unknown part {unknown[0]!r}: name some of {', '.join(PARTS)}, or none for all")
+    setting = Setting(options.model, options.device, options.threads)
+    if options.quick:
+        setting = replace(setting, sizes=QUICK, quick=True)
+    if options.repeats:
+        setting = setting.with_repeats(options.repeats)
+    bench = Workbench(setting)
+    folder = options.out or (None if options.quick else HERE)
+    parts = results.load(folder) if folder else {}
+    for name in options.parts or PARTS:
+        print(name, file=sys.stderr, flush=True)
+        environment = bench.environment()  # before the part's own work adds to the load
+        parts[name] = Part(environment, list(PARTS[name](bench)))
+        print(as_markdown({name: parts[name]}), flush=True)
+        if folder:  # after each part, so that an interrupted run keeps what it has
+            results.save(folder, {part: parts[part] for part in PARTS if part in parts})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--model", default=Setting.model, help="a bundled name or a model folder")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--repeats", type=int, help="turns of every comparison (default 5)")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    parser.add_argument("--out", type=Path, help="where results.json and README.md go (default: benchmarks/)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

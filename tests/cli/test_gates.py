@@ -1,0 +1,126 @@
+"""From labelled questions to a gated sweep, on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from steerkit.probes import load_probe
+from steerkit.vector import load_vector
+from tests.command_line import steerkit
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+    """A probe that the command line fitted on the suite's split `fit`."""
+    out = tmp_path_factory.mktemp("probes") / "gate.safetensors"
+    done = steerkit(
+        "extract",
+        "--as",
+        "probe",
+        "--pairs",
+        "suite:abstention",
+        "--model",
+        tiny_folder,
+        "--budget",
+        0.2,
+        "--out",
+        out,
+    )
+    assert done.code == 0, done.err
+    assert "words alone" in done.err
+    assert "allowed: 20%" in done.err
+    return out
+
+
+def test_a_probe_states_what_it_was_fitted_and_chosen_on(probe: Path) -> None:
+    metadata = load_probe(probe).metadata
+    assert metadata.data_count == 162
+    (threshold,) = metadata.thresholds
+    assert threshold.budget == 0.2
+    assert threshold.choose_false_positive_rate <= 0.2
+
+
+def test_a_probe_travels_with_a_vector(
+    probe: Path, tiny_folder: Path, tiny_vector: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "gated.safetensors"
+    asked = (
+        "extract",
+        "--as",
+        "probe",
+        "--pairs",
+        "suite:abstention",
+        "--model",
+        tiny_folder,
+        "--into",
+        tiny_vector,
+    )
+    assert steerkit(*asked, "--out", out, "--budget", 0.2).code == 0
+    vector = load_vector(out)
+    assert vector.digest == load_vector(tiny_vector).digest
+    assert vector.probe is not None
+    assert vector.probe.digest == load_probe(probe).digest
+    spec = f"{out}@layer=1,strength=2,gate={out}"
+    done = steerkit(
+        "generate", "--model", tiny_folder, "--steer", spec, "--max-new-tokens", 3, "hello", "--json"
+    )
+    (completion,) = json.loads(done.out)
+    assert "gate=" in completion["steering"][0]
+
+
+def test_a_sweep_is_gated_and_decorated(
+    probe: Path, tiny_folder: Path, tiny_vector: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    asked = (
+        "sweep",
+        "--model",
+        tiny_folder,
+        "--vector",
+        tiny_vector,
+        "--layers",
+        1,
+        "--strengths",
+        2,
+        "--out",
+        out,
+    )
+    more = ("--limit", 6, "--max-new-tokens", 3, "--gate", probe, "--decorate", "dont-know-system", "--json")
+    done = steerkit(*asked, *more, "--decorate", f"refusal-bias@bias=3,gate={probe},threshold=0.4")
+    assert done.code == 0, done.err
+    records = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+    gated = [r for r in records if "gate=" in r["steering"] or "gate=" in (r["decoration"] or "")]
+    # The vector, its control and the system prompt under the gate, and the bias with its own.
+    assert len({r["cell"] for r in gated}) == 4
+    assert all(0 < r["scores"]["gate_probability"] < 1 for r in gated)
+    protocol = json.loads((out / "run.json").read_text())["protocol"]
+    assert load_probe(probe).digest in protocol["vectors"].values()
+    assert set(protocol["decorations"]) == {"dont-know-system", "refusal-bias"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("extract", "--as", "gate", "--out", "x"), "vector or probe"),
+        (("extract", "--as", "probe", "--out", "x"), "contrast pairs"),
+        (("extract", "--budget", 0.1, "--out", "x"), "add --as probe"),
+        (("extract", "--as", "probe", "--method", "pca", "--out", "x"), "leave --method"),
+        (("generate", "--steer", "{vector}@layer=1,gate={vector}", "hi"), "needs a threshold"),
+        (("sweep", "--gate", "{vector}", "--decorate", "refusal-bias"), "holds no probe|threshold"),
+        (("sweep", "--decorate", "nonsense"), "built-in ones are"),
+    ],
+)
+def test_a_gate_that_cannot_be_meant_is_one_line(
+    arguments: tuple, said: str, tiny_folder: Path, tiny_vector: Path, tmp_path: Path
+) -> None:
+    verb, *rest = [str(a).format(vector=tiny_vector) for a in arguments]
+    grid = ["--vector", tiny_vector, "--layers", 1, "--strengths", 1, "--out", tmp_path / "r"]
+    done = steerkit(verb, "--model", tiny_folder, *(grid if verb == "sweep" else []), *rest)
+    assert done.code == 2
+    assert len(done.err.strip().splitlines()) == 1
+    import re
+
+    assert re.search(said, done.err)
