@@ -16,6 +16,7 @@ from steerkit.models import LanguageModel
 from steerkit.pairs import ContrastPairs, Example, LabelledPrompts
 from steerkit.prompts import EncodedText
 from steerkit.separability import Fold, auroc, folds_by_group, words_alone
+from steerkit.steerability import logit_lens_alignment
 from steerkit.vector import SteeringVector, VectorMetadata
 
 METHODS = (*ESTIMATORS, "random")
@@ -74,6 +75,8 @@ def extract(
     positive, negative = activations.states[labels], activations.states[~labels]
     in_pairs = isinstance(pairs, ContrastPairs) and len(pairs) > 1
     words = words_alone(examples, splits)
+    fitted = torch.stack(directions)
+    sides = [example.positive for example in examples]
     metadata = VectorMetadata(
         name=pairs.name,
         model=lm.name,
@@ -87,11 +90,10 @@ def extract(
         separability=tuple(separability) or None,
         baseline_separability=words.auroc if words else None,
         agreement=tuple(agreement(positive, negative).tolist()) if in_pairs else None,
+        alignment=tuple(logit_lens_alignment(lm, fitted, texts, sides).tolist()) if in_pairs else None,
         steerkit_version=version("steerkit"),
     )
-    return SteeringVector(
-        torch.stack(directions), metadata, positive.mean(dim=0), negative.mean(dim=0), activations.norm
-    )
+    return SteeringVector(fitted, metadata, positive.mean(dim=0), negative.mean(dim=0), activations.norm)
 
 
 def _check(

@@ -146,6 +146,7 @@ def learn(
             "scaling": "trained",
             "separability": None,
             "agreement": None,
+            "alignment": None,
             "steerkit_version": version("steerkit"),
         }
     )

@@ -59,6 +59,7 @@ def project_out(vector: SteeringVector, shared: Tensor, what: str) -> SteeringVe
             "method": f"{vector.metadata.method} without {what}",
             "separability": None,
             "agreement": None,
+            "alignment": None,
         }
     )
     return replace(vector, direction=_rescaled(rest, vector).float(), metadata=metadata)

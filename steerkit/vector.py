@@ -62,10 +62,12 @@ class VectorMetadata(BaseModel):
 
     `separability` and `agreement` are per layer: held-out AUROC of the two sides projected on a direction
     fitted without them, and the mean cosine of each pair's difference to the mean of the others.
+    `alignment` is how much the direction promotes the tokens that positive completions begin with, in standard
+    deviations over the vocabulary.
     `baseline_separability` is the AUROC that words alone (TF-IDF) reach on the same folds.
     `calibration` holds the strengths that were found to meet a KL target; see `steerkit.calibration`.
     `scaling`: `gap`, strength 1 moves the state by the mean gap of the two sides along the direction; `norm`,
-    it has the norm of the vector that it controls; `trained`, as an optimiser left it; `combined`, the result
+    it has the norm of the vector that it controls; `trained`, as an optimiser or another tool left it, zero where there is none; `combined`, the result
     of vector algebra.
     """
 
@@ -87,6 +89,7 @@ class VectorMetadata(BaseModel):
     separability: tuple[float, ...] | None = None
     baseline_separability: float | None = None
     agreement: tuple[float, ...] | None = None
+    alignment: tuple[float, ...] | None = None
     calibration: tuple[CalibrationRecord, ...] | None = None
     steerkit_version: str = ""
 
@@ -181,6 +184,7 @@ class SteeringVector:
                 "positive": "",
                 "separability": None,
                 "agreement": None,
+                "alignment": None,
                 "calibration": None,
             }
         )
@@ -248,6 +252,7 @@ class SteeringVector:
                 "separability": None,
                 "baseline_separability": None,
                 "agreement": None,
+                "alignment": None,
                 "calibration": None,
             }
         )

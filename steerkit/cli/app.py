@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from steerkit.cli import chat, doctor, extract, generate, models, pairs, report, sweep
+from steerkit.cli import (
+    calibrate,
+    chat,
+    doctor,
+    export,
+    extract,
+    generate,
+    import_vector,
+    models,
+    pairs,
+    report,
+    sweep,
+)
 
 app = typer.Typer(
     name="steerkit",
@@ -41,5 +53,8 @@ app.command("extract")(extract.extract)
 app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
 app.command("sweep")(sweep.sweep)
+app.command("calibrate")(calibrate.calibrate)
 app.command("report")(report.report)
+app.command("export")(export.export)
+app.command("import")(import_vector.import_vector)
 app.command("doctor")(doctor.doctor)

@@ -113,6 +113,7 @@ def extract(
             "layer": layer,
             "separability": None if metadata.separability is None else round(metadata.separability[layer], 4),
             "agreement": None if metadata.agreement is None else round(metadata.agreement[layer], 4),
+            "alignment": None if metadata.alignment is None else round(metadata.alignment[layer], 4),
             "norm": round(float(vector.direction[layer].norm()), 4),
             "relative_dose": None if (dose := vector.relative_dose(layer, 1.0)) is None else round(dose, 4),
         }
@@ -201,7 +202,16 @@ def _extract_probe(
 def _print_layers(rows: list[dict[str, float | None]], baseline: float | None) -> None:
     from rich.table import Table
 
-    table = Table("layer", "held-out AUROC", "agreement", "||v||", "||v|| / ||h||", box=None, pad_edge=False)
+    table = Table(
+        "layer",
+        "held-out AUROC",
+        "agreement",
+        "logit lens",
+        "||v||",
+        "||v|| / ||h||",
+        box=None,
+        pad_edge=False,
+    )
     for row in rows:
         table.add_row(*("–" if value is None else f"{value:g}" for value in row.values()))
     console.out.print(table)

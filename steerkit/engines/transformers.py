@@ -64,7 +64,7 @@ class TransformersEngine:
                 "share: use sk.steer around the model's own generate"
             )
         self.lm = lm
-        self.batch_size = batch_size or BATCH_SIZE.get(lm.device.type, 64)
+        self.batch_size = self._most = batch_size or BATCH_SIZE.get(lm.device.type, 64)
         self._sized_by_memory = batch_size is None
         self._exact = not allow_mismatch
         self._checked: set[str] = set()
@@ -222,10 +222,10 @@ class TransformersEngine:
         return [row for row in before if row.finish is not None]
 
     def _fit(self, window: Sequence[Row]) -> None:
-        """Lower the batch size to what memory holds of the longest rows to come, unless the user set it."""
+        """Set the batch size to what memory holds of the longest rows to come, unless the user set it."""
         if self._sized_by_memory and window:
             longest = max(len(row.prompt_ids) + row.decoding.max_new_tokens for row in window)
-            self.batch_size = min(self.batch_size, fitting_rows(self.lm, longest))
+            self.batch_size = min(self._most, fitting_rows(self.lm, longest))
 
     def _halve(self, batch: RunningBatch, waiting: deque[Row]) -> None:
         if self.batch_size == 1:
@@ -233,7 +233,7 @@ class TransformersEngine:
                 f"out of memory with a single row on {self.lm.device}: shorten the prompt, lower --max-new-tokens, or "
                 "use a smaller number format"
             )
-        self.batch_size = max(1, self.batch_size // 2)
+        self.batch_size = self._most = max(1, self.batch_size // 2)
         for row in batch.live:
             row.generated.clear()
             waiting.appendleft(row)

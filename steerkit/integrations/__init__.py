@@ -1,0 +1,1 @@
+"""Where other frameworks meet our engine: adapters that they import, never the other way round."""

@@ -1,0 +1,107 @@
+"""llama.cpp control vectors: what stands in the file, what it refuses, and what llama.cpp and repeng make of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from steerkit.errors import MisuseError
+from steerkit.export.control_vector import export_gguf
+from steerkit.export.gguf_model import gguf_of
+from steerkit.export.verification import verify_gguf
+from steerkit.extraction import extract
+from steerkit.models import LanguageModel
+from steerkit.pairs import load_pairs
+from tests.export.conftest import consumer_python
+from tests.tiny import random_vector
+
+
+def directions(path: Path) -> dict[str, np.ndarray]:
+    return {tensor.name: np.array(tensor.data) for tensor in gguf.GGUFReader(path).tensors}
+
+
+def text(path: Path, key: str) -> object:
+    return gguf.GGUFReader(path).get_field(key).contents()
+
+
+def test_direction_n_is_our_layer_n_with_its_strength_in_it(tiny: LanguageModel, tmp_path: Path) -> None:
+    vector = random_vector(tiny)
+    path = export_gguf([vector.at((1, 3), 1.5, "all"), vector.at(3, -0.5, "all")], tmp_path / "v.gguf")
+    written = directions(path)
+    assert list(written) == ["direction.1", "direction.2", "direction.3"]
+    assert all(array.dtype == np.float32 and array.shape == (32,) for array in written.values())
+    assert np.allclose(written["direction.1"], 1.5 * vector.direction[1])
+    assert not written["direction.2"].any()  # repeng looks it up, so it is there, and zero
+    assert np.allclose(written["direction.3"], vector.direction[3], atol=1e-6)
+
+
+def test_the_file_says_whose_it_is(tiny: LanguageModel, tmp_path: Path) -> None:
+    path = export_gguf([random_vector(tiny).at(2, 2.0, "all")], tmp_path / "v.gguf")
+    assert text(path, "general.architecture") == "controlvector"
+    assert text(path, "controlvector.model_hint") == "llama"
+    assert text(path, "controlvector.layer_count") == 3
+    assert text(path, "steerkit.steering") == ["random@layer=2,strength=2,scope=all"]
+    assert text(path, "steerkit.fingerprint") == tiny.fingerprint
+    assert text(path, "steerkit.layers") == [2]
+
+
+def test_the_first_layer_is_refused(tiny: LanguageModel, tmp_path: Path) -> None:
+    with pytest.raises(MisuseError, match="layer=0"):
+        export_gguf([random_vector(tiny).at((0, 1), scope="all")], tmp_path / "v.gguf")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scope_is_refused(tiny: LanguageModel, tmp_path: Path) -> None:
+    with pytest.raises(MisuseError, match="scope=completion"):
+        export_gguf([random_vector(tiny).at(1)], tmp_path / "v.gguf")
+
+
+@pytest.mark.consumers
+def test_repeng_reads_what_we_write(tiny: LanguageModel, tmp_path: Path) -> None:
+    python = consumer_python("repeng")
+    vector = random_vector(tiny)
+    path = export_gguf([vector.at((1, 2), 1.5, "all")], tmp_path / "v.gguf")
+    program = (
+        "import json, sys, repeng; v = repeng.ControlVector.import_gguf(sys.argv[1]);"
+        "print(json.dumps([v.model_type, {k: d.tolist() for k, d in v.directions.items()}]))"
+    )
+    done = subprocess.run([python, "-c", program, str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    model_type, read = json.loads(done.stdout.splitlines()[-1])
+    assert model_type == "llama"
+    assert list(read) == ["1", "2", "3"]
+    assert np.allclose(read["2"], 1.5 * vector.direction[2], atol=1e-6)
+
+
+@pytest.mark.consumers
+def test_llama_cpp_steers_where_we_do(smollm: LanguageModel, tmp_path: Path) -> None:
+    python = consumer_python("llama_cpp")
+    vector = extract(smollm, load_pairs("abstention"))
+    steerings = [vector.at((1, 5, 10, 15, 20, 25, 29), 1.0, "all")]
+    path = export_gguf(steerings, tmp_path / "v.gguf")
+    model = gguf_of("smollm2-135m-instruct", None, print)
+    outcome = verify_gguf(smollm, steerings, path, model, python)
+    assert outcome.passed, outcome.rows
+    assert [row["layer"] for row in outcome.rows] == [None, 1, 5, 10, 15, 20, 25, 29]
+    for row in outcome.rows[1:]:
+        assert row["cosine"] >= 0.98
+        assert row["cosine"] > row["below"]
+        assert row["above"] is None or row["cosine"] > row["above"]
+
+
+@pytest.mark.consumers
+def test_a_file_that_is_one_layer_off_is_not_verified(smollm: LanguageModel, tmp_path: Path) -> None:
+    python = consumer_python("llama_cpp")
+    vector = extract(smollm, load_pairs("abstention"))
+    moved = replace(vector, direction=vector.direction.roll(1, dims=0))
+    wrong = export_gguf(
+        [moved.at(15, 1.0, "all")], tmp_path / "v.gguf"
+    )  # what belongs to layer 14 stands at 15
+    model = gguf_of("smollm2-135m-instruct", None, print)
+    assert not verify_gguf(smollm, [vector.at(14, 1.0, "all")], wrong, model, python).passed
