@@ -67,8 +67,8 @@ class VectorMetadata(BaseModel):
     `baseline_separability` is the AUROC that words alone (TF-IDF) reach on the same folds.
     `calibration` holds the strengths that were found to meet a KL target; see `steerkit.calibration`.
     `scaling`: `gap`, strength 1 moves the state by the mean gap of the two sides along the direction; `norm`,
-    it has the norm of the vector that it controls; `trained`, as an optimiser or another tool left it, zero where there is none; `combined`, the result
-    of vector algebra.
+    it has the norm of the vector that it controls; `trained`, as an optimiser or another tool left it, zero at
+    layers where there is none; `combined`, the result of vector algebra.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
