@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup test lint demo bench clean
+.PHONY: help setup test test-vllm lint demo bench clean
 help:
 	@echo "make setup   create .venv with the pinned dependencies"
 	@echo "make test    lint, types and tests (fetches the bundled models on the first run)"
+	@echo "make test-vllm   the vLLM plugin's tests, in an environment of their own"
 	@echo "make demo    the main job on a real model: pairs, vectors, sweeps, report"
-	@echo "make bench   speed and memory beside the floor and the peers (25 quiet minutes; PARTS=sweep for one part)"
+	@echo "make bench   speed and memory beside the floor and the peers (an hour, quiet; PARTS=sweep for one part)"
 	@echo "make clean   remove .venv and demo results"
 
 setup: $(READY)
@@ -27,6 +28,16 @@ $(READY): pyproject.toml constraints.txt
 
 test: setup lint
 	$(BIN)/python -m pytest
+
+# vLLM for a CPU, in an environment of its own: it pins other versions.
+test-vllm: .venv-vllm/.ready
+	.venv-vllm/bin/python -m pytest -m vllm tests/vllm
+
+.venv-vllm/.ready: constraints-vllm.txt pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --no-deps -r constraints-vllm.txt
+	.venv-vllm/bin/python -m pip install --quiet --no-deps --editable .
+	@touch $@
 
 lint: setup
 	$(BIN)/ruff check .

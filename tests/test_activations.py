@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from steerkit.activations import capture
 from steerkit.errors import MisuseError
 from steerkit.pairs import load_pairs
 from steerkit.prompts import EncodedText
+from tests.tiny import tiny_model
 
 
 def hidden_states(lm, ids):
@@ -89,13 +90,11 @@ def test_the_norm_is_the_mean_over_every_position_but_the_first(tiny, ragged):
     torch.testing.assert_close(capture(tiny, ragged, batch_tokens=200).norm, norms.mean(dim=1))
 
 
-def test_a_half_precision_model_is_read_into_float32(tiny, ragged):
-    full = capture(tiny, ragged, "mean").states
-    tiny.hf.to(torch.bfloat16)
-    try:
-        half = capture(tiny, ragged, "mean").states
-    finally:
-        tiny.hf.to(torch.float32)
+def test_a_half_precision_model_is_read_into_float32(ragged):
+    own = tiny_model()  # rounded for good: not the one that other tests use
+    full = capture(own, ragged, "mean").states
+    own.hf.to(torch.bfloat16)
+    half = capture(own, ragged, "mean").states
     assert half.dtype == torch.float32
     assert relative_error(half, full) < 0.1
 
@@ -152,9 +151,9 @@ def test_a_recurrent_model_is_read_text_by_text():
     config = MambaConfig(vocab_size=261, hidden_size=32, num_hidden_layers=2, state_size=4)
     hf = MambaForCausalLM(config).eval()
     seen = []
-    lm = SimpleNamespace(
+    lm = Mock(
         hf=hf, decoder=hf.backbone, blocks=tuple(hf.backbone.layers), n_layers=2, d_model=32,
-        device=torch.device("cpu"), pad_id=0, config=config,
+        device=torch.device("cpu"), dtype=torch.float32, pad_id=0, config=config,
     )  # fmt: skip
     texts = [EncodedText((5, 6, 7, 8, 9), 3), EncodedText((5, 6, 7, 11), 3)]
     handle = lm.blocks[-1].register_forward_hook(lambda _m, _a, out: seen.append(out))

@@ -37,7 +37,7 @@ from steerkit.prompts import Prompt
 from steerkit.steering import ProbeGate, Steering
 from steerkit.vector import SteeringVector
 
-BATCH_SIZE = {"cpu": 64, "cuda": 256}  # beyond it throughput grows no more; see benchmarks/README.md
+BATCH_SIZE = {"cpu": 128, "cuda": 256}  # beyond it throughput grows no more; see benchmarks/README.md
 WINDOW_IN_BATCHES = 4
 JOIN_AT = 32  # rows join when this share of the batch (one in 32) has places for them
 SCORED_TOKENS = 1024

@@ -62,7 +62,9 @@ def test_peaks_are_taken_in_fresh_processes(bench: Workbench, monkeypatch: pytes
 
 def test_a_peak_is_what_a_stretch_of_work_adds() -> None:
     if memory.peak_is_measurable("cpu"):
-        assert memory.peak_bytes(lambda: torch.zeros(1 << 24).add_(1), "cpu") >= 1 << 26
+        assert memory.peak_bytes(lambda: torch.zeros(1 << 24).add_(1), "cpu") >= 0.9 * (
+            1 << 26
+        )  # less what was free
 
 
 def test_results_are_merged_and_the_table_is_put_between_its_marks(folder: Path, tmp_path: Path) -> None:

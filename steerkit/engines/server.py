@@ -1,0 +1,314 @@
+"""The server engine: the same requests, sent to OpenAI-compatible servers that run `steerkit.vllm`.
+
+1. Prompts are rendered and tokenised here and sent as token ids, so a prompt is the same tokens as in every engine.
+2. Several servers (replicas) share the work: a request goes to the one with the fewest requests under way. One that
+   fails is left alone for a while, longer each time, and its requests go to the others.
+3. What may pass (no answer in time, a lost connection, 408, 429, 5xx) is tried again with back-off; any other refusal
+   is raised with the server's own words. A request has at most one attempt under way and yields one completion.
+4. A server is used only once it has shown that it knows steering: one without the plugin would ignore it silently.
+   Steerings carry the digests of their vectors, so a server that holds another vector of that name refuses.
+"""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import json
+import random
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest
+from steerkit.errors import MisuseError, SteerkitError
+from steerkit.steering import Steering
+from steerkit.vllm.requests import ARGUMENT, DIGESTS, PROMPT_TOKENS, digests_of
+from steerkit.vllm.served import ServedModel, row_seed
+
+WORTH_ANOTHER_TRY = (408, 425, 429)
+LONGEST_PAUSE = 30.0
+# Names no vector, so that a server with the plugin refuses it and one without answers.
+PROBE_SPEC = "@"
+
+Job = TypeVar("Job")
+Answer = dict[str, Any]
+
+
+@dataclass
+class Replica:
+    """One server, and how it has been doing."""
+
+    url: str
+    under_way: int = 0
+    failures: int = 0
+    rests_until: float = 0.0
+    knows_steering: bool = False
+
+
+class _TryAgainError(Exception):
+    """An attempt failed in a way that may pass. `pause` is how long the server asked to be left alone, in seconds."""
+
+    def __init__(self, reason: str, pause: float = 0.0, *, broken: bool = True) -> None:
+        super().__init__(reason)
+        self.pause = pause
+        self.broken = broken
+
+
+class Replicas:
+    """Which server takes the next request. `backoff` is the first rest of one that failed, in seconds."""
+
+    def __init__(self, urls: Sequence[str], backoff: float) -> None:
+        self._replicas = [Replica(url) for url in urls]
+        self._backoff = backoff
+        self._lock = threading.Lock()
+
+    def borrow(self) -> tuple[Replica, float]:
+        """The server to use, and how long to wait before using it (where all are resting)."""
+        with self._lock:
+            now = time.monotonic()
+            replica = min(self._replicas, key=lambda r: (max(0.0, r.rests_until - now), r.under_way))
+            replica.under_way += 1
+            return replica, max(0.0, replica.rests_until - now)
+
+    def give_back(self, replica: Replica, *, failed: bool) -> None:
+        """The attempt is over. A server that failed rests, twice as long as the time before."""
+        with self._lock:
+            replica.under_way -= 1
+            if not failed:
+                replica.failures = 0
+                return
+            now = time.monotonic()
+            if replica.rests_until <= now:  # requests that fail together count as one failure
+                replica.failures += 1
+                replica.knows_steering = False  # it may come back as another one
+                replica.rests_until = now + min(LONGEST_PAUSE, self._backoff * 2 ** (replica.failures - 1))
+
+
+class ServerEngine:
+    """Completes and scores requests on servers.
+
+    `urls` are the servers' base addresses (`http://host:8000`), all serving one model; `reference` names that model
+    for this machine, which needs its tokenizer: a bundled name, a folder or a hub id. `served_name` is the model's
+    name on the servers (default: the first that they list). `concurrency` is the most requests under way,
+    `timeout` the seconds that one may take, `attempts` how often one is tried. `api_key` is sent as a bearer token.
+    `dtype` is the number format that the servers were started with: for the record, as they do not say.
+    """
+
+    name = "server"
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        reference: str | ServedModel,
+        *,
+        served_name: str | None = None,
+        concurrency: int = 64,
+        timeout: float = 300.0,
+        attempts: int = 8,
+        backoff: float = 0.5,
+        api_key: str | None = None,
+        dtype: str = "auto",
+        allow_mismatch: bool = False,
+    ) -> None:
+        if not urls:
+            raise MisuseError("the server engine needs at least one address, such as http://localhost:8000")
+        for url in urls:
+            parts = urllib.parse.urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise MisuseError(f"{url!r} is not the address of a server; write http://host:port")
+        for what, value in (("concurrency", concurrency), ("attempts", attempts)):
+            if value < 1:
+                raise MisuseError(f"{what} is at least 1, got {value}")
+        if timeout <= 0:
+            raise MisuseError(f"the timeout is a positive number of seconds, got {timeout}")
+        self.model = reference if isinstance(reference, ServedModel) else ServedModel(reference)
+        self.batch_size = concurrency
+        self.dtype = dtype
+        self._replicas = Replicas([url.rstrip("/") for url in urls], backoff)
+        self._served_name = served_name
+        self._timeout = timeout
+        self._attempts = attempts
+        self._backoff = backoff
+        self._headers = {"Content-Type": "application/json"}
+        if api_key is not None:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._exact = not allow_mismatch
+
+    def check(self, request: Request) -> None:
+        """Raise what `generate` would raise for this request before sending it (what only a server knows aside)."""
+        self.model.check(request.steerings, exact=self._exact)
+        self.model.encode(request)
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Complete each request; completions are yielded as they arrive, in any order."""
+        return self._spread(requests, self._complete)
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[ContinuationScore]:
+        """Log-probability of each continuation token, teacher-forced, in the order of the requests."""
+        scores: dict[int, ContinuationScore] = dict(self._spread(enumerate(requests), self._score))
+        return [scores[place] for place in range(len(requests))]
+
+    def _spread(self, jobs: Iterable[Job], work: Callable[[Job, threading.Event], Any]) -> Iterator[Any]:
+        """Results of `work` for each job as they come, `concurrency` at once; stops asking when the caller does."""
+        waiting = iter(jobs)
+        gone = threading.Event()
+        with ThreadPoolExecutor(self.batch_size, thread_name_prefix="steerkit-server") as pool:
+            running: set[Future[Any]] = set()
+            try:
+                while True:
+                    room = self.batch_size - len(running)
+                    running |= {pool.submit(work, job, gone) for job in itertools.islice(waiting, room)}
+                    if not running:
+                        return
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        yield future.result()
+            finally:
+                gone.set()  # those that are waiting to try again give up
+                for future in running:
+                    future.cancel()
+
+    def _complete(self, request: Request, gone: threading.Event) -> Completion:
+        self.model.check(request.steerings, exact=self._exact)
+        ids = self.model.encode(request)
+        decoding = request.decoding
+        body = {
+            "prompt": list(ids),
+            "max_tokens": decoding.max_new_tokens,
+            "temperature": decoding.temperature,
+            "top_p": decoding.top_p,
+            "stop_token_ids": list(self.model.stop_ids),
+            "return_token_ids": True,
+        }
+        if decoding.temperature > 0:
+            body["seed"] = row_seed(decoding, ids, request.sample)
+        choice = self._choice(body, request.steerings, {}, gone)
+        token_ids, finish = choice.get("token_ids"), choice.get("finish_reason")
+        if not isinstance(token_ids, list) or finish not in ("stop", "length"):
+            raise SteerkitError(
+                f"a server answered without token ids, or ended with {finish!r}: it must be vLLM"
+            )
+        return self.model.completion(request, ids, token_ids, finish)
+
+    def _score(self, job: tuple[int, ScoreRequest], gone: threading.Event) -> tuple[int, ContinuationScore]:
+        place, request = job
+        self.model.check(request.steerings, exact=self._exact)
+        text = self.model.renderer.encode_pair(request.prompt, request.continuation, request.system)
+        if not text.prompt_length:
+            raise MisuseError("the prompt shares no token with its continuation: give a longer prompt")
+        body = {"prompt": list(text.ids), "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
+        choice = self._choice(body, request.steerings, {PROMPT_TOKENS: text.prompt_length}, gone)
+        scored = choice.get("prompt_logprobs")
+        if not isinstance(scored, list) or len(scored) != len(text.ids):
+            raise SteerkitError("a server answered without log-probabilities of the prompt: it must be vLLM")
+        taken = tuple(
+            scored[i][str(text.ids[i])]["logprob"] for i in range(text.prompt_length, len(text.ids))
+        )
+        return place, ContinuationScore(request, taken)
+
+    def _choice(
+        self,
+        body: dict[str, Any],
+        steerings: Sequence[Steering],
+        more: Mapping[str, Any],
+        gone: threading.Event,
+    ) -> Answer:
+        if steerings:
+            specs = [steering.spec() for steering in steerings]
+            body["vllm_xargs"] = {ARGUMENT: specs, DIGESTS: digests_of(steerings), **more}
+
+        def attempt(replica: Replica) -> Answer:
+            self._get_to_know(replica)
+            return self._exchange(replica, "/v1/completions", {"model": self._served_name, **body})
+
+        answer = self._tried(attempt, gone)
+        try:
+            return answer["choices"][0]
+        except (KeyError, IndexError, TypeError) as error:
+            raise SteerkitError(f"a server's answer holds no completion: {str(answer)[:200]}") from error
+
+    def _tried(self, attempt: Callable[[Replica], Answer], gone: threading.Event) -> Answer:
+        reason: Exception | None = None
+        for number in range(self._attempts):
+            replica, rest = self._replicas.borrow()
+            failed = False
+            try:
+                if gone.wait(rest):
+                    raise SteerkitError("the engine was closed before this request was sent")
+                return attempt(replica)
+            except _TryAgainError as error:
+                failed, reason, pause = error.broken, error, error.pause
+            finally:
+                self._replicas.give_back(replica, failed=failed)
+            if not failed:  # the server is well and asks for patience
+                spread = random.uniform(
+                    0.5, 1.0
+                )  # so that requests refused together do not come back together
+                gone.wait(max(pause, min(LONGEST_PAUSE, self._backoff * 2**number) * spread))
+        raise SteerkitError(
+            f"no server answered in {self._attempts} attempts ({reason}): see that they run, then run this again"
+        ) from reason
+
+    def _get_to_know(self, replica: Replica) -> None:
+        """Learn the served model's name once, and of each server that it steers."""
+        if self._served_name is None:
+            models = self._exchange(replica, "/v1/models", None).get("data") or [{}]
+            self._served_name = str(models[0].get("id", ""))
+        if replica.knows_steering:
+            return
+        probe = {
+            "model": self._served_name,
+            "prompt": [0],
+            "max_tokens": 1,
+            "vllm_xargs": {ARGUMENT: PROBE_SPEC},
+        }
+        status, answer, pause = self._send(replica, "/v1/completions", probe)
+        error = answer.get("error") or {}
+        if status == 400 and error.get("param") == ARGUMENT:
+            replica.knows_steering = True
+        elif status >= 500 or status in WORTH_ANOTHER_TRY:
+            raise _TryAgainError(f"{replica.url} answered {status}", pause, broken=status >= 500)
+        else:
+            raise MisuseError(
+                f"{replica.url} does not know steering (it answered {status} where it should refuse): install "
+                "steerkit beside vLLM there"
+            )
+
+    def _exchange(self, replica: Replica, path: str, body: Mapping[str, Any] | None) -> Answer:
+        status, answer, pause = self._send(replica, path, body)
+        if status == 200:
+            return answer
+        error = answer.get("error")
+        message = error.get("message") if isinstance(error, dict) else None
+        if status >= 500 or status in WORTH_ANOTHER_TRY:
+            broken = status >= 500 and status != 503
+            raise _TryAgainError(f"{replica.url} answered {status}: {message}", pause, broken=broken)
+        raise MisuseError(f"{replica.url} refused the request ({status}): {message or str(answer)[:200]}")
+
+    def _send(self, replica: Replica, path: str, body: Mapping[str, Any] | None) -> tuple[int, Answer, float]:
+        """One HTTP exchange: status, answer, and how many seconds the server asks to wait."""
+        parts = urllib.parse.urlsplit(replica.url)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        connection = kind(parts.hostname or "", parts.port, timeout=self._timeout)
+        try:
+            method, data = ("GET", None) if body is None else ("POST", json.dumps(body))
+            connection.request(method, parts.path + path, data, self._headers)
+            response = connection.getresponse()
+            text = response.read()
+            answer = json.loads(text) if text else {}
+            if not isinstance(answer, dict):
+                answer = {"answer": answer}
+            return response.status, answer, _seconds(response.headers.get("Retry-After"))
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise _TryAgainError(f"{replica.url}: {error or type(error).__name__}") from error
+        finally:
+            connection.close()
+
+
+def _seconds(retry_after: str | None) -> float:
+    """A Retry-After header in seconds; its other form, a date, counts as nothing asked."""
+    return min(LONGEST_PAUSE, float(retry_after)) if retry_after and retry_after.isdecimal() else 0.0

@@ -1,0 +1,385 @@
+"""The server engine against servers that answer, refuse, stall, lie and die. No vLLM is needed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerkit.engines.base import Decoding, Request, ScoreRequest
+from steerkit.engines.server import ServerEngine
+from steerkit.errors import MisuseError, ModelMismatchError, SteerkitError
+from steerkit.models import LanguageModel
+from steerkit.sweeps.grid import build_grid
+from steerkit.sweeps.runner import run_sweep
+from steerkit.sweeps.store import RunDirectory, RunWriter, record_key
+from steerkit.vllm.served import ServedModel
+from tests.sweeps.synthetic import environment, items, protocol
+from tests.tiny import random_vector, tiny_model
+
+Reply = tuple[int, dict[str, Any], dict[str, str]]
+
+
+def completion(body: dict[str, Any]) -> dict[str, Any]:
+    """What a deterministic server answers: tokens drawn from the prompt and the steering alone."""
+    asked = json.dumps([body["prompt"], body.get("vllm_xargs"), body.get("seed")]).encode()
+    drawn = hashlib.sha256(asked).digest()
+    tokens = [5 + 60 + byte % 40 for byte in drawn[: body["max_tokens"]]]
+    scored = [None, *({str(token): {"logprob": -token / 100}} for token in body["prompt"][1:])]
+    return {
+        "choices": [
+            {"token_ids": tokens, "finish_reason": "length", "prompt_logprobs": scored, "text": ""},
+        ]
+    }
+
+
+class FakeServer:
+    """A vLLM server with the plugin, as far as a client can tell. `before` may answer in its place, or stall."""
+
+    def __init__(self, before: Callable[[FakeServer, dict[str, Any]], Reply | None] | None = None) -> None:
+        self.answered: list[dict[str, Any]] = []
+        self.busy = self.most_busy = 0
+        self.dead = False
+        self.plugin = True
+        self._before = before
+        self._lock = threading.Lock()
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                self._reply(200, {"data": [{"id": "the-model"}]}, {})
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                self._reply(*fake.handle(body))
+
+            def _reply(self, status: int, answer: dict[str, Any], headers: dict[str, str]) -> None:
+                if fake.dead:  # a killed process sends nothing any more
+                    self.close_connection = True
+                    return
+                data = json.dumps(answer).encode()
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(data)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that hang up are the point
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def handle(self, body: dict[str, Any]) -> Reply:
+        with self._lock:
+            self.busy += 1
+            self.most_busy = max(self.busy, self.most_busy)
+        try:
+            if self.plugin and body.get("vllm_xargs", {}).get("steerkit") == "@":
+                return 400, {"error": {"message": "no vector", "param": "steerkit"}}, {}
+            reply = self._before(self, body) if self._before is not None else None
+            if reply is not None:
+                return reply
+            with self._lock:
+                self.answered.append(body)
+            return 200, completion(body), {}
+        finally:
+            with self._lock:
+                self.busy -= 1
+
+    def kill(self) -> None:
+        """As SIGKILL does: open requests get nothing, new ones are refused."""
+        self.dead = True
+        self._server.shutdown()
+        self._server.server_close()
+
+
+Start = Callable[..., FakeServer]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start fake servers; they end with the test."""
+    servers: list[FakeServer] = []
+
+    def begin(before: Callable[[FakeServer, dict[str, Any]], Reply | None] | None = None) -> FakeServer:
+        servers.append(FakeServer(before))
+        return servers[-1]
+
+    yield begin
+    for server in servers:
+        if not server.dead:
+            server.kill()
+
+
+@pytest.fixture(scope="module")
+def lm() -> LanguageModel:
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def served(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
+    folder = tmp_path_factory.mktemp("served") / "tiny"
+    lm.hf.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    return ServedModel(str(folder))
+
+
+def engine(served: ServedModel, *servers: FakeServer, **options: Any) -> ServerEngine:
+    options = {"backoff": 0.01, "timeout": 5.0, "concurrency": 4} | options
+    return ServerEngine([server.url for server in servers], served, **options)
+
+
+def some(lm: LanguageModel, count: int = 12) -> list[Request]:
+    vector = random_vector(lm)
+    return [Request(f"question {i}", (vector.at(1, i),), Decoding(6), key=i) for i in range(1, count + 1)]
+
+
+def test_the_model_is_known_without_its_weights(lm: LanguageModel, served: ServedModel) -> None:
+    assert served.fingerprint == lm.fingerprint
+    assert (served.n_layers, served.d_model, served.stop_ids) == (lm.n_layers, lm.d_model, lm.stop_ids)
+    assert served.renderer.digest == lm.renderer.digest
+
+
+def test_a_request_becomes_one_completion_of_its_own_tokens(
+    lm: LanguageModel, served: ServedModel, start: Start
+) -> None:
+    server = start()
+    completions = {c.request.key: c for c in engine(served, server).generate(some(lm))}
+    assert sorted(completions) == list(range(1, 13))
+    for request in some(lm):
+        body = next(b for b in server.answered if b["prompt"] == lm.renderer.encode_prompt(request.prompt))
+        assert body["vllm_xargs"]["steerkit"] == [s.spec() for s in request.steerings]
+        assert body["vllm_xargs"]["steerkit_digests"] == [request.steerings[0].vector.digest]
+        assert (body["model"], body["temperature"], body["max_tokens"]) == ("the-model", 0.0, 6)
+        got = completions[request.key]
+        assert list(got.token_ids) == completion(body)["choices"][0]["token_ids"]
+        assert got.text == lm.renderer.decode(got.token_ids)
+        assert got.prompt_tokens == len(body["prompt"])
+
+
+def test_an_unsteered_request_asks_for_no_steering(served: ServedModel, start: Start) -> None:
+    server = start()
+    list(engine(served, server).generate([Request("hello", (), Decoding(3))]))
+    assert "vllm_xargs" not in server.answered[0]
+
+
+def test_the_token_that_ended_a_completion_is_not_part_of_it(served: ServedModel, start: Start) -> None:
+    stop = served.stop_ids[0]
+    answer = {"choices": [{"token_ids": [70, 71, stop], "finish_reason": "stop"}]}
+    [got] = engine(served, start(lambda _s, _b: (200, answer, {}))).generate([Request("hello")])
+    assert (got.token_ids, got.finish) == ((70, 71), "stop")
+
+
+def test_sampled_rows_have_a_seed_of_prompt_and_sample_alone(
+    lm: LanguageModel, served: ServedModel, start: Start
+) -> None:
+    server, vector = start(), random_vector(lm)
+    warm = Decoding(4, temperature=1.0, seed=3)
+    cells = [(), (vector.at(1),)]
+    requests = [Request("why?", cell, warm, sample=s) for cell in cells for s in (0, 1)]
+    list(engine(served, server).generate(requests))
+    assert Counter(body["seed"] for body in server.answered).most_common() == [
+        (server.answered[0]["seed"], 2),
+        (next(b["seed"] for b in server.answered if b["seed"] != server.answered[0]["seed"]), 2),
+    ]
+
+
+def test_scores_are_those_of_the_continuation(lm: LanguageModel, served: ServedModel, start: Start) -> None:
+    server = start()
+    requests = [ScoreRequest("2 + 2?", text, (random_vector(lm).at(2),)) for text in ("four", "fish")]
+    scores = engine(served, server).score(requests)
+    for request, score in zip(requests, scores, strict=True):
+        text = lm.renderer.encode_pair(request.prompt, request.continuation)
+        assert score.request is request
+        assert score.log_probabilities == tuple(-i / 100 for i in text.ids[text.prompt_length :])
+        body = next(b for b in server.answered if b["prompt"] == list(text.ids))
+        assert body["vllm_xargs"]["steerkit_prompt_tokens"] == text.prompt_length
+
+
+def test_no_more_than_the_concurrency_is_under_way_and_requests_are_drawn_as_needed(
+    lm: LanguageModel, served: ServedModel, start: Start
+) -> None:
+    server = start(lambda _s, _b: time.sleep(0.02))
+    drawn = 0
+
+    def stream() -> Iterator[Request]:
+        nonlocal drawn
+        for request in some(lm, 30):
+            drawn += 1
+            yield request
+
+    completions = engine(served, server, concurrency=3).generate(stream())
+    next(completions)
+    assert drawn <= 6
+    assert len(list(completions)) == 29
+    assert server.most_busy <= 3
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
+def test_what_may_pass_is_tried_again(
+    lm: LanguageModel, served: ServedModel, start: Start, status: int
+) -> None:
+    tries: Counter[str] = Counter()
+
+    def flaky(_server: FakeServer, body: dict[str, Any]) -> Reply | None:
+        tries[str(body["prompt"])] += 1
+        if tries[str(body["prompt"])] <= 2:
+            return status, {"error": {"message": "not now"}}, {}
+        return None
+
+    server = start(flaky)
+    completions = list(engine(served, server).generate(some(lm, 5)))
+    assert sorted(c.request.key for c in completions) == [1, 2, 3, 4, 5]  # type: ignore[type-var]
+    assert len(server.answered) == 5
+
+
+def test_a_server_that_asks_for_patience_gets_it(served: ServedModel, start: Start) -> None:
+    times: list[float] = []
+
+    def busy(_server: FakeServer, _body: dict[str, Any]) -> Reply | None:
+        times.append(time.monotonic())
+        return (429, {}, {"Retry-After": "1"}) if len(times) == 1 else None
+
+    assert len(list(engine(served, start(busy)).generate([Request("hello")]))) == 1
+    assert times[1] - times[0] >= 1
+
+
+def test_an_answer_that_takes_too_long_is_asked_for_again(served: ServedModel, start: Start) -> None:
+    calls: list[int] = []
+
+    def stalls_once(_server: FakeServer, _body: dict[str, Any]) -> Reply | None:
+        calls.append(1)
+        if len(calls) == 1:
+            time.sleep(0.6)
+        return None
+
+    assert len(list(engine(served, start(stalls_once), timeout=0.2).generate([Request("hello")]))) == 1
+    assert len(calls) == 2
+
+
+def test_a_garbled_answer_is_asked_for_again(served: ServedModel, start: Start) -> None:
+    calls: list[int] = []
+
+    def lies_once(_server: FakeServer, _body: dict[str, Any]) -> Reply | None:
+        calls.append(1)
+        return (200, {"Content": "x"}, {"Content-Length": "3"}) if len(calls) == 1 else None
+
+    assert len(list(engine(served, start(lies_once)).generate([Request("hello")]))) == 1
+
+
+def test_a_refusal_is_raised_at_once_in_the_servers_words(
+    lm: LanguageModel, served: ServedModel, start: Start
+) -> None:
+    server = start(lambda _s, _b: (400, {"error": {"message": "no vector 'random' on this server"}}, {}))
+    calls = len(server.answered)
+    with pytest.raises(MisuseError, match="no vector 'random' on this server"):
+        list(engine(served, server).generate(some(lm)))
+    assert len(server.answered) == calls
+
+
+def test_a_server_without_the_plugin_is_refused_before_it_gets_work(
+    lm: LanguageModel, served: ServedModel, start: Start
+) -> None:
+    server = start()
+    server.plugin = False
+    with pytest.raises(MisuseError, match="does not know steering"):
+        list(engine(served, server).generate(some(lm)))
+    assert all(body["vllm_xargs"]["steerkit"] == "@" for body in server.answered)
+
+
+def test_when_every_server_is_gone_the_error_says_so_soon(served: ServedModel, start: Start) -> None:
+    servers = [start(), start()]
+    for server in servers:
+        server.kill()
+    began = time.monotonic()
+    with pytest.raises(SteerkitError, match="no server answered in 3 attempts"):
+        list(engine(served, *servers, attempts=3).generate([Request("hello")]))
+    assert time.monotonic() - began < 3
+
+
+def test_a_vector_of_another_model_never_leaves_this_machine(served: ServedModel, start: Start) -> None:
+    server, other = start(), tiny_model(seed=5)
+    with pytest.raises(ModelMismatchError):
+        list(engine(served, server).generate([Request("hello", (random_vector(other).at(1),))]))
+    assert not server.answered
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://", ""])
+def test_an_address_that_is_none_is_refused(served: ServedModel, url: str) -> None:
+    with pytest.raises(MisuseError, match="address"):
+        ServerEngine([url], served)
+
+
+def test_leaving_early_stops_asking(lm: LanguageModel, served: ServedModel, start: Start) -> None:
+    server = start(lambda _s, _b: time.sleep(0.01))
+    completions = engine(served, server, concurrency=2).generate(some(lm, 12))
+    next(completions)
+    completions.close()  # type: ignore[attr-defined]
+    assert len(server.answered) < 8
+
+
+def test_a_replica_killed_midway_costs_no_record_and_doubles_none(
+    lm: LanguageModel, served: ServedModel, start: Start, tmp_path: Path
+) -> None:
+    cells, suite = build_grid([random_vector(lm, name="abstain")], [1, 2], [-1, 1]), items(10)
+
+    def slow(_server: FakeServer, _body: dict[str, Any]) -> None:
+        time.sleep(0.005)
+
+    def dies(server: FakeServer, _body: dict[str, Any]) -> None:
+        time.sleep(0.005)
+        if len(server.answered) == 12:
+            threading.Thread(target=server.kill).start()
+            time.sleep(0.02)  # the requests under way are never answered
+
+    def run(path: Path, *servers: FakeServer) -> list[bytes]:
+        with RunWriter(path, protocol(), environment()) as writer:
+            run_sweep(engine(served, *servers), suite, cells, writer)
+        keys = [record_key(record) for record in RunDirectory(path).records()]
+        assert sorted(keys) == sorted((c.id, i.id, 0) for c in cells for i in suite)
+        return sorted((path / "records.jsonl").read_bytes().splitlines())
+
+    doomed, other = start(dies), start(slow)
+    struck = run(tmp_path / "struck", doomed, other)
+    assert doomed.dead
+    assert other.answered
+    assert struck == run(tmp_path / "alone", start(slow))
+
+
+def test_a_sweep_goes_on_where_the_servers_left_it(
+    lm: LanguageModel, served: ServedModel, start: Start, tmp_path: Path
+) -> None:
+    cells, suite = build_grid([random_vector(lm, name="abstain")], [1], [1]), items(10)
+
+    def dies(server: FakeServer, _body: dict[str, Any]) -> None:
+        if len(server.answered) == 9:
+            threading.Thread(target=server.kill).start()
+            time.sleep(0.1)
+
+    def run(server: FakeServer) -> None:
+        with RunWriter(tmp_path, protocol(), environment()) as writer:
+            run_sweep(engine(served, server, attempts=2, concurrency=1), suite, cells, writer)
+
+    with pytest.raises(SteerkitError, match="no server answered"):
+        run(start(dies))
+    there = len(list(RunDirectory(tmp_path).records()))
+    assert 0 < there < 10 * len(cells)
+    second = start()
+    run(second)
+    assert len(second.answered) == 10 * len(cells) - there
+    keys = [record_key(record) for record in RunDirectory(tmp_path).records()]
+    assert sorted(keys) == sorted((c.id, i.id, 0) for c in cells for i in suite)
