@@ -10,10 +10,9 @@ from steerkit.data import ContrastPair
 from steerkit.extract import extract_activations
 from steerkit.models import ModelHandle
 from steerkit.probe import Probe
+from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.loading_from_pretrained import convert_hf_model_config
 from transformer_lens.pretrained.weight_conversions import convert_llama_weights
-
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 CONTEXT = 1024  # every block keeps a square mask of this size: the model's own 8192 would take gigabytes
 
