@@ -46,8 +46,8 @@ RULES = {
     "bounded": "recall s.t. over_abstention_rise<=0.15",
     "open": "recall s.t. degenerate_rise<=0.1",
 }
-PUBLIC = ("selfaware", "umwp")
-PUBLIC_ITEMS = 400
+PUBLIC = {"selfaware": "selfaware/SelfAware.json", "umwp": "umwp/StandardDataset.jsonl"}
+PUBLIC_ITEMS = 300
 TOKENS = 32
 METRICS = ("abstention_recall", "over_abstention", "accuracy", "tokens", "degenerate")
 
@@ -98,8 +98,8 @@ def main() -> None:
         limits(narrow.directory.records(), {c.id: c for c in frontier}),
     ]
     if asked.data is not None:
-        for name in PUBLIC:
-            suite = f"{name}:{asked.data / name}"
+        for name, file in PUBLIC.items():
+            suite = f"{name}:{asked.data / file}"
             run = measured(
                 lm,
                 distinct([Cell(), *chosen]),
