@@ -59,7 +59,7 @@ def extract(
     examples = pairs.examples
     report = progress or (lambda _done, _total: None)
     steps = len(examples) + lm.n_layers
-    texts = [_encoded(lm, example) for example in examples]
+    texts = [encoded_example(lm, example) for example in examples]
     activations = capture(lm, texts, aggregation, progress=lambda done, _: report(done, steps))
     _check_finite(activations)
 
@@ -123,7 +123,7 @@ def _check(
         raise MisuseError(f"{lm.name} is being steered: extract outside the `with sk.steer(...)` block")
 
 
-def _encoded(lm: LanguageModel, example: Example) -> EncodedText:
+def encoded_example(lm: LanguageModel, example: Example) -> EncodedText:
     """The example as tokens, or an error that names it."""
     try:
         text = example.encoded(lm.renderer)

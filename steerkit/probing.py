@@ -21,10 +21,10 @@ from torch import Tensor
 
 from steerkit.activations import Progress, capture
 from steerkit.errors import InputError, MisuseError
+from steerkit.extraction import encoded_example
 from steerkit.models import LanguageModel
 from steerkit.pairs import Example, LabelledPrompt, LabelledPrompts
 from steerkit.probes import Probe, ProbeMetadata, ProbeThreshold, log_odds_of
-from steerkit.prompts import EncodedText
 from steerkit.separability import Fold, auroc, folds_by_group, words_alone
 from steerkit.suites.suite import Suite
 
@@ -159,7 +159,9 @@ def prompt_states(
     examples = data.examples
     if len({example.positive for example in examples}) < 2:
         raise InputError(f"{data.name}: there must be both positive and negative examples")
-    states = capture(lm, [_encoded(lm, example) for example in examples], "prompt", progress=progress).states
+    states = capture(
+        lm, [encoded_example(lm, example) for example in examples], "prompt", progress=progress
+    ).states
     if not states.isfinite().all():
         raise InputError(
             f"the states of {lm.name} hold NaN or Inf: load it with --dtype float32 or bfloat16, check its weights"
@@ -309,17 +311,3 @@ def _sigmoid(log_odds: Scores) -> Scores:
 
 def _labels(examples: Iterable[Example]) -> Labels:
     return np.array([example.positive for example in examples])
-
-
-def _encoded(lm: LanguageModel, example: Example) -> EncodedText:
-    """The example as tokens, or an error that names it."""
-    try:
-        text = example.encoded(lm.renderer)
-    except MisuseError as error:
-        raise MisuseError(f"{example.where}: {error}") from error
-    if len(text.ids) > lm.context_length:
-        raise MisuseError(
-            f"{example.where}: {len(text.ids)} tokens, but {lm.name} reads at most {lm.context_length}: "
-            "shorten it or drop it"
-        )
-    return text
