@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -33,12 +32,12 @@ def recurrent_layers(lm: LanguageModel) -> list[str]:
 
 
 class AlignedLayer(DynamicLayer):
-    """Keys and values of one layer, `[row, head, position, width]`, the first `length` positions in use."""
+    """One layer's keys and values in buffers `[row, head, position, width]`, the first `length` positions in use."""
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, length: int) -> None:
         super().__init__()
-        self._buffers = (_with_headroom(keys), _with_headroom(values))
-        self._length = keys.shape[-2]
+        self._buffers = (keys, values)
+        self._length = length
         self.dtype, self.device = keys.dtype, keys.device
         self.is_initialized = True
 
@@ -49,10 +48,7 @@ class AlignedLayer(DynamicLayer):
         end = self._length + key_states.shape[-2]
         if end > self._buffers[0].shape[-2]:
             keys, values = self.in_use
-            self._buffers = (
-                _with_headroom(keys, end - self._length),
-                _with_headroom(values, end - self._length),
-            )
+            self._buffers = (_with_headroom(keys, end), _with_headroom(values, end))
         for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[..., self._length : end, :] = new
         self._length = end
@@ -80,39 +76,46 @@ class AlignedLayer(DynamicLayer):
         return self._length
 
 
-def _with_headroom(tensor: Tensor, extra: int = 0) -> Tensor:
-    """A copy with room for more positions. What is beyond `tensor` is never read before it is written."""
-    *lead, length, width = tensor.shape
-    buffer = tensor.new_empty((*lead, length + extra + HEADROOM, width))
-    buffer[..., :length, :] = tensor
+def _with_headroom(tensor: Tensor, length: int) -> Tensor:
+    """A copy with room for `length` positions and more. What is beyond `tensor` is never read before it is written."""
+    buffer = _buffer_like(tensor, tensor.shape[0], length)
+    buffer[..., : tensor.shape[-2], :] = tensor
     return buffer
+
+
+def _buffer_like(tensor: Tensor, rows: int, length: int) -> Tensor:
+    _, heads, _, width = tensor.shape
+    return tensor.new_empty((rows, heads, length + HEADROOM, width))
 
 
 def aligned_cache(parts: Sequence[tuple[KeysAndValues, Tensor]], width: int) -> Cache:
     """One cache from rows of several: each part gives its keys and values and the rows wanted of it.
 
-    Every row comes out right-aligned in `width` positions; positions before a part's own are zero (they are
-    masked, but what is multiplied with a masked weight of zero must still be finite).
+    Every row comes out right-aligned in `width` positions.
     """
     layers = []
     for per_part in zip(*(keys_and_values for keys_and_values, _ in parts), strict=True):
-        sides = []
-        for side in (0, 1):
-            tensors = [
-                _fitted(layer[side].index_select(0, rows), width)
-                for layer, (_, rows) in zip(per_part, parts, strict=True)
-            ]
-            sides.append(torch.cat(tensors) if len(tensors) > 1 else tensors[0])
-        layers.append(AlignedLayer(*sides))
+        sides = [
+            _gathered([(layer[side], rows) for layer, (_, rows) in zip(per_part, parts, strict=True)], width)
+            for side in (0, 1)
+        ]
+        layers.append(AlignedLayer(*sides, width))
     return Cache(layers=layers)
 
 
-def _fitted(tensor: Tensor, width: int) -> Tensor:
-    """The last `width` positions, led by zeros where there are fewer."""
-    missing = width - tensor.shape[-2]
-    if missing <= 0:
-        return tensor[..., -missing:, :] if missing else tensor
-    return torch.nn.functional.pad(tensor, (0, 0, missing, 0))
+def _gathered(parts: Sequence[tuple[Tensor, Tensor]], width: int) -> Tensor:
+    """The wanted rows' last `width` positions in one new buffer, led by zeros where there are fewer.
+
+    Those positions are masked, but what is multiplied with a masked weight of zero must still be finite.
+    """
+    buffer = _buffer_like(parts[0][0], sum(len(rows) for _, rows in parts), width)
+    places = buffer.split([len(rows) for _, rows in parts])
+    for place, (tensor, rows) in zip(places, parts, strict=True):
+        missing = max(0, width - tensor.shape[-2])
+        place[..., :missing, :] = 0
+        kept = tensor.shape[-2] - width + missing
+        place[..., missing:width, :] = tensor[..., kept:, :].index_select(0, rows)
+    return buffer
 
 
 def keys_and_values(cache: Cache) -> KeysAndValues:
