@@ -24,6 +24,7 @@ PARTS: dict[str, Callable[[Workbench], Iterator[Row]]] = {
     "startup": startup.run,
     "peers": peer_runs.run,
 }
+IN_THIS_PROCESS = {"extraction", "decoding", "sweep", "growth"}
 HERE = Path(__file__).parent
 
 
@@ -33,7 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if unknown := [part for part in options.parts if part not in PARTS]:
         parser.error(f"unknown part {unknown[0]!r}: name some of {', '.join(PARTS)}, or none for all")
-    setting = Setting(options.model, options.device, options.threads)
+    if options.dtype != Setting.dtype and not set(options.parts or PARTS) <= IN_THIS_PROCESS:
+        parser.error(
+            f"--dtype is for {', '.join(sorted(IN_THIS_PROCESS))}: the other parts run in {Setting.dtype}"
+        )
+    setting = Setting(options.model, options.device, options.dtype, options.threads)
     if options.quick:
         setting = replace(setting, sizes=QUICK, quick=True)
     if options.repeats:
@@ -44,10 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.parts or PARTS:
         print(name, file=sys.stderr, flush=True)
         environment = bench.environment()  # before the part's own work adds to the load
-        parts[name] = Part(environment, list(PARTS[name](bench)))
-        print(as_markdown({name: parts[name]}), flush=True)
+        title = name if options.dtype == Setting.dtype else f"{name}, {options.dtype}"
+        parts[title] = Part(environment, list(PARTS[name](bench)))
+        print(as_markdown({title: parts[title]}), flush=True)
         if folder:  # after each part, so that an interrupted run keeps what it has
-            results.save(folder, {part: parts[part] for part in PARTS if part in parts})
+            results.save(folder, dict(sorted(parts.items(), key=_place)))
+
+
+def _place(titled: tuple[str, Part]) -> tuple[int, str]:
+    """Parts stand in the order of PARTS, float32 before other number formats."""
+    title, _ = titled
+    return list(PARTS).index(title.partition(",")[0]), title
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--model", default=Setting.model, help="a bundled name or a model folder")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--dtype", default=Setting.dtype, help="float32 or bfloat16; kept as results of their own"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--repeats", type=int, help="turns of every comparison (default 5)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")

@@ -88,7 +88,7 @@ def peak_in_fresh_process(variant: str, setting: Setting) -> int:
 
 
 def _measure(variant: str, model: str, device: str, threads: int, pairs: int) -> int:
-    bench = Workbench(Setting(model, device, threads, replace(Sizes(), pairs=pairs)))
+    bench = Workbench(Setting(model, device, threads=threads, sizes=replace(Sizes(), pairs=pairs)))
     lm, texts = bench.lm, bench.texts(SET)
     for parameter in lm.hf.parameters():
         parameter.sum()  # weights mapped from a file become resident when they are first read

@@ -71,6 +71,7 @@ class Setting:
 
     model: str = "smollm2-135m-instruct"
     device: str = "cpu"
+    dtype: str = "float32"
     threads: int = 2
     sizes: Sizes = Sizes()
     quick: bool = False
@@ -95,7 +96,7 @@ class Workbench:
         torch.set_num_threads(setting.threads)
         self.setting = setting
         self.sizes = setting.sizes
-        self.lm = sk.load_model(setting.model, device=setting.device)
+        self.lm = sk.load_model(setting.model, device=setting.device, dtype=setting.dtype)
 
     def wait(self) -> None:
         """Let the device finish what was queued on it."""

@@ -1,6 +1,7 @@
 """Every actuator, gated and ungated: what abstention recall costs in over-abstention and accuracy.
 
     python -m experiments.abstention_tradeoff.run [--data FOLDER] [--threads 2] [--dtype bfloat16] [--out runs]
+    python -m experiments.abstention_tradeoff.run --model gemma3-270m --limit 96
 
 1. Vectors: response contrast (built-in pairs), question contrast (the suite's `fit` questions by whether they
    should be abstained from), the response contrast without the mean state, and a learned one (contrastive energy).
@@ -11,7 +12,7 @@
    frontier, chosen or not. The same cells on SelfAware and UMWP, which took no part in anything.
 4. What limits it: the detector, the gate's threshold and the actuator, each beside a perfect other.
 
-Resumable; results.md is written from the run directories.
+Resumable; results.md (another model's: results-MODEL.md) is written from the run directories.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from steerkit.sweeps.summary import Row
 
 HERE = Path(__file__).parent
 MODEL = "smollm2-135m-instruct"
-LAYERS = (12, 14)
+# Two layers around the middle of each model, fixed before either was measured on `report`.
+LAYERS = {MODEL: (12, 14), "gemma3-270m": (8, 10)}
 STRENGTHS = (0.5, 0.75, 1.0, 1.25)
 BUDGETS = (0.05, 0.1, 0.2, 0.35, 0.5)
 DECORATIONS = ("dont-know-system", "dont-know-instruction", "refusal-bias@bias=2", "refusal-bias@bias=4")
@@ -60,33 +62,40 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, help="folder with selfaware/ and umwp/; without it they are left out"
     )
+    parser.add_argument("--model", choices=LAYERS, default=MODEL)
+    parser.add_argument("--limit", type=int, help="items of each split, balanced (default: all)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--out", type=Path, default=HERE / "runs")
+    parser.add_argument("--out", type=Path, help="where runs are kept (default: runs/MODEL)")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    lm = sk.load_model(MODEL, dtype=asked.dtype)
-    vectors, probe = fitted(lm, asked.out)
+    lm = sk.load_model(asked.model, dtype=asked.dtype)
+    out = asked.out or HERE / "runs" / asked.model
+    layers = LAYERS[asked.model]
+    vectors, probe = fitted(lm, layers, out)
     gates = [sk.ProbeGate(probe, t.layer, t.threshold) for t in probe.metadata.thresholds]
 
     cells = build_grid(
         vectors,
-        LAYERS,
+        layers,
         STRENGTHS,
         control_strengths=(),
         gates=[None, *gates],
         decorations=[sk.parse_decoration(name) for name in DECORATIONS],
     )
-    wide = measured(lm, cells, asked.out / "choose", suite="abstention", split="choose")
+    wide = measured(lm, cells, out / "choose", suite="abstention", split="choose", limit=asked.limit)
     picked = choices(wide.summary(), cells)
 
     frontier = [c for c in cells if any(s.vector.name == "response" for s in c.steerings)]
     chosen = [cell for cell in picked.values() if cell is not None]
     cells_to_report = distinct([Cell(), *chosen, *controls(chosen), *frontier])
-    narrow = measured(lm, cells_to_report, asked.out / "report", suite="abstention", split="report")
+    narrow = measured(
+        lm, cells_to_report, out / "report", suite="abstention", split="report", limit=asked.limit
+    )
     parts = [
         "# What abstention recall costs, actuator by actuator",
-        f"Written by `run.py`. {MODEL}, {asked.dtype}, greedy, at most {TOKENS} tokens; changes are against the "
+        f"Written by `run.py`. {asked.model}, {asked.dtype}, greedy, at most {TOKENS} tokens, "
+        f"{'every item' if asked.limit is None else f'{asked.limit} items'} of a split; changes are against the "
         "unsteered model; 95% intervals, paired bootstrap over twin groups.",
         f"Probe: {described(probe)}",
         "## Chosen on `choose`, measured once on `report`",
@@ -103,7 +112,7 @@ def main() -> None:
             run = measured(
                 lm,
                 distinct([Cell(), *chosen]),
-                asked.out / name,
+                out / name,
                 suite=suite,
                 split="report",
                 limit=PUBLIC_ITEMS,
@@ -111,11 +120,14 @@ def main() -> None:
             parts += [f"## {name}, never seen in fitting or choosing", chosen_table(picked, run.summary())]
     parts += ["## The grid on `choose`", grid_table(wide.summary())]
     text = "\n\n".join(parts) + "\n"
-    (HERE / "results.md").write_text(text, encoding="utf-8")
+    name = "results.md" if asked.model == MODEL else f"results-{asked.model}.md"
+    (HERE / name).write_text(text, encoding="utf-8")
     print(text)
 
 
-def fitted(lm: sk.LanguageModel, out: Path) -> tuple[list[sk.SteeringVector], sk.Probe]:
+def fitted(
+    lm: sk.LanguageModel, layers: Sequence[int], out: Path
+) -> tuple[list[sk.SteeringVector], sk.Probe]:
     """The vectors and the probe, made once and kept in `out`."""
     out.mkdir(parents=True, exist_ok=True)
 
@@ -131,7 +143,7 @@ def fitted(lm: sk.LanguageModel, out: Path) -> tuple[list[sk.SteeringVector], sk
         response,
         kept("question", lambda: sk.extract(lm, sk.load_pairs("suite:abstention"), aggregation="prompt")),
         kept("projected", lambda: without_mean(response)),
-        kept("learned", lambda: sk.learn(lm, pairs, LAYERS, kl_budget=KL_BUDGET)),
+        kept("learned", lambda: sk.learn(lm, pairs, layers, kl_budget=KL_BUDGET)),
     ]
     path = out / "probe.safetensors"
     if not path.is_file():
