@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import ContinuousBatchingConfig, GenerationConfig
 
 import steerkit as sk
 from benchmarks.floor import dense_prefill
@@ -26,6 +26,7 @@ from steerkit.sweeps.grid import Cell
 
 DRAFT = 4  # tokens that one pass verifies
 PROMPT_TOKENS = 40
+CACHE_SHARE = 0.05  # of memory, for the paged cache
 
 
 def run(bench: Workbench) -> Iterator[Row]:
@@ -37,25 +38,18 @@ def run(bench: Workbench) -> Iterator[Row]:
 def drafts(bench: Workbench) -> Iterator[Row]:
     """What a pass over several tokens a row costs against one token, and how much of a draft would be kept."""
     for rows in bench.sizes.dense_batches:
+        state = dense_prefill(bench.lm, rows, PROMPT_TOKENS)
         seconds = take_turns(
             {
-                "one token": partial(_one_pass, bench.lm, rows, 1),
-                "a draft": partial(_one_pass, bench.lm, rows, DRAFT),
-                "prefill": partial(dense_prefill, bench.lm, rows, PROMPT_TOKENS),
+                "one token": partial(_one_pass, bench.lm, state, 1),
+                "a draft": partial(_one_pass, bench.lm, state, DRAFT),
             },
             bench.sizes.repeats,
             bench.wait,
         )
-        # Every pass is behind a prefill of its own, whose time is taken off.
-        cost = [
-            (draft - prefill) / (one - prefill)
-            for draft, one, prefill in zip(
-                seconds["a draft"], seconds["one token"], seconds["prefill"], strict=True
-            )
-        ]
         yield Row.of(
             f"a pass that verifies {DRAFT} tokens / a decoding step, {rows} rows",
-            cost,
+            ratios(seconds, "a draft", "one token"),
             note=f"drafts could pay where this is below the tokens kept a pass, at most {DRAFT}",
             seconds=seconds,
         )
@@ -92,10 +86,12 @@ def tokens_a_pass(draft: Sequence[int], wanted: Sequence[int]) -> float:
 
 
 @torch.inference_mode()
-def _one_pass(lm: sk.LanguageModel, rows: int, tokens: int) -> None:
-    state = dense_prefill(lm, rows, PROMPT_TOKENS)
+def _one_pass(lm: sk.LanguageModel, state: dict[str, Any], tokens: int) -> None:
+    """Run so many tokens a row behind the prompts, and forget them."""
     ids = state["input_ids"].repeat(1, tokens)
-    lm.hf(input_ids=ids, past_key_values=state["past_key_values"], use_cache=True)
+    cache = state["past_key_values"]
+    lm.hf(input_ids=ids, past_key_values=cache, use_cache=True)
+    cache.crop(-tokens)
 
 
 def continuous_batching(bench: Workbench) -> Iterator[Row]:
@@ -106,6 +102,8 @@ def continuous_batching(bench: Workbench) -> Iterator[Row]:
     config = GenerationConfig(
         max_new_tokens=tokens, do_sample=False, eos_token_id=list(lm.stop_ids), pad_token_id=lm.pad_id
     )
+    # Left to itself it fills most of the machine's memory with zeros before it begins.
+    paged = ContinuousBatchingConfig(max_memory_percent=CACHE_SHARE)
     shapes: set[tuple[int, ...]] = set()
 
     def see(_block: Any, _args: Any, output: Any) -> None:
@@ -114,7 +112,9 @@ def continuous_batching(bench: Workbench) -> Iterator[Row]:
     def theirs() -> None:
         handle = lm.blocks[lm.n_layers // 2].register_forward_hook(see)
         try:
-            done = lm.hf.generate_batch(inputs=ids, generation_config=config)
+            done = lm.hf.generate_batch(
+                inputs=ids, generation_config=config, continuous_batching_config=paged
+            )
         finally:
             handle.remove()
         if len(done) != len(ids):
