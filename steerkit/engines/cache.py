@@ -95,11 +95,11 @@ def aligned_cache(parts: Sequence[tuple[KeysAndValues, Tensor]], width: int) -> 
     """
     layers = []
     for per_part in zip(*(keys_and_values for keys_and_values, _ in parts), strict=True):
-        sides = [
+        keys, values = (
             _gathered([(layer[side], rows) for layer, (_, rows) in zip(per_part, parts, strict=True)], width)
             for side in (0, 1)
-        ]
-        layers.append(AlignedLayer(*sides, width))
+        )
+        layers.append(AlignedLayer(keys, values, width))
     return Cache(layers=layers)
 
 

@@ -17,7 +17,7 @@ from steerkit.report.curves import actuator_plot, risk_coverage_plot
 from steerkit.report.marks import FRONTIER, RANDOM, UNSTEERED, VECTOR_MARKS, new_figure
 from steerkit.report.questions import Question, frontier, questions
 from steerkit.report.tables import COUNTED, cell_name, cell_strength, format_value, scopes
-from steerkit.sweeps.frontier import actuator, by_actuator
+from steerkit.sweeps.frontier import by_actuator
 from steerkit.sweeps.risk_coverage import RiskCoverage
 from steerkit.sweeps.statistics import METRICS, Floats
 from steerkit.sweeps.store import REMEDY
@@ -58,18 +58,18 @@ def write_plots(
 
 
 def heat_maps(rows: Sequence[Row], metrics: Sequence[str], subject: str) -> Figure | None:
-    """A panel for each metric (across), vector and scope (down); None where no cell has a single layer."""
+    """A panel for each metric (across), vector, gate and scope (down); None where no cell has a single layer."""
     steered = [row for row in rows if row.role == "steered" and row.layer is not None]
     shown = [metric for metric in metrics if any(metric in row.levels for row in steered)]
     if not shown:
         return None
-    panels = sorted({(actuator(row), str(row.scope)) for row in steered})
+    panels = sorted({(cell_name(row), str(row.scope)) for row in steered})
     strengths = sorted({0.0} | {row.strength for row in steered if row.strength is not None})
     layers = sorted({row.layer for row in steered if row.layer is not None})
     unsteered = [row for row in rows if row.role == "unsteered"]
     figure = new_figure(
         1.6 + len(shown) * max(3.2, 0.62 * len(strengths)),
-        0.7 + len(panels) * max(1.7, 0.9 + 0.36 * len(layers)),
+        0.7 + len(panels) * max(1.8, 1.1 + 0.36 * len(layers)),
     )
     axes = figure.subplots(len(panels), len(shown), squeeze=False, sharex=True, sharey=True)
     for column, metric in enumerate(shown):
@@ -79,7 +79,7 @@ def heat_maps(rows: Sequence[Row], metrics: Sequence[str], subject: str) -> Figu
             else 1.0
         )
         for line, (vector, scope) in enumerate(panels):
-            here = [row for row in steered if (actuator(row), row.scope) == (vector, scope)]
+            here = [row for row in steered if (cell_name(row), row.scope) == (vector, scope)]
             found = {(row.layer, row.strength): row for row in here}
             found |= {(layer, 0.0): row for row in unsteered for layer in layers}
             grid = np.array([[_value(found.get((layer, s)), metric) for s in strengths] for layer in layers])
@@ -88,9 +88,10 @@ def heat_maps(rows: Sequence[Row], metrics: Sequence[str], subject: str) -> Figu
             panel.set_xticks(range(len(strengths)), [f"{strength:g}" for strength in strengths])
             panel.set_yticks(range(len(layers)), [str(layer) for layer in layers])
             place = vector if len(scopes(rows)) < 2 else f"{vector}, {scope}"
-            panel.set_title(f"{METRICS[metric].label}: {place}", fontsize=9)
+            panel.set_title(f"{METRICS[metric].label}:\n{place}", fontsize=8)
         axes[-1, column].set_xlabel("strength (0: unsteered)")
-        figure.colorbar(image, ax=axes[:, column], pad=0.02)
+        # One bar a column, as tall as a panel or two: along all of them it would be taller than the page.
+        figure.colorbar(image, ax=axes[:, column], pad=0.02, shrink=min(1.0, 2 / len(panels)), anchor=(0, 1))
     for panel in axes[:, 0]:
         panel.set_ylabel("layer")
     figure.suptitle(f"Layer × strength: {subject}", fontsize=10.5)

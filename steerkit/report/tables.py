@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from steerkit.sweeps.frontier import actuator
+from steerkit.sweeps.frontier import gates_of, mover, without_gates
 from steerkit.sweeps.judging import Judged
 from steerkit.sweeps.statistics import Estimate
 from steerkit.sweeps.summary import Row
@@ -70,12 +70,29 @@ def format_change(metric: str, estimate: Estimate | None) -> str:
 
 
 def cell_name(row: Row) -> str:
-    """What a reader calls the cell: its role, its actuator, or its spec where it has no single layer."""
+    """What a reader calls the cell: `ungated_name`, and what gates it from which threshold on."""
+    gates = dict.fromkeys(f"{name.strip()} ≥ {format_threshold(at)}" for name, at in gates_of(row))
+    gated = f", gated by {' and '.join(gates)}" if gates and row.role != "random" else ""
+    return ungated_name(row) + gated
+
+
+def ungated_name(row: Row) -> str:
+    """The cell's role, what moves the model there, or its spec where it has no single layer."""
     if row.role in ("unsteered", "random"):
         return row.role
     if row.layer is not None:
-        return actuator(row)
-    return " + ".join(spec for spec in (row.steering, row.decoration) if spec)
+        return mover(row)
+    return " + ".join(without_gates(spec) for spec in (row.steering, row.decoration) if spec)
+
+
+def cell_gate(row: Row) -> str:
+    """The thresholds of the cell's gates, or a dash."""
+    return " ".join(dict.fromkeys(format_threshold(at) for _, at in gates_of(row))) or MISSING
+
+
+def format_threshold(text: str) -> str:
+    """A threshold from a spec string with the digits that tell it from its neighbours."""
+    return f"{float(text):.3g}" if text else MISSING
 
 
 def cell_layer(row: Row) -> str:
@@ -97,16 +114,19 @@ def trade_off_table(rows: Sequence[Row], title: str | None = None) -> Table:
     """The rows of a summary as a table for 100 columns: a long vector name is cut, a number never is.
 
     95% intervals stand in brackets, for three metrics at most; `random` is the random direction for the cell
-    above it. Where a run has several scopes, their column takes the place of the side effects.
+    above it. Where a run has several scopes, their column takes the place of the side effects; where it has gates,
+    their thresholds have a column.
     """
     several_scopes = len(scopes(rows)) > 1
+    gated = any(map(gates_of, rows))
     intervals, rest = main_metrics(rows)[:MOST_INTERVALS], main_metrics(rows)[MOST_INTERVALS:]
     plain = rest if several_scopes else [*rest, *side_effects(rows)]
-    headers = [*(["scope"] if several_scopes else []), "layer", "str."]
+    headers = [*(["scope"] if several_scopes else []), *(["gate"] if gated else []), "layer", "str."]
     headers += [HEADERS[metric] for metric in (*intervals, *plain)]
     lines = [
         [
             *([row.scope or MISSING] if several_scopes else []),
+            *([cell_gate(row)] if gated else []),
             cell_layer(row),
             cell_strength(row),
             *(format_estimate(metric, row.levels.get(metric)) for metric in intervals),
@@ -121,7 +141,7 @@ def trade_off_table(rows: Sequence[Row], title: str | None = None) -> Table:
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
     for row, line in zip(rows, lines, strict=True):
-        name = Text("  random" if row.role == "random" else cell_name(row))
+        name = Text("  random" if row.role == "random" else ungated_name(row))
         table.add_row(name, *line, style={"unsteered": "bold", "random": "dim"}.get(row.role))
     return table
 

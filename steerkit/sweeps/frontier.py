@@ -13,7 +13,8 @@ from steerkit.sweeps.statistics import METRICS
 from steerkit.sweeps.summary import Row
 
 COMPOSITION = "composition"
-_GATE = re.compile(r"[@,]gate=([^,/;]+)")  # in a spec string; behind a probe's name may stand /LAYER
+# In a spec string; behind a probe's name may stand /LAYER.
+_GATE = re.compile(r"[@,]gate=([^,/;]+)[^,;]*(?:,threshold=([^,;]+))?")
 
 
 def pareto_frontier(rows: Sequence[Row], first: str, second: str) -> list[Row]:
@@ -66,6 +67,12 @@ def actuator(row: Row) -> str:
     The vector's name with the operation unless that is `add`; the decoration's name (without the amount behind
     its `@`); or both; and what gates them.
     """
+    gates = dict.fromkeys(name.strip() for name, _ in gates_of(row))
+    return mover(row) + (f", gated by {' and '.join(gates)}" if gates else "")
+
+
+def mover(row: Row) -> str:
+    """The actuator without what gates it."""
     parts = []
     if row.vector is not None:
         parts.append(row.vector if row.operation == "add" else f"{row.vector} ({row.operation})")
@@ -73,8 +80,17 @@ def actuator(row: Row) -> str:
         parts.append(COMPOSITION)
     if row.decoration is not None:
         parts.append(row.decoration.partition("@")[0])
-    gates = dict.fromkeys(map(str.strip, _GATE.findall(f"{row.steering};{row.decoration or ''}")))
-    return " + ".join(parts) + (f", gated by {' and '.join(gates)}" if gates else "")
+    return " + ".join(parts)
+
+
+def gates_of(row: Row) -> list[tuple[str, str]]:
+    """(name, threshold) of each gate in the cell's specs, in their order; a threshold is as it stands there."""
+    return _GATE.findall(f"{row.steering};{row.decoration or ''}")
+
+
+def without_gates(spec: str) -> str:
+    """The spec string without the fields that gate it."""
+    return _GATE.sub(lambda found: found[0][0], spec).replace("@,", "@").rstrip("@,")
 
 
 def _goodness(row: Row, metric: str) -> float:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from steerkit.report.tables import format_change, format_estimate, judged_table, trade_off_table
+from steerkit.report.tables import cell_name, format_change, format_estimate, judged_table, trade_off_table
 from steerkit.scoring.agreement import agreement
 from steerkit.sweeps.judging import Judged, JudgedRow
 from steerkit.sweeps.statistics import Estimate
@@ -67,3 +67,33 @@ def test_two_opinions_stand_in_a_hundred_columns():
     assert max(map(len, (header, line, last))) <= 100
     assert line.split()[-8:] == ["1", "1", "0.50", "0.75", "0.25", "0.00", "0.75", "0.50"]
     assert last.split() == ["all", "cells", "0.75", "0.50"]
+
+
+def test_cells_under_different_thresholds_of_a_gate_are_told_apart():
+    spec = "v@layer=1,strength=2,scope=completion,gate=my p/6,threshold="
+    cells = [
+        replace(row("v", accuracy=0.5), steering=spec + threshold)
+        for threshold in ("0.5461600130206604", "0.714")
+    ]
+    assert [cell_name(cell) for cell in cells] == [
+        "v, gated by my p ≥ 0.546",
+        "v, gated by my p ≥ 0.714",
+    ]
+    lines = render(cells)
+    assert "gate" in lines[0]
+    assert "0.546" in lines[1]
+    assert "0.714" in lines[2]
+    assert "gate" not in render([row("v", accuracy=0.5)])[0]
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("bias@bias=4,gate=p/6,threshold=0.25", "bias@bias=4, gated by p ≥ 0.25"),
+        ("idk@gate=p/6,threshold=0.5", "idk, gated by p ≥ 0.5"),
+        ("idk", "idk"),
+    ],
+)
+def test_a_decoration_is_named_by_its_spec(spec, name):
+    cell = replace(row("v"), vector=None, layer=None, steering="", decoration=spec)
+    assert cell_name(cell) == name
