@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from steerkit.decoration import Decoration
     from steerkit.engines.base import Completion, Decoding, Request, ScoreRequest
     from steerkit.engines.context import steer
+    from steerkit.engines.server import ServerEngine
     from steerkit.engines.transformers import TransformersEngine
+    from steerkit.engines.vllm import VllmEngine
     from steerkit.errors import SteerkitError
     from steerkit.export.control_vector import export_gguf
     from steerkit.export.lm_eval import export_lm_eval
@@ -56,10 +58,12 @@ _HOME = {
     "Request": "engines.base",
     "Run": "sweeps.run",
     "ScoreRequest": "engines.base",
+    "ServerEngine": "engines.server",
     "Steering": "steering",
     "SteeringVector": "vector",
     "SteerkitError": "errors",
     "TransformersEngine": "engines.transformers",
+    "VllmEngine": "engines.vllm",
     "calibrate": "calibration.run",
     "choose_then_report": "sweeps.confirmation",
     "choose_threshold": "probing",
@@ -99,10 +103,12 @@ __all__ = [
     "Request",
     "Run",
     "ScoreRequest",
+    "ServerEngine",
     "Steering",
     "SteeringVector",
     "SteerkitError",
     "TransformersEngine",
+    "VllmEngine",
     "calibrate",
     "choose_then_report",
     "choose_threshold",

@@ -3,7 +3,7 @@
     VECTOR[@key=value,…]     e.g.  abstain.safetensors@layer=14,strength=1.5
     4,8,12  or  start:stop:step, the stop included     e.g.  8:16:4  is  8, 12, 16
 
-    DECORATION[@bias=4,gate=FILE,threshold=0.6]       e.g.  refusal-bias@bias=2
+    DECORATION[@key=value,…]     e.g.  refusal-bias@bias=2,  thinking-budget@tokens=128,  tip@alpha=3,beta=600
 
 Inside a spec, where the comma parts the keys, a list is written with `+`: layer=4+8.
 """
@@ -16,14 +16,24 @@ from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from steerkit.decoration import Decoration, built_in_decorations
+from steerkit.decoration import Decoration, Rule, built_in_decorations
 from steerkit.errors import MisuseError
 from steerkit.probes import Probe
 from steerkit.steering import Gate, ProbeGate, Steering
 from steerkit.vector import SteeringVector, load_gate, load_vector
 
-KEYS = ("layer", "strength", "scope", "operation", "target", "gate", "threshold")
-DECORATION_KEYS = ("bias", "gate", "threshold")
+KEYS = (
+    "layer",
+    "strength",
+    "scope",
+    "operation",
+    "target",
+    "half_life",
+    "positions",
+    "gate",
+    "threshold",
+)
+GATE_KEYS = ("gate", "threshold")
 LONGEST_RANGE = 10_000
 
 
@@ -94,19 +104,26 @@ def parse_spec(
         scope=fields.get("scope", "completion"),  # type: ignore[arg-type]
         target=_float(fields["target"], "target", text) if "target" in fields else None,
         gate=_gate(fields, text, gate),
+        half_life=_float(fields["half_life"], "half_life", text) if "half_life" in fields else None,
+        positions=fields.get("positions", "every"),  # type: ignore[arg-type]
     )
 
 
 def parse_decoration(text: str, gate: Callable[[str], Probe | SteeringVector] = load_gate) -> Decoration:
-    """The decoration that a spec string names: one that is built in, another bias or a probe gate added."""
+    """The decoration that a spec string names: one that is built in, with other numbers or a probe gate."""
     name, _, options = text.partition("@")
     known = built_in_decorations()
     if name not in known:
         raise MisuseError(f"no decoration {name!r}; the built-in ones are {', '.join(known)}")
-    fields = _fields(options, text, DECORATION_KEYS)
     decoration = known[name]
+    numbers = ["bias"] if decoration.openers else []
+    fields = _fields(options, text, [*numbers, *decoration.settings, *GATE_KEYS])
     if "bias" in fields:
         decoration = replace(decoration, bias=_float(fields["bias"], "bias", text))
+    if decoration.rule is not None:
+        decoration = replace(
+            decoration, rule=_with_numbers(decoration.rule, decoration.settings, fields, text)
+        )
     opened_by = _gate(fields, text, gate)
     if isinstance(opened_by, Gate):
         raise MisuseError(
@@ -143,6 +160,19 @@ def _fields(options: str, text: str, keys: Sequence[str] = KEYS) -> dict[str, st
             raise MisuseError(f"spec {text!r} gives {key!r} twice")
         fields[key] = value
     return fields
+
+
+def _with_numbers(rule: Rule, settings: dict[str, int | float], fields: dict[str, str], text: str) -> Rule:
+    """The rule with those of its numbers that the spec gives; a count of tokens is a whole number."""
+    given: dict[str, Any] = {}
+    for key in settings.keys() & fields.keys():
+        number = _float(fields[key], key, text)
+        if isinstance(settings[key], int):
+            if not number.is_integer():
+                raise MisuseError(f"spec {text!r}: {key} {fields[key]!r} is not a whole number")
+            number = int(number)
+        given[key] = number
+    return replace(rule, **given)
 
 
 def _float(value: str, key: str, text: str) -> float:

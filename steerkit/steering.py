@@ -23,8 +23,11 @@ from steerkit.vector import SteeringVector
 
 Operation = Literal["add", "ablate", "clamp", "rotate"]
 Scope = Literal["completion", "prompt", "all", "thinking", "answer"]
+Positions = Literal["every", "boundaries"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 SCOPES: tuple[Scope, ...] = get_args(Scope)
+POSITIONS: tuple[Positions, ...] = get_args(Positions)
+COMPLETION_SCOPES = ("completion", "thinking", "answer")
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +104,11 @@ class Steering:
     last prompt token and every completion token but the last); `prompt`, every earlier prompt position; `all`,
     both; `thinking`, completion positions while a thinking block is open; `answer`, the other completion
     positions. Padding is never steered.
+
+    `positions` narrows a scope of the completion down to `boundaries`, the positions where a step ends: the text
+    read so far ends in an empty line (two newlines, in one token or two), as in SEAL (arXiv 2504.07986). With a
+    `half_life` of H tokens the strength at the position from whose output completion token i is sampled, counted
+    from 0, is `strength` · 2^(-i / H); None: it stays the same.
     """
 
     vector: SteeringVector
@@ -110,6 +118,8 @@ class Steering:
     scope: Scope = "completion"
     target: float | None = None
     gate: Gate | ProbeGate | None = None
+    half_life: float | None = None
+    positions: Positions = "every"
 
     def __post_init__(self) -> None:
         if self.operation not in OPERATIONS:
@@ -122,6 +132,19 @@ class Steering:
             raise MisuseError("operation 'clamp' needs a target (target=…), and only it takes one")
         if self.target is not None and not math.isfinite(self.target):
             raise MisuseError(f"target is a finite number, got {self.target}")
+        if self.positions not in POSITIONS:
+            raise MisuseError(f"positions is one of {', '.join(POSITIONS)}, got {self.positions!r}")
+        if self.half_life is not None and not 0 < self.half_life < math.inf:
+            raise MisuseError(f"half_life is a positive number of tokens, got {self.half_life}")
+        for field, given in (
+            ("half_life", self.half_life is not None),
+            ("positions", self.positions != "every"),
+        ):
+            if given and self.scope not in COMPLETION_SCOPES:
+                raise MisuseError(
+                    f"{field} is about the completion, and scope {self.scope!r} holds the prompt: give scope "
+                    f"{', '.join(COMPLETION_SCOPES[:-1])} or {COMPLETION_SCOPES[-1]}"
+                )
         if not self.layers:
             raise MisuseError("a steering needs at least one layer (layer=…)")
         for layer in self.layers:
@@ -155,6 +178,10 @@ class Steering:
         if self.target is not None:
             fields.append(f"target={shortest(self.target)}")
         fields.append(f"scope={self.scope}")
+        if self.half_life is not None:
+            fields.append(f"half_life={shortest(self.half_life)}")
+        if self.positions != "every":
+            fields.append(f"positions={self.positions}")
         if self.gate is not None:
             fields += self.gate.fields
         return f"{self.vector.name}@{','.join(fields)}"
@@ -162,7 +189,7 @@ class Steering:
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 over all that decides what this steering does, the vectors' contents included."""
-        content = [
+        content: list[object] = [
             self.vector.digest,
             list(self.layers),
             float(self.strength).hex(),
@@ -171,6 +198,11 @@ class Steering:
             None if self.target is None else float(self.target).hex(),
             None if self.gate is None else self.gate.content,
         ]
+        # Only where given: what acts as before these fields were there keeps its digest.
+        if self.half_life is not None:
+            content.append({"half_life": float(self.half_life).hex()})
+        if self.positions != "every":
+            content.append({"positions": self.positions})
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

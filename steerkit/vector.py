@@ -27,7 +27,7 @@ from steerkit.probes import Probe, holds_probe, load_probe, probe_from
 from steerkit.whole_files import replacing
 
 if TYPE_CHECKING:
-    from steerkit.steering import Gate, Operation, ProbeGate, Scope, Steering
+    from steerkit.steering import Gate, Operation, Positions, ProbeGate, Scope, Steering
 
 FORMAT_VERSION = 1
 HEADER_KEY = "steerkit"
@@ -160,12 +160,14 @@ class SteeringVector:
         operation: Operation = "add",
         target: float | None = None,
         gate: Gate | ProbeGate | None = None,
+        half_life: float | None = None,
+        positions: Positions = "every",
     ) -> Steering:
         """This vector applied at one layer or several; see `Steering` for the meaning of each field."""
         from steerkit.steering import Steering  # the one call up, so that a vector reads as a sentence
 
         layers = (layer,) if isinstance(layer, int) else tuple(layer)
-        return Steering(self, layers, strength, operation, scope, target, gate)
+        return Steering(self, layers, strength, operation, scope, target, gate, half_life, positions)
 
     def random_control(self, seed: int = 0) -> SteeringVector:
         """A random direction with this vector's norm at every layer: what a push of this size does by itself.

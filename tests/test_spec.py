@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -11,9 +12,10 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from steerkit.decoration import CyclicReflex, Decoration, SwitchPenalty, ThinkingBudget, built_in_decorations
 from steerkit.errors import MisuseError, SteerkitError
-from steerkit.spec import KEYS, parse_range, parse_spec
-from steerkit.steering import OPERATIONS, SCOPES, Gate, Steering
+from steerkit.spec import KEYS, parse_decoration, parse_range, parse_spec
+from steerkit.steering import COMPLETION_SCOPES, OPERATIONS, POSITIONS, SCOPES, Gate, Steering
 from steerkit.vector import SteeringVector, VectorMetadata
 
 LAYERS = 12
@@ -33,13 +35,17 @@ def steerings(draw: st.DrawFn) -> Steering:
     names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
     gate_names = st.text(st.sampled_from("abc/._@-"), min_size=1).map(lambda name: name.replace("@", "a"))
     operation = draw(st.sampled_from(OPERATIONS))
+    scope = draw(st.sampled_from(SCOPES))
+    of_completion = scope in COMPLETION_SCOPES
     return named(draw(names)).at(
         layer=draw(st.lists(st.integers(0, LAYERS - 1), min_size=1)),
         strength=draw(finite),
-        scope=draw(st.sampled_from(SCOPES)),
+        scope=scope,
         operation=operation,
         target=draw(finite) if operation == "clamp" else None,
         gate=draw(st.none() | st.builds(Gate, gate_names.map(named), finite)),
+        half_life=draw(st.none() | finite.filter(lambda tokens: tokens > 0)) if of_completion else None,
+        positions=draw(st.sampled_from(POSITIONS)) if of_completion else "every",
     )
 
 
@@ -82,11 +88,82 @@ def test_layers_in_a_spec_may_be_a_progression() -> None:
         ({"scope": "all"}, False),
         ({"operation": "ablate"}, False),
         ({"gate": Gate(named("g"), 0.0)}, False),
+        ({"half_life": None, "positions": "every"}, True),
+        ({"half_life": 64.0}, False),
+        ({"positions": "boundaries"}, False),
     ],
 )
 def test_a_digest_tells_steerings_apart(change: dict, same: bool) -> None:
     plain = {"layer": 3}
     assert (named("v").at(**plain).digest == named("v").at(**(plain | change)).digest) is same
+
+
+def test_digests_of_before_there_were_half_lives_and_rules_still_hold() -> None:
+    generator = torch.Generator().manual_seed(0)
+    metadata = VectorMetadata(name="v", model="m", fingerprint="f:0", method="random", aggregation="last")
+    steering = SteeringVector(torch.randn(4, 4, generator=generator), metadata).at([1, 2], 1.5, "thinking")
+    assert steering.digest == "04693ca1065b0e76c76d496ffb6d50967962157a91bef1eb5fd5d649655695d1"
+    bias = built_in_decorations()["refusal-bias"]
+    assert bias.digest == "8d120e7b64bea5d53b74432acd79cdba7a5bac250989c0513070b283704ea42e"
+
+
+@pytest.mark.parametrize("wrong", ["half_life=0", "half_life=-1", "half_life=inf", "positions=ends"])
+def test_a_half_life_or_positions_that_cannot_be_meant_is_refused(wrong: str) -> None:
+    with pytest.raises(MisuseError, match=wrong.partition("=")[0]):
+        parse_spec(f"v@layer=1,{wrong}", load=named, gate=named)
+
+
+@pytest.mark.parametrize("scope", ["prompt", "all"])
+@pytest.mark.parametrize("field", ["half_life=4", "positions=boundaries"])
+def test_what_is_about_the_completion_needs_a_scope_of_it(scope: str, field: str) -> None:
+    with pytest.raises(MisuseError, match=f"{field.partition('=')[0]} is about the completion"):
+        parse_spec(f"v@layer=1,scope={scope},{field}", load=named, gate=named)
+
+
+@pytest.mark.parametrize(
+    ("spec", "changes"),
+    [
+        ("thinking-budget@tokens=128", {"rule": ThinkingBudget(128)}),
+        ("tip@alpha=2.5,beta=9", {"rule": SwitchPenalty(("w",), 2.5, 9)}),
+        ("cyclic-reflex@period=100", {"rule": CyclicReflex(("w",), 3.0, 100)}),
+        ("refusal-bias@bias=2", {"bias": 2.0}),
+    ],
+)
+def test_a_spec_changes_a_decoration_s_numbers_and_reads_back(spec: str, changes: dict) -> None:
+    decoration = parse_decoration(spec)
+    if isinstance(decoration.rule, SwitchPenalty | CyclicReflex):
+        changes = {"rule": replace(changes["rule"], words=decoration.rule.words)}
+    for name, value in changes.items():
+        assert getattr(decoration, name) == value
+    built_in = built_in_decorations()[decoration.name]
+    assert decoration.digest != built_in.digest
+    assert parse_decoration(decoration.spec()).digest == decoration.digest
+    if decoration.rule:
+        assert decoration.fields() == built_in.fields(), "cells of one name share what a protocol says of it"
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("thinking-budget@tokens=1.5", "whole number"),
+        ("thinking-budget@tokens=-1", "at least 0"),
+        ("thinking-budget@alpha=1", "unknown key 'alpha'; the keys are tokens, gate, threshold"),
+        ("tip@alpha=0", "alpha"),
+        ("tip@beta=x", "not a number"),
+        ("cyclic-reflex@period=1", "period"),
+        ("concise-system@bias=1", "unknown key 'bias'"),
+        ("tips", "no decoration 'tips'"),
+    ],
+)
+def test_a_decoration_that_cannot_be_meant_is_a_misuse(spec: str, said: str) -> None:
+    with pytest.raises(MisuseError, match=said):
+        parse_decoration(spec)
+
+
+def test_a_rule_s_words_decide_its_digest() -> None:
+    words = [("wait",), ("Wait",), ("wait", "Wait")]
+    rules = [kind(w) for kind in (SwitchPenalty, CyclicReflex) for w in words]
+    assert len({Decoration("d", rule=rule).digest for rule in rules}) == len(rules)
 
 
 @given(st.text())

@@ -16,10 +16,11 @@ CHAT_TEMPLATE = (
 )
 
 
-def byte_tokenizer(*, chat: bool = True) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer without merges."""
+def byte_tokenizer(*, chat: bool = True, markers: bool = True) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer without merges; without `markers`, those of thinking are no tokens of their own."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *alphabet])}
+    special = SPECIAL if markers else SPECIAL[:3]
+    vocabulary = {token: i for i, token in enumerate([*special, *alphabet])}
     core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -28,7 +29,7 @@ def byte_tokenizer(*, chat: bool = True) -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
-        extra_special_tokens=["<think>", "</think>"],
+        extra_special_tokens=special[3:],
     )
     if chat:
         tokenizer.chat_template = CHAT_TEMPLATE

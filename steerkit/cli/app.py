@@ -12,6 +12,7 @@ from steerkit.cli import (
     doctor,
     export,
     extract,
+    faithfulness,
     generate,
     import_vector,
     models,
@@ -55,6 +56,7 @@ app.command("chat")(chat.chat)
 app.command("sweep")(sweep.sweep)
 app.command("calibrate")(calibrate.calibrate)
 app.command("report")(report.report)
+app.command("faithfulness")(faithfulness.faithfulness)
 app.command("export")(export.export)
 app.command("import")(import_vector.import_vector)
 app.command("doctor")(doctor.doctor)

@@ -1,35 +1,101 @@
-"""`steerkit doctor`: does steering reach this model, on this machine, as commanded?"""
+"""`steerkit doctor`: does steering reach this model, where it runs, as commanded?"""
 
 from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from steerkit.cli import console, options
+from steerkit.cli.engine import EngineChoice
+from steerkit.errors import MisuseError
+
+if TYPE_CHECKING:
+    from steerkit.diagnosis import Diagnosis, ServerDiagnosis
+
+ARRIVES, LOST = "steering arrives as commanded", "steering does NOT arrive"
 
 
 def doctor(
     model: options.Model = options.DEFAULT_MODEL,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    engine: options.Engine = "transformers",
+    server: options.Servers = None,
+    steer: Annotated[
+        str | None,
+        typer.Option(
+            "--steer", metavar="SPEC", help="With --engine server: the steering to send, of a vector it has."
+        ),
+    ] = None,
+    served_name: options.ServedName = None,
+    timeout: options.Timeout = None,
+    vllm_option: options.VllmOptions = None,
     as_json: options.Json = False,
 ) -> None:
-    """Check the model's sites and the realised shift of a commanded one at every layer; print a report to paste."""
-    from steerkit.diagnosis import diagnose
+    """Check the model's sites and the realised shift of a commanded one at every layer; print a report to paste.
 
-    lm = console.load(model, device, dtype)
-    diagnosis = diagnose(lm)
-    if as_json:
-        console.print_json(diagnosis.facts | {"layers": diagnosis.errors, "healthy": diagnosis.healthy})
+    With --engine vllm the same inside vLLM. A server shows only log-probabilities: with --engine server, those of a
+    probe text under --steer are held against the same steering in transformers, server by server.
+    """
+    chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), device)
+    if (steer is not None) != (engine == "server"):
+        raise MisuseError("--engine server and --steer SPEC go together: name a steering whose vector it has")
+    if engine == "server":
+        found = [_server_report(d) for d in _servers(chosen, model, dtype, str(steer))]
+    elif engine == "vllm":
+        found = [_report(_vllm(chosen, model, dtype))]
     else:
-        for name, value in diagnosis.facts.items():
-            console.out.print(f"{name:14} {value}", highlight=False)
-        console.out.print(
-            f"{'worst layer':14} {diagnosis.worst} (relative error {diagnosis.errors[diagnosis.worst]:.1e})"
-        )
-        console.out.print(
-            "steering arrives as commanded at every layer"
-            if diagnosis.healthy
-            else "steering does NOT arrive"
-        )
-    if not diagnosis.healthy:
+        from steerkit.diagnosis import diagnose
+
+        found = [_report(diagnose(console.load(model, device, dtype)))]
+    healthy = all(facts["healthy"] for facts, _ in found)
+    if as_json:
+        facts = [facts for facts, _ in found]
+        console.print_json(facts[0] if engine != "server" else {"servers": facts, "healthy": healthy})
+    else:
+        for _, lines in found:
+            for line in lines:
+                console.out.print(line, highlight=False, markup=False)
+    if not healthy:
         raise typer.Exit(1)
+
+
+def _vllm(chosen: EngineChoice, model: str, dtype: str | None) -> Diagnosis:
+    # Only in this process, and without CUDA graphs, can the residual stream be read back.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    from steerkit.diagnosis import diagnose_vllm
+
+    return diagnose_vllm(chosen.open_vllm(model, dtype, enforce_eager=True))
+
+
+def _servers(chosen: EngineChoice, model: str, dtype: str | None, spec: str) -> list[ServerDiagnosis]:
+    from steerkit.diagnosis import diagnose_server
+    from steerkit.spec import parse_spec
+
+    steering = parse_spec(spec)
+    engines = [chosen.open_server([url], model, dtype) for url in chosen.servers]
+    lm = console.load(model, chosen.device, None)
+    return [diagnose_server(engine, lm, steering) for engine in engines]
+
+
+def _report(diagnosis: Diagnosis) -> tuple[dict[str, Any], list[str]]:
+    worst = f"{diagnosis.worst} (relative error {diagnosis.errors[diagnosis.worst]:.1e})"
+    lines = _lines(diagnosis.facts | {"worst layer": worst})
+    lines.append(f"{ARRIVES} at every layer" if diagnosis.healthy else LOST)
+    return diagnosis.facts | {"layers": diagnosis.errors, "healthy": diagnosis.healthy}, lines
+
+
+def _server_report(diagnosis: ServerDiagnosis) -> tuple[dict[str, Any], list[str]]:
+    error = f"{diagnosis.error:.1e} nats, where the steering moves a token by up to {diagnosis.moved:.1e}"
+    lines = _lines(diagnosis.facts | {"largest error": error})
+    if not diagnosis.telling:
+        lines.append("this steering moves too little to tell: give --steer a larger strength")
+    else:
+        lines.append(ARRIVES if diagnosis.healthy else LOST)
+    return diagnosis.facts | {"tokens": diagnosis.shifts, "healthy": diagnosis.healthy}, lines
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    return [f"{name:14} {value}" for name, value in facts.items()]

@@ -23,7 +23,7 @@ Suite = Annotated[
     typer.Option(
         "--suite",
         "-s",
-        help="abstention, brevity, gsm8k, svamp, umwp, selfaware, NAME:PATH or a .jsonl file.",
+        help="abstention, brevity, instructions, twins, gsm8k, svamp, umwp, selfaware, NAME:PATH or a .jsonl file.",
     ),
 ]
 Split = Annotated[str, typer.Option("--split", help="fit, choose or report.")]
@@ -32,7 +32,11 @@ Limit = Annotated[
 ]
 Steer = Annotated[
     list[str] | None,
-    typer.Option("--steer", metavar="SPEC", help="VECTOR@layer=14,strength=1.5; repeat to compose."),
+    typer.Option(
+        "--steer",
+        metavar="SPEC",
+        help="VECTOR@layer=14,strength=1.5[,half_life=…][,positions=boundaries]; repeat to compose.",
+    ),
 ]
 Gate = Annotated[
     list[str] | None,
@@ -47,7 +51,7 @@ Decorate = Annotated[
     typer.Option(
         "--decorate",
         metavar="SPEC",
-        help="dont-know-system, dont-know-instruction, refusal-bias@bias=2, …; repeat for several.",
+        help="dont-know-system, refusal-bias@bias=2, thinking-budget@tokens=128, tip, …; repeat for several.",
     ),
 ]
 Scope = Annotated[
@@ -61,7 +65,40 @@ TopP = Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus 
 Samples = Annotated[int, typer.Option("--samples", min=1, help="Completions per prompt and cell.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of whatever is random.")]
 System = Annotated[str | None, typer.Option("--system", help="A system message before every prompt.")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Rows that decode together.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size", min=1, help="Rows that decode together; with --engine, requests under way at once."
+    ),
+]
+Engine = Annotated[
+    str, typer.Option("--engine", help="transformers, vllm (offline, in this process) or server.")
+]
+Servers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--server",
+        metavar="URL",
+        help="Address of a vLLM server that has steerkit's plugin; repeat for replicas. A key goes into "
+        "STEERKIT_SERVER_API_KEY.",
+    ),
+]
+ServedName = Annotated[
+    str | None,
+    typer.Option("--served-name", help="The model's name on the servers; default: the first they list."),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option("--timeout", min=0.1, help="Seconds that a request to a server may take; default 300."),
+]
+VllmOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--vllm-option",
+        metavar="KEY=VALUE",
+        help="An argument of vllm.LLM, such as tensor_parallel_size=2; repeat for several.",
+    ),
+]
 AllowMismatch = Annotated[
     bool,
     typer.Option("--allow-mismatch", help="Accept a vector from other weights of the same architecture."),

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from steerkit.cli import console, options
+from steerkit.cli.engine import EngineChoice
 from steerkit.errors import MisuseError
 
 
@@ -55,14 +56,22 @@ def sweep(
         bool, typer.Option("--perplexity", help="Also score perplexity under the unsteered model.")
     ] = False,
     allow_mismatch: options.AllowMismatch = False,
+    engine: options.Engine = "transformers",
+    server: options.Servers = None,
+    served_name: options.ServedName = None,
+    timeout: options.Timeout = None,
+    vllm_option: options.VllmOptions = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure every vector × layer × strength × scope on a suite, beside the unsteered model and random controls.
+
+    With --engine vllm or server the same requests run elsewhere, and the records are the same.
 
     With --choose, the grid runs on the split choose into OUT/choose; the cell that the rule picks is measured on
     report into OUT/report, beside its negative and its random control.
     """
     # Whatever can be wrong with the request is found before the model is loaded.
+    chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), device)
     from steerkit.spec import parse_decoration, parse_gates, parse_range
     from steerkit.suites.suite import load_suite
     from steerkit.sweeps.choosing import parse_rule
@@ -80,7 +89,7 @@ def sweep(
     vectors = [load_vector(name) for name in vector]
     gates = parse_gates(gate or ())
     decorations = [parse_decoration(spec) for spec in decorate or ()]
-    lm = console.load(model, device, dtype)
+    runs_on = chosen.open(model, dtype, batch_size, allow_mismatch=allow_mismatch)
     with console.plain_warnings(), console.progress(f"sweeping {suite}") as progress:
         asked: dict[str, Any] = {
             "layers": asked_layers,
@@ -99,17 +108,15 @@ def sweep(
             "max_new_tokens": max_new_tokens,
             "seed": seed,
             "system": system,
-            "batch_size": batch_size,
             "perplexity": perplexity,
-            "allow_mismatch": allow_mismatch,
             "command": shlex.join(["steerkit", *sys.argv[1:]]),
             "progress": progress,
         }
         if rule is None:
-            run = run_grid(lm, vectors, split=split, control_strengths=control_strengths, **asked)
+            run = run_grid(runs_on, vectors, split=split, control_strengths=control_strengths, **asked)
         else:
             controls = () if control_strengths is None else control_strengths
-            found = choose_then_report(lm, vectors, rule, control_strengths=controls, **asked)
+            found = choose_then_report(runs_on, vectors, rule, control_strengths=controls, **asked)
     from steerkit.cli.report import show, show_choice
 
     if rule is None:

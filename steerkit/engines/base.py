@@ -62,7 +62,8 @@ class Completion:
     `token_ids` are the generated tokens without the end-of-sequence token; `finish` is `length` where
     the token limit cut the completion off. `thinking_tokens` counts the tokens that were
     generated while thinking was open, the end-of-thinking marker's among them. `gate_probabilities` are what
-    the request's probe gates read, those of its steerings in order, then the decoration's.
+    the request's probe gates read, those of its steerings in order, then the decoration's. `forced` says that a
+    thinking budget closed the thinking, so that `thinking_tokens` is what it was cut to.
     """
 
     request: Request
@@ -72,6 +73,7 @@ class Completion:
     prompt_tokens: int
     thinking_tokens: int = 0
     gate_probabilities: tuple[float, ...] = ()
+    forced: bool = False
 
     @property
     def tokens(self) -> int:

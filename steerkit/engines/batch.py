@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from steerkit.decoration import biased_tokens
 from steerkit.engines.base import Completion, Decoding, Finish, Request
 from steerkit.engines.cache import KeysAndValues, aligned_cache, keys_and_values
+from steerkit.engines.layout import completion_phases, step_ends
+from steerkit.engines.rules import Edits, LogitRule
 from steerkit.engines.sampling import next_tokens
-from steerkit.engines.table import ANSWER, THINKING, Program, RowTable, thinking_positions
+from steerkit.engines.table import ANSWER, Program, RowTable, thinking_positions
 from steerkit.models import LanguageModel
 
 
@@ -23,18 +25,28 @@ class Row:
     """One completion under way, for every request that it answers. `generated` grows until `finish` ends it.
 
     `asked` are those requests with what their gates read: requests that come to the same prompt, steerings,
-    bias and random numbers have the same completion. `openers` are token sequences whose continuation is
-    favoured by `bias` nats.
+    rules and random numbers have the same completion. `following` are the rules that are not over, each with its
+    state behind the newest token; `forced` says whether one of them has taken a token by force.
     """
 
     asked: list[tuple[Request, tuple[float, ...]]]
     prompt_ids: tuple[int, ...]
     program: Program
     uniforms: np.ndarray | None
-    openers: tuple[tuple[int, ...], ...] = ()
-    bias: float = 0.0
-    generated: list[int] = field(default_factory=list)
+    rules: tuple[LogitRule, ...] = ()
+    generated: list[int] = field(init=False)
+    following: list[tuple[LogitRule, Any]] = field(init=False)
+    forced: bool = field(init=False)
     finish: Finish | None = None
+
+    def __post_init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Start from the prompt, whatever was generated before."""
+        self.generated = []
+        self.following = [(rule, rule.start(self.prompt_ids)) for rule in self.rules]
+        self.forced = False
 
     @property
     def decoding(self) -> Decoding:
@@ -62,8 +74,15 @@ class Row:
             self.finish = "stop"
             return
         self.generated.append(token)
+        if self.following:
+            behind = [(rule, rule.after(state, token)) for rule, state in self.following]
+            self.following = [(rule, state) for rule, state in behind if state is not None]
         if len(self.generated) == self.decoding.max_new_tokens:
             self.finish = "length"
+
+    def edits(self) -> list[Edits]:
+        """What the row's rules do to its next logits."""
+        return [rule.edits(state) for rule, state in self.following]
 
     def completions(self, lm: LanguageModel) -> Iterator[Completion]:
         """The finished row as the engine's answer to each that asked."""
@@ -78,6 +97,7 @@ class Row:
                 prompt_tokens=len(self.prompt_ids),
                 thinking_tokens=thinking,
                 gate_probabilities=probabilities,
+                forced=self.forced,
             )
 
 
@@ -99,7 +119,10 @@ class RunningBatch:
         self._lm = lm
         self.rows: list[Row] = []
         self._cache: Cache
-        self._biased: tuple[Tensor, ...] | None = None  # rows, tokens and nats of the step to come
+        # What rules do to the step to come, with the tensors that say so; see _edit_logits.
+        self._edits: list[tuple[int, list[Edits]]] = []
+        self._biased: tuple[Tensor, ...] | None = None
+        self._forced: tuple[Tensor, ...] | None = None
 
     @property
     def live(self) -> list[Row]:
@@ -173,24 +196,23 @@ class RunningBatch:
         lengths = torch.tensor([row.cached for row in rows], device=device)[:, None]
         self._mask = torch.arange(width, device=device)[None] >= width - lengths
         self._positions = lengths
+        self._prompts = torch.tensor([[len(row.prompt_ids) - 1] for row in rows], device=device)
         self._newest = torch.tensor([[row.newest] for row in rows], device=device)
         self._table = RowTable(lm, [row.program for row in rows])
-        if self._table.tells_thinking_apart:
+        if self._table.follows_text:
             texts = [[*row.prompt_ids, *row.generated] for row in rows]
             padded = [[lm.pad_id] * (width + 1 - len(text)) + text for text in texts]
             self._history = torch.tensor(padded, device=device)
-        else:
+        elif not self._table.fades:
             self._table.point(torch.full((len(rows), 1), ANSWER, device=device))
         self._draw_from(rows)
-        self._bias_openers()
+        self._edit_logits()
 
     def step(self) -> None:
         """One token for every row, finished ones included until others take their places them."""
         lm = self._lm
         self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=True)
-        if self._table.tells_thinking_apart:
-            inside = thinking_positions(self._history, *lm.thinking_markers)[:, -1:]
-            self._table.point(torch.where(inside, THINKING, ANSWER))
+        self._point()
         with self._table.one_pass():
             logits = lm.hf(
                 input_ids=self._newest,
@@ -204,32 +226,54 @@ class RunningBatch:
             rows, tokens, nats = self._biased
             logits = logits.index_put((rows, tokens), nats.to(logits.dtype), accumulate=True)
         chosen = next_tokens(logits, self._temperature, self._top_p, self._current_uniforms())
+        if self._forced is not None:
+            places, tokens = self._forced
+            chosen = chosen.index_put((places,), tokens)
         self._newest = chosen[:, None]
         # A finished row runs on until its place is taken, perhaps beyond the last position that the model knows.
         self._positions = (self._positions + 1).clamp_max(lm.context_length - 1)
-        if self._table.tells_thinking_apart:
+        if self._table.follows_text:
             self._history = torch.cat([self._history, self._newest], dim=1)
         stop_ids = lm.stop_ids
         for row, token in zip(self.rows, chosen.tolist(), strict=True):  # the step's one wait for the device
             if row.finish is None:
                 row.take(token, stop_ids)
-        if self._biased is not None:
-            self._bias_openers()
+        if self._edits:
+            self._edit_logits()
 
-    def _bias_openers(self) -> None:
-        """Find the tokens to favour at the next step; None once every row is past its openers."""
-        entries = [
-            (place, token, row.bias)
-            for place, row in enumerate(self.rows)
-            if row.openers and row.finish is None
-            for token in biased_tokens(row.openers, row.generated)
-        ]
-        if not entries:
-            self._biased = None
+    def _point(self) -> None:
+        """Point the table at the position that the step reads, where that changes from step to step."""
+        table = self._table
+        if not (table.follows_text or table.fades):
             return
-        device = self._lm.device
-        places, tokens, nats = zip(*entries, strict=True)
-        self._biased = tuple(torch.tensor(part, device=device) for part in (places, tokens, nats))
+        phase = torch.full_like(self._positions, ANSWER)
+        if table.follows_text:
+            ends = step_ends(self._history, self._lm.line_breaks) if table.tells_steps_apart else None
+            phase = completion_phases(self._history, self._lm.thinking_markers, ends)[:, -1:]
+        table.point(phase, self._positions - self._prompts)
+
+    def _edit_logits(self) -> None:
+        """Put on the device what rules do to the next step; nothing once no row follows any."""
+        edits = [
+            (place, row.edits())
+            for place, row in enumerate(self.rows)
+            if row.following and row.finish is None
+        ]
+        if edits and edits == self._edits and self._forced is None:
+            return  # a penalty is the same at step after step
+        self._edits = edits
+        each = [(place, edit) for place, row_edits in edits for edit in row_edits]
+        biased = [(place, token, nats) for place, edit in each for token, nats in edit.nats.items()]
+        forced = [(place, edit.forced) for place, edit in each if edit.forced is not None]
+        for place, _ in forced:
+            self.rows[place].forced = True
+        self._biased, self._forced = self._on_device(biased), self._on_device(forced)
+
+    def _on_device(self, entries: Sequence[tuple[float, ...]]) -> tuple[Tensor, ...] | None:
+        """The columns of `entries` as tensors; None where there are none."""
+        if not entries:
+            return None
+        return tuple(torch.tensor(column, device=self._lm.device) for column in zip(*entries, strict=True))
 
     def _draw_from(self, rows: Sequence[Row]) -> None:
         """Put the sampled rows' temperatures, nuclei and random numbers on the device, whenever rows change."""

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.engines.gates import Readings, gates_of, without_gates
-from steerkit.engines.layout import phases
+from steerkit.engines.layout import point_at_text
 from steerkit.engines.table import Program, RowTable
 from steerkit.errors import MisuseError
 from steerkit.models import LanguageModel
@@ -156,7 +156,7 @@ class _Watch:
         if shown is None:
             shown = given["inputs_embeds"][..., 0]
         if self._text is not None:
-            self._table.point(self._generated_phases(shown.shape))
+            self._point_generated(shown.shape[1])
             return
         if self._generating:
             raise MisuseError(NOT_FOLLOWED)
@@ -166,7 +166,7 @@ class _Watch:
             if given.get("input_ids") is None or (cached is not None and cached.get_seq_length() > 0):
                 raise MisuseError("a probe gate needs the whole text as token ids, or generate")
             self._read_gates(shown, _padding_mask(given.get("attention_mask")))
-        self._table.point(self._bare_phases(shown, given))
+        self._point_bare(shown, given)
 
     def _read_gates(self, ids: Tensor, mask: Tensor | None) -> None:
         """Let each row keep the steerings whose gates fire for its prompt, `[row, position]`."""
@@ -190,29 +190,33 @@ class _Watch:
                 f"steering was given for {self._rows} rows, but the batch has {rows}: give one list a row"
             )
 
-    def _generated_phases(self, shape: torch.Size) -> Tensor:
-        """Phases of the newest positions, from the whole text of each row as `generate` knows it."""
+    def _point_generated(self, newest: int) -> None:
+        """Point the table at the newest positions, from the whole text of each row as `generate` knows it."""
         assert self._text is not None
         assert self._prompt is not None
         ids, mask = self._text
         mask = torch.ones_like(ids) if mask is None else mask[:, -ids.shape[1] :]
         first = torch.full_like(ids[:, 0], self._prompt.shape[1] - 1)
-        return phases(ids, mask, first, self._lm.thinking_markers)[:, -shape[1] :]
+        point_at_text(self._table, self._lm, ids, mask, first, newest)
 
-    def _bare_phases(self, shown: Tensor, given: dict[str, Any]) -> Tensor:
-        """Phases of a forward pass outside `generate`: all prompt, each row's last real position completion."""
+    def _point_bare(self, shown: Tensor, given: dict[str, Any]) -> None:
+        """Point the table at a pass outside `generate`: all prompt, each row's last real position completion."""
         cached = given.get("past_key_values")
-        if self._table.tells_thinking_apart and (
-            given.get("input_ids") is None or (cached is not None and cached.get_seq_length() > 0)
-        ):
-            raise MisuseError("scopes 'thinking' and 'answer' need the whole text as token ids, or generate")
+        has_past = cached is not None and cached.get_seq_length() > 0
+        if self._table.follows_text and (given.get("input_ids") is None or has_past):
+            raise MisuseError(
+                "scopes 'thinking' and 'answer' and positions 'boundaries' need the whole text as token ids, or "
+                "generate"
+            )
+        if self._table.fades and has_past:
+            raise MisuseError("a half-life needs to know where the completion begins: use generate")
         mask = _padding_mask(given.get("attention_mask"))
         if mask is None:
             mask = torch.ones(shown.shape[:2], device=shown.device)
         mask = mask[:, -shown.shape[1] :].bool()
         places = torch.arange(shown.shape[1], device=shown.device)
         last = torch.where(mask, places, -1).amax(dim=1)
-        return phases(shown, mask, last, self._lm.thinking_markers)
+        point_at_text(self._table, self._lm, shown, mask, last)
 
 
 def _padding_mask(mask: Any) -> Tensor | None:

@@ -25,7 +25,7 @@ from steerkit.engines.cache import (
     keys_and_values,
     recurrent_layers,
 )
-from steerkit.engines.layout import phases
+from steerkit.engines.layout import point_at_text
 from steerkit.engines.table import Program, RowTable
 from steerkit.errors import MisuseError, SteerkitError
 from steerkit.models import LanguageModel
@@ -119,17 +119,16 @@ def _steered_logits(
     """Logits `[row, position, vocabulary]` of one text, a row a program, behind `prompt` or from its start."""
     device, rows = lm.device, len(programs)
     start = 0 if prompt is None else text.prompt_length - 1
-    read = torch.tensor([text.ids[:-1]], device=device)
-    first = torch.tensor([text.prompt_length - 1], device=device)
-    phase = phases(read, torch.ones_like(read), first, lm.thinking_markers)
+    read = torch.tensor([text.ids[:-1]], device=device).expand(rows, -1)
+    first = torch.tensor([text.prompt_length - 1], device=device).expand(rows)
     table = RowTable(lm, programs)
-    table.point(phase[:, start:].expand(rows, -1))
+    point_at_text(table, lm, read, torch.ones_like(read), first, read.shape[1] - start)
     cache = None
     if prompt is not None:
         cache = aligned_cache([(prompt, torch.zeros(rows, dtype=torch.long, device=device))], start)
     with table.one_pass():
         return lm.hf(
-            input_ids=read[:, start:].expand(rows, -1),
+            input_ids=read[:, start:],
             attention_mask=torch.ones(rows, read.shape[1], dtype=torch.bool, device=device),
             position_ids=torch.arange(start, read.shape[1], device=device).expand(rows, -1),
             past_key_values=cache,

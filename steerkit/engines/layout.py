@@ -8,7 +8,15 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from steerkit.engines.table import ANSWER, NOWHERE, PROMPT, THINKING, thinking_positions
+from steerkit.engines.table import (
+    ANSWER,
+    NOWHERE,
+    PROMPT,
+    STEP_END,
+    THINKING,
+    RowTable,
+    thinking_positions,
+)
 from steerkit.models import LanguageModel
 
 T = TypeVar("T")
@@ -26,15 +34,44 @@ def left_padded(texts: Sequence[Sequence[int]], lm: LanguageModel) -> tuple[Tens
     return ids, positions >= 0, positions.clamp_min(0)
 
 
-def phases(ids: Tensor, mask: Tensor, first: Tensor, markers: tuple[Tensor, Tensor]) -> Tensor:
+def point_at_text(
+    table: RowTable, lm: LanguageModel, ids: Tensor, mask: Tensor, first: Tensor, newest: int | None = None
+) -> None:
+    """Point `table` at the `newest` positions (None: all) of whole texts; see `phases` for what is given."""
+    shown = slice(None) if newest is None else slice(-newest, None)
+    ends = step_ends(ids, lm.line_breaks) if table.tells_steps_apart else None
+    places = torch.arange(ids.shape[1], device=ids.device)[None]
+    ages = (places - first[:, None]).clamp_min(0)[:, shown] if table.fades else None
+    table.point(phases(ids, mask, first, lm.thinking_markers, ends)[:, shown], ages)
+
+
+def phases(
+    ids: Tensor, mask: Tensor, first: Tensor, markers: tuple[Tensor, Tensor], ends: Tensor | None = None
+) -> Tensor:
     """The phase of each position, `[row, position]`.
 
     `first` `[row]` is the position from whose output the first completion token comes (the last prompt token).
+    `ends` says which positions end a step (`step_ends`), where that is to be told apart.
     """
     places = torch.arange(ids.shape[1], device=ids.device)[None]
-    completion = torch.where(thinking_positions(ids, *markers), THINKING, ANSWER)
-    phase = torch.where(places < first[:, None], PROMPT, completion)
+    phase = torch.where(places < first[:, None], PROMPT, completion_phases(ids, markers, ends))
     return torch.where(mask.bool(), phase, NOWHERE)
+
+
+def completion_phases(ids: Tensor, markers: tuple[Tensor, Tensor], ends: Tensor | None = None) -> Tensor:
+    """The phase that each position of the texts `ids` has if it belongs to the completion, `[row, position]`."""
+    phase = torch.where(thinking_positions(ids, *markers), THINKING, ANSWER)
+    return phase if ends is None else torch.where(ends, phase + STEP_END, phase)
+
+
+def step_ends(ids: Tensor, line_breaks: Tensor) -> Tensor:
+    """At which positions the text read so far ends in an empty line, `[row, position]` bool.
+
+    `line_breaks` `[vocabulary]` is `LanguageModel.line_breaks`: two newlines may be one token or two.
+    """
+    breaks = line_breaks[ids]
+    before = torch.nn.functional.pad(breaks, (1, 0))[:, :-1]
+    return (breaks == 3) | ((breaks == 2) & (before > 0))
 
 
 def chunk_by_tokens(items: Sequence[T], length: Callable[[T], int], budget: int) -> list[T]:

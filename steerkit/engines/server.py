@@ -7,6 +7,7 @@
    is raised with the server's own words. A request has at most one attempt under way and yields one completion.
 4. A server is used only once it has shown that it knows steering: one without the plugin would ignore it silently.
    Steerings carry the digests of their vectors, so a server that holds another vector of that name refuses.
+5. `check` tries a steering on every server, so a grid that one of them would refuse does not begin.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import http.client
 import itertools
 import json
+import os
 import random
 import threading
 import time
@@ -25,11 +27,15 @@ from typing import Any, TypeVar
 
 from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest
 from steerkit.errors import MisuseError, SteerkitError
+from steerkit.models.load import DTYPES
 from steerkit.steering import Steering
 from steerkit.vllm.requests import ARGUMENT, DIGESTS, PROMPT_TOKENS, digests_of
 from steerkit.vllm.served import ServedModel, row_seed
 
+API_KEY_VARIABLE = "STEERKIT_SERVER_API_KEY"
 WORTH_ANOTHER_TRY = (408, 425, 429)
+CONCURRENCY = 64
+TIMEOUT = 300.0  # seconds
 LONGEST_PAUSE = 30.0
 # Names no vector, so that a server with the plugin refuses it and one without answers.
 PROBE_SPEC = "@"
@@ -66,6 +72,9 @@ class Replicas:
         self._backoff = backoff
         self._lock = threading.Lock()
 
+    def __iter__(self) -> Iterator[Replica]:
+        return iter(self._replicas)
+
     def borrow(self) -> tuple[Replica, float]:
         """The server to use, and how long to wait before using it (where all are resting)."""
         with self._lock:
@@ -94,8 +103,9 @@ class ServerEngine:
     `urls` are the servers' base addresses (`http://host:8000`), all serving one model; `reference` names that model
     for this machine, which needs its tokenizer: a bundled name, a folder or a hub id. `served_name` is the model's
     name on the servers (default: the first that they list). `concurrency` is the most requests under way,
-    `timeout` the seconds that one may take, `attempts` how often one is tried. `api_key` is sent as a bearer token.
-    `dtype` is the number format that the servers were started with: for the record, as they do not say.
+    `timeout` the seconds that one may take, `attempts` how often one is tried. The API key, if the servers want one,
+    is read from the environment variable STEERKIT_SERVER_API_KEY alone and sent as a bearer token. `dtype` is the
+    number format that the servers were started with: for the record, as they do not say.
     """
 
     name = "server"
@@ -106,11 +116,10 @@ class ServerEngine:
         reference: str | ServedModel,
         *,
         served_name: str | None = None,
-        concurrency: int = 64,
-        timeout: float = 300.0,
+        concurrency: int = CONCURRENCY,
+        timeout: float = TIMEOUT,
         attempts: int = 8,
         backoff: float = 0.5,
-        api_key: str | None = None,
         dtype: str = "auto",
         allow_mismatch: bool = False,
     ) -> None:
@@ -123,25 +132,45 @@ class ServerEngine:
         for what, value in (("concurrency", concurrency), ("attempts", attempts)):
             if value < 1:
                 raise MisuseError(f"{what} is at least 1, got {value}")
+        if dtype not in DTYPES:
+            raise MisuseError(f"dtype is one of {', '.join(DTYPES)}, got {dtype!r}")
         if timeout <= 0:
             raise MisuseError(f"the timeout is a positive number of seconds, got {timeout}")
+        key = os.environ.get(API_KEY_VARIABLE, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise MisuseError(f"the key in {API_KEY_VARIABLE} holds characters that no key has: set it again")
+        # OpenAI's own clients are given the address with /v1 behind it.
+        self.urls = tuple(url.rstrip("/").removesuffix("/v1") for url in urls)
         self.model = reference if isinstance(reference, ServedModel) else ServedModel(reference)
         self.batch_size = concurrency
         self.dtype = dtype
-        self._replicas = Replicas([url.rstrip("/") for url in urls], backoff)
+        self._replicas = Replicas(self.urls, backoff)
         self._served_name = served_name
         self._timeout = timeout
         self._attempts = attempts
         self._backoff = backoff
         self._headers = {"Content-Type": "application/json"}
-        if api_key is not None:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+        if key:
+            self._headers["Authorization"] = f"Bearer {key}"
         self._exact = not allow_mismatch
+        self._context_length = self.model.context_length  # until a server says that it reads less
+        self._taken: set[tuple[str, ...]] = set()
 
     def check(self, request: Request) -> None:
-        """Raise what `generate` would raise for this request before sending it (what only a server knows aside)."""
+        """Raise what `generate` would raise for this request before it is sent.
+
+        Only a server knows which vectors it has and which layers it lets be steered, so steerings that were not
+        tried before are tried on every server, at the price of one token. A server that cannot be reached is left
+        out, as it is later; SteerkitError where none can be.
+        """
         self.model.check(request.steerings, exact=self._exact)
-        self.model.encode(request)
+        needed = len(self.model.encode(request)) + request.decoding.max_new_tokens
+        self._try_everywhere(request.steerings)
+        if needed > self._context_length:
+            raise MisuseError(
+                f"prompt and completion need {needed} tokens, but a server reads {self._context_length}: shorten the "
+                "prompt or lower --max-new-tokens"
+            )
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Complete each request; completions are yielded as they arrive, in any order."""
@@ -210,22 +239,32 @@ class ServerEngine:
         )
         return place, ContinuationScore(request, taken)
 
+    def _try_everywhere(self, steerings: Sequence[Steering]) -> None:
+        key = tuple(steering.digest for steering in steerings)
+        if key in self._taken:
+            return
+        body = {"prompt": [0], "max_tokens": 1, "temperature": 0.0, **_steered(steerings)}
+        out_of_reach: list[_TryAgainError] = []
+        for replica in self._replicas:
+            try:
+                self._ask(replica, body)
+            except _TryAgainError as error:
+                out_of_reach.append(error)
+        if len(out_of_reach) == len(self.urls):
+            raise SteerkitError(
+                f"no server answers ({out_of_reach[0]}): see that they run"
+            ) from out_of_reach[0]
+        self._taken.add(key)
+
     def _choice(
         self,
-        body: dict[str, Any],
+        body: Mapping[str, Any],
         steerings: Sequence[Steering],
         more: Mapping[str, Any],
         gone: threading.Event,
     ) -> Answer:
-        if steerings:
-            specs = [steering.spec() for steering in steerings]
-            body["vllm_xargs"] = {ARGUMENT: specs, DIGESTS: digests_of(steerings), **more}
-
-        def attempt(replica: Replica) -> Answer:
-            self._get_to_know(replica)
-            return self._exchange(replica, "/v1/completions", {"model": self._served_name, **body})
-
-        answer = self._tried(attempt, gone)
+        body = {**body, **_steered(steerings, more)}
+        answer = self._tried(lambda replica: self._ask(replica, body), gone)
         try:
             return answer["choices"][0]
         except (KeyError, IndexError, TypeError) as error:
@@ -253,13 +292,23 @@ class ServerEngine:
             f"no server answered in {self._attempts} attempts ({reason}): see that they run, then run this again"
         ) from reason
 
+    def _ask(self, replica: Replica, body: Mapping[str, Any]) -> Answer:
+        self._get_to_know(replica)
+        return self._exchange(replica, "/v1/completions", {"model": self._served_name, **body})
+
     def _get_to_know(self, replica: Replica) -> None:
-        """Learn the served model's name once, and of each server that it steers."""
-        if self._served_name is None:
-            models = self._exchange(replica, "/v1/models", None).get("data") or [{}]
-            self._served_name = str(models[0].get("id", ""))
+        """Learn of each server that it serves the model, how much it reads, and that it steers."""
         if replica.knows_steering:
             return
+        listed = self._exchange(replica, "/v1/models", None).get("data") or []
+        served = {str(entry.get("id")): entry for entry in listed if isinstance(entry, dict)}
+        name = self._served_name or next(iter(served), "")
+        if name not in served:
+            raise MisuseError(f"{replica.url} serves {', '.join(served) or 'no model'}, not {name!r}")
+        self._served_name = name
+        self._context_length = min(
+            self._context_length, served[name].get("max_model_len") or self._context_length
+        )
         probe = {
             "model": self._served_name,
             "prompt": [0],
@@ -267,8 +316,8 @@ class ServerEngine:
             "vllm_xargs": {ARGUMENT: PROBE_SPEC},
         }
         status, answer, pause = self._send(replica, "/v1/completions", probe)
-        error = answer.get("error") or {}
-        if status == 400 and error.get("param") == ARGUMENT:
+        error = answer.get("error")
+        if status == 400 and isinstance(error, dict) and error.get("param") == ARGUMENT:
             replica.knows_steering = True
         elif status >= 500 or status in WORTH_ANOTHER_TRY:
             raise _TryAgainError(f"{replica.url} answered {status}", pause, broken=status >= 500)
@@ -307,6 +356,14 @@ class ServerEngine:
             raise _TryAgainError(f"{replica.url}: {error or type(error).__name__}") from error
         finally:
             connection.close()
+
+
+def _steered(steerings: Sequence[Steering], more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a request's body says of its steerings; nothing for none."""
+    if not steerings:
+        return {}
+    specs = [steering.spec() for steering in steerings]
+    return {"vllm_xargs": {ARGUMENT: specs, DIGESTS: digests_of(steerings), **(more or {})}}
 
 
 def _seconds(retry_after: str | None) -> float:

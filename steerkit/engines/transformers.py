@@ -20,14 +20,14 @@ from itertools import islice
 
 import torch
 
-from steerkit.decoration import Decoration
 from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest
 from steerkit.engines.batch import Row, RunningBatch
 from steerkit.engines.cache import recurrent_layers
 from steerkit.engines.gates import PromptIds, Readings, probe_gates
-from steerkit.engines.layout import chunk_by_tokens, left_padded, phases
+from steerkit.engines.layout import chunk_by_tokens, left_padded, point_at_text
 from steerkit.engines.memory import fitting_rows
 from steerkit.engines.prefixes import Prefixes
+from steerkit.engines.rules import LogitRule, rules_of
 from steerkit.engines.sampling import row_uniforms
 from steerkit.engines.table import Program, RowTable
 from steerkit.errors import MisuseError, SteerkitError
@@ -68,7 +68,17 @@ class TransformersEngine:
         self._sized_by_memory = batch_size is None
         self._exact = not allow_mismatch
         self._checked: set[str] = set()
-        self._opener_ids: dict[tuple[str, ...], tuple[PromptIds, ...]] = {}
+        self._rules: dict[str, tuple[LogitRule, ...]] = {}  # by the decoration's digest
+
+    @property
+    def model(self) -> LanguageModel:
+        """The model that it runs."""
+        return self.lm
+
+    @property
+    def dtype(self) -> str:
+        """Number format of the model."""
+        return str(self.lm.dtype).removeprefix("torch.")
 
     def check(self, request: Request) -> None:
         """Raise what `generate` would raise for this request before running it."""
@@ -146,16 +156,16 @@ class TransformersEngine:
             program = Program.of(opened.steerings)
             decoration, decoding = opened.decoration, request.decoding
             uniforms = row_uniforms(decoding, ids, request.sample) if decoding.temperature > 0 else None
-            openers: tuple[PromptIds, ...] = ()
+            rules: tuple[LogitRule, ...] = ()
             if decoration is not None:
                 prompt, system = decoration.prompt(request.prompt), decoration.system_prompt(request.system)
                 ids = self._prompt_ids(prompt, system, encoded)
                 self._check_length(len(ids) + decoding.max_new_tokens)
-                openers = self._openers(decoration)
-            drawn = None if uniforms is None else uniforms.tobytes()
-            bias = decoration.bias if decoration else 0.0
-            row = Row([], ids, program, uniforms, openers, bias)
-            row = rows.setdefault((ids, program.key, decoding, drawn, openers, bias), row)
+                if decoration.digest not in self._rules:
+                    self._rules[decoration.digest] = rules_of(decoration, self.lm)
+                rules = self._rules[decoration.digest]
+            key = ids, program.key, decoding, None if uniforms is None else uniforms.tobytes(), rules
+            row = rows.get(key) or rows.setdefault(key, Row([], ids, program, uniforms, rules))
             row.asked.append((request, opened.probabilities))
         return list(rows.values())
 
@@ -165,13 +175,6 @@ class TransformersEngine:
         if key not in known:
             known[key] = tuple(self.lm.renderer.encode_prompt(prompt, system))
         return known[key]
-
-    def _openers(self, decoration: Decoration) -> tuple[PromptIds, ...]:
-        """Each opener's tokens as they would begin a completion."""
-        if decoration.openers not in self._opener_ids:
-            texts = [self.lm.renderer.encode_pair("?", opener) for opener in decoration.openers]
-            self._opener_ids[decoration.openers] = tuple(text.ids[text.prompt_length :] for text in texts)
-        return self._opener_ids[decoration.openers]
 
     def _check_request(self, request: Request, ids: PromptIds) -> None:
         self._check(request.steerings, probe_gates(request))
@@ -235,7 +238,7 @@ class TransformersEngine:
             )
         self.batch_size = self._most = max(1, self.batch_size // 2)
         for row in batch.live:
-            row.generated.clear()
+            row.begin()
             waiting.appendleft(row)
         batch.clear()
 
@@ -262,7 +265,7 @@ class TransformersEngine:
         first = torch.tensor(
             [width - len(t) + s - 1 for t, s in zip(texts, starts, strict=True)], device=lm.device
         )
-        table.point(phases(ids, mask, first, lm.thinking_markers))
+        point_at_text(table, lm, ids, mask, first)
         with table.one_pass():
             logits = lm.hf(
                 input_ids=ids,

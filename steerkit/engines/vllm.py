@@ -23,32 +23,46 @@ WINDOW = 256
 class VllmEngine:
     """Completes and scores requests with vLLM. `reference` is a bundled name, a folder or a hub id in the local cache.
 
-    `window` is the most requests that vLLM holds at once. With `allow_mismatch` a vector extracted from other
-    weights of the same architecture is accepted. `options` go to `vllm.LLM` (dtype, max_model_len, enforce_eager, …).
+    `window` is the most requests that vLLM holds at once. `dtype` defaults to float32 on a CPU and to vLLM's choice
+    elsewhere. With `allow_mismatch` a vector extracted from other weights of the same architecture is accepted.
+    `options` go to `vllm.LLM` (max_model_len, enforce_eager, tensor_parallel_size, …). Raises MisuseError where vLLM
+    is missing or knows no such option, SteerkitError where it does not start.
     """
 
-    name = "vllm"
-
     def __init__(
-        self, reference: str, *, window: int = WINDOW, allow_mismatch: bool = False, **options: Any
+        self,
+        reference: str | ServedModel,
+        *,
+        window: int = WINDOW,
+        dtype: str | None = None,
+        allow_mismatch: bool = False,
+        **options: Any,
     ) -> None:
         try:
             import vllm
+            from vllm.platforms import current_platform
         except ImportError as error:
             raise MisuseError(f"the vllm engine needs vLLM ({error}): install steerkit[vllm]") from error
         if window < 1:
             raise MisuseError(f"the window is at least 1 request, got {window}")
-        self.model = ServedModel(reference)
+        self.name = f"vllm {vllm.__version__}"
+        self.model = reference if isinstance(reference, ServedModel) else ServedModel(reference)
         self.batch_size = window
         self._exact = not allow_mismatch
-        self._llm = vllm.LLM(model=str(self.model.folder), **options)
+        options["dtype"] = dtype or ("float32" if current_platform.is_cpu() else "auto")
+        try:
+            self._llm = vllm.LLM(model=str(self.model.folder), **options)
+        except (TypeError, ValueError) as error:
+            raise MisuseError(f"vLLM refuses its options: {_first_line(error)}") from error
+        except RuntimeError as error:
+            raise SteerkitError(f"vLLM did not start: {_first_line(error)}; see its log above") from error
         self._engine: Any = self._llm.llm_engine
-        admission = getattr(self._engine.input_processor, "steerkit", None)
-        if admission is None:
+        self._admission: Any = getattr(self._engine.input_processor, "steerkit", None)
+        if self._admission is None:
             raise MisuseError(
                 "vLLM runs without steerkit's plugin: install steerkit beside it, and see VLLM_PLUGINS"
             )
-        admission.trust(exact=self._exact)
+        self._admission.trust(exact=self._exact)
         self._numbers = itertools.count()
 
     @property
@@ -63,7 +77,9 @@ class VllmEngine:
 
     def check(self, request: Request) -> None:
         """Raise what `generate` would raise for this request before running it."""
-        self._encode(request)
+        ids = self._encode(request)
+        if request.steerings:
+            self._admission.wire({ARGUMENT: tuple(request.steerings)}, len(ids))
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Complete each request; completions are yielded as they finish, in any order."""
@@ -191,6 +207,10 @@ def _parameters(steerings: Sequence[Steering], more: dict[str, Any] | None = Non
         skip_clone=True,
         **options,
     )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _result(output: Any) -> tuple[list[int], Finish]:

@@ -32,6 +32,11 @@ def constant_shifts(steerings: Sequence[Steering], consumer: str) -> Tensor:
 
 def require_every_position(steering: Steering, consumer: str) -> None:
     """Raise MisuseError unless `steering` acts at every position of every text, as `consumer` does."""
+    for field in fields(steering):  # first: under scope=all some of them could not be asked for
+        if field.name not in EXPRESSED and getattr(steering, field.name) != field.default:
+            raise MisuseError(
+                f"{field.name} in {steering.spec()!r}: {consumer} has nothing like it; leave it out"
+            )
     if steering.scope != "all":
         raise MisuseError(
             f"scope={steering.scope} in {steering.spec()!r}: {consumer} acts at every position; write scope=all, which "
@@ -41,11 +46,6 @@ def require_every_position(steering: Steering, consumer: str) -> None:
         raise MisuseError(
             f"gate in {steering.spec()!r}: {consumer} has no condition; export it without a gate"
         )
-    for field in fields(steering):
-        if field.name not in EXPRESSED and getattr(steering, field.name) != field.default:
-            raise MisuseError(
-                f"{field.name} in {steering.spec()!r}: {consumer} has nothing like it; leave it out"
-            )
 
 
 def added(steerings: Sequence[Steering], consumer: str) -> Tensor:

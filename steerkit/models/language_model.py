@@ -86,6 +86,19 @@ class LanguageModel:
         return torch.tensor(opening, device=self.device), torch.tensor(closing, device=self.device)
 
     @functools.cached_property
+    def line_breaks(self) -> Tensor:
+        """How each token's text ends, `[vocabulary]` on the model's device.
+
+        0 without a newline, 1 with one behind other text, 2 the token is one newline, 3 with an empty line.
+        """
+        texts = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
+        breaks = torch.zeros(max(len(texts), self.config.vocab_size), dtype=torch.long)
+        for i, text in enumerate(texts):
+            if text.endswith("\n"):
+                breaks[i] = 3 if text.endswith("\n\n") else 2 if text == "\n" else 1
+        return breaks.to(self.device)
+
+    @functools.cached_property
     def bridge(self) -> Any:
         """The full TransformerBridge over the same weights.
 

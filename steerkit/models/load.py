@@ -1,4 +1,4 @@
-"""load_model: a bundled name, a hub id, a folder, a GGUF file, or a model that the user already holds."""
+"""load_model: a bundled name, a hub id, a folder, a GGUF file, an adapter, or a model that the user already holds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from steerkit.errors import InputError, MisuseError, SteerkitError
+from steerkit.models.adapters import Adapter, adapter_folder, published_adapters, read_adapter
 from steerkit.models.bundled import bundled_folder, gguf_folder
 from steerkit.models.catalogue import BUNDLED
 from steerkit.models.language_model import LanguageModel
@@ -22,6 +23,8 @@ def load_model(
     device: str | None = None,
     dtype: str | None = None,
     progress: Callable[[str], None] = lambda _line: None,
+    *,
+    adapter: str | os.PathLike[str] | None = None,
 ) -> LanguageModel:
     """Load a model and find its residual-stream sites.
 
@@ -30,30 +33,54 @@ def load_model(
     `device` defaults to a GPU where there is one. `dtype` defaults to float32 on a CPU and to the
     checkpoint's own elsewhere; `auto` takes bfloat16 where the hardware has it. Bundled names, folders and
     GGUF files never touch the network once converted; hub ids do not either under HF_HUB_OFFLINE=1.
+
+    `adapter` is the folder of a LoRA adapter in peft's format, or a published one's name, to be merged into the
+    weights (see `steerkit.models.adapters`). Given as `reference` itself, it is merged into the base that it names.
     """
     if not isinstance(reference, str | os.PathLike):
+        if adapter is not None:
+            raise MisuseError(
+                "a model that you hold is never changed, so no adapter is merged into it: name its folder or hub id"
+            )
         return _held(reference, tokenizer)
     if dtype is not None and dtype not in DTYPES:
         raise MisuseError(f"dtype is one of {', '.join(DTYPES)}, got {dtype!r}")
     name = os.fspath(reference)
+    merged = None if adapter is None else read_adapter(adapter_folder(os.fspath(adapter)) or adapter)
+    if (folder := adapter_folder(name)) is not None:
+        if merged is not None:
+            raise MisuseError(f"{name} is an adapter itself: name its base, and merge one adapter")
+        merged = read_adapter(folder)
+        if adapter_folder(merged.base) is not None:
+            raise InputError(
+                f"the base of {folder}, {merged.base!r}, is an adapter itself: merge that one first"
+            )
+        name = merged.base
+    source, label, local = _source(name, progress)
+    return _from_pretrained(source, label, device, dtype, local=local, adapter=merged)
+
+
+def _source(name: str, progress: Callable[[str], None]) -> tuple[str, str, bool]:
+    """What transformers loads for a reference, what the model is called, and whether all of it is on this machine."""
     path = Path(name)
     if name in BUNDLED:
-        return _from_pretrained(str(bundled_folder(BUNDLED[name], progress)), name, device, dtype, local=True)
+        return str(bundled_folder(BUNDLED[name], progress)), name, True
     if path.is_file():
         if path.suffix != ".gguf":
             raise MisuseError(
                 f"{path} is a file but not a .gguf: name a model folder, a hub id or a GGUF file"
             )
-        return _from_pretrained(str(gguf_folder(path, progress)), path.stem, device, dtype, local=True)
+        return str(gguf_folder(path, progress)), path.stem, True
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(f"{path} has no config.json: it is not a transformers model folder")
-        return _from_pretrained(name, path.resolve().name, device, dtype, local=True)
+        return name, path.resolve().name, True
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        known = ", ".join((*BUNDLED, *published_adapters()))
         raise MisuseError(
-            f"unknown model {name!r}: use one of {', '.join(BUNDLED)}, a hub id (owner/name), a folder or a .gguf file"
+            f"unknown model {name!r}: use one of {known}, a hub id (owner/name), a folder or a .gguf file"
         )
-    return _from_pretrained(name, name, device, dtype, local=False)
+    return name, name, False
 
 
 def _held(hf: Any, tokenizer: Any) -> LanguageModel:
@@ -67,20 +94,40 @@ def _held(hf: Any, tokenizer: Any) -> LanguageModel:
 
 
 def _from_pretrained(
-    source: str, name: str, device: str | None, dtype: str | None, *, local: bool
+    source: str,
+    name: str,
+    device: str | None,
+    dtype: str | None,
+    *,
+    local: bool,
+    adapter: Adapter | None = None,
 ) -> LanguageModel:
     import torch
 
     place = _device(device)
-    try:
-        with quiet_transformers():
-            hf, tokenizer = load_pretrained(
-                pretrained_model_name_or_path=source, dtype=_dtype(dtype, place), local_files_only=local
-            )
-    except (
-        Exception
-    ) as error:  # every kind of damage ends here; what it was stands in the message and the cause
-        raise _load_error(source, error, local=local) from error
+    wanted = _dtype(dtype, place)
+
+    def load(form: Any) -> tuple[Any, Any]:
+        try:
+            with quiet_transformers():
+                return load_pretrained(
+                    pretrained_model_name_or_path=source, dtype=form, local_files_only=local
+                )
+        except Exception as error:  # every kind of damage ends here; what it was stands in message and cause
+            raise _load_error(source, error, local=local) from error
+
+    if adapter is None:
+        hf, tokenizer = load(wanted)
+    else:
+        name = adapter.name
+        hf, tokenizer = load("auto")
+        base = hf
+        if wanted not in ("auto", next(base.parameters()).dtype):  # rounded after the merge, not before
+            hf, _ = load(wanted)
+        adapter.merge(base, into=hf)
+        del base
+        if adapter.chat_template is not None:
+            tokenizer.chat_template = adapter.chat_template
     try:
         hf = hf.to(place)
     except (RuntimeError, torch.OutOfMemoryError) as error:

@@ -19,6 +19,7 @@ def score_completion(item: SuiteItem, completion: Completion) -> dict[str, Score
     abstained         the final reply abstains (`steerkit.scoring.abstention`)
     correct           it gives an accepted answer and does not abstain; None where the item has no answers
     tokens_thinking, tokens_answer, tokens_total, truncated      see `steerkit.scoring.lengths`
+    forced            a thinking budget closed the thinking, so that tokens_thinking is what it was cut to
     repetition, degenerate                                       see `steerkit.scoring.degeneration`
 
     Thinking that never closed leaves no reply: neither an abstention nor correct.
@@ -36,6 +37,7 @@ def score_completion(item: SuiteItem, completion: Completion) -> dict[str, Score
         "tokens_answer": size.answer,
         "tokens_total": size.total,
         "truncated": size.truncated,
+        "forced": completion.forced,
         "repetition": repetition(completion.token_ids),
         "degenerate": is_degenerate(completion),
     }

@@ -47,9 +47,9 @@ def _problem(seed: int, level: int, place: int, seen: set[str]) -> list[SuiteIte
     random = Random(f"{seed}-{level}-{place}")
     for _ in range(_ATTEMPTS):
         numbers = {slot: random.randint(*bounds) for slot, bounds in template.ranges.items()}
-        text = template.text.format_map(numbers | _draw_words(template, random))
-        prompt, twin_prompt = _without_marks(text, "kept"), _without_marks(text, "removed")
-        answer = _answer(template, numbers)
+        text = template.text.format_map(numbers | drawn_words(template, random))
+        prompt, twin_prompt = without_marks(text, "kept"), without_marks(text, "removed")
+        answer = answer_of(template, numbers)
         prompts = {prompt, twin_prompt} if has_twin else {prompt}
         if answer is not None and seen.isdisjoint(prompts):
             break
@@ -73,7 +73,7 @@ def _problem(seed: int, level: int, place: int, seen: set[str]) -> list[SuiteIte
     return [problem, twin] if has_twin else [problem]
 
 
-def _answer(template: Template, numbers: dict[str, int]) -> int | None:
+def answer_of(template: Template, numbers: dict[str, int]) -> int | None:
     """The answer, or None where these numbers make a bad problem: a step that is no positive whole number, or
     an answer that already stands in the prompt."""
     steps = template.steps(**{slot: Fraction(number) for slot, number in numbers.items()})
@@ -82,13 +82,14 @@ def _answer(template: Template, numbers: dict[str, int]) -> int | None:
     return int(steps[-1])
 
 
-def _draw_words(template: Template, random: Random) -> dict[str, str]:
+def drawn_words(template: Template, random: Random) -> dict[str, str]:
+    """Names, pronouns and things for a template's braces."""
     name, friend, third = random.sample(tuple(FIRST_NAMES), 3)
     they, them = FIRST_NAMES[name]
     words = {"name": name, "friend": friend, "third": third, "they": they, "They": they.title(), "them": them}
     return words | ({"things": random.choice(template.things)} if template.things else {})
 
 
-def _without_marks(text: str, side: str) -> str:
+def without_marks(text: str, side: str) -> str:
     """The text with the `kept` or the `removed` side of its marked premise."""
     return re.sub(" +", " ", _PREMISE.sub(lambda premise: premise[side], text))

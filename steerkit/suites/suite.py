@@ -13,11 +13,12 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 from steerkit.errors import MisuseError
-from steerkit.suites import brevity, public
+from steerkit.suites import brevity, instructions, public, twins
 from steerkit.suites.items import SuiteItem, load_items
 from steerkit.suites.splits import SPLITS, hash_position, split_of
 
-BUILT_IN = ("abstention", "brevity")
+GENERATED = {"brevity": brevity.generate, "instructions": instructions.generate, "twins": twins.generate}
+BUILT_IN = ("abstention", *GENERATED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class Suite:
 def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
     """A built-in suite by name, a `.jsonl` file of items, or a public set as `NAME` (fetched) or `NAME:PATH`.
 
-    `brevity:1` or `brevity:1+2` keeps to those levels.
+    `brevity:1` or `brevity:1+2` keeps to those levels, and so with `instructions` and `twins`.
 
     Raises MisuseError for an unknown name or a missing file, InputError for damaged contents, SteerkitError
     where a download fails.
@@ -100,10 +101,9 @@ def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
         with resources.as_file(data) as path:
             return Suite(reference, load_items(path))
     name, colon, path_in_name = reference.partition(":")
-    if name == "brevity":
-        return Suite(
-            reference, tuple(brevity.generate(levels=_levels(path_in_name) if colon else brevity.LEVELS))
-        )
+    if name in GENERATED:
+        levels = _levels(reference, path_in_name) if colon else brevity.LEVELS
+        return Suite(reference, tuple(GENERATED[name](levels=levels)))
     if name in public.PUBLIC_SETS:
         if colon and not path_in_name:
             raise MisuseError(f"{reference!r} names no file: give {name}:PATH")
@@ -116,9 +116,9 @@ def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
     )
 
 
-def _levels(text: str) -> list[int]:
+def _levels(reference: str, text: str) -> list[int]:
     """The levels of `1+2`."""
     parts = text.split("+")
     if not all(part.isdecimal() for part in parts):
-        raise MisuseError(f"brevity:{text} names no levels: write brevity:1 or brevity:1+2")
+        raise MisuseError(f"{reference} names no levels: write brevity:1 or brevity:1+2")
     return [int(part) for part in parts]

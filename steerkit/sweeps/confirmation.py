@@ -19,6 +19,7 @@ from typing import Any
 from steerkit.errors import MisuseError
 from steerkit.models import LanguageModel
 from steerkit.suites.suite import load_suite
+from steerkit.sweeps.carrier import SweepEngine
 from steerkit.sweeps.choosing import (
     Choice,
     Rule,
@@ -58,7 +59,7 @@ class Confirmation:
 
 
 def choose_then_report(
-    lm: LanguageModel,
+    model: LanguageModel | SweepEngine,
     vectors: Sequence[SteeringVector | str | os.PathLike[str]],
     rule: Rule | str,
     *,
@@ -91,7 +92,7 @@ def choose_then_report(
     own = ("scopes", "operation", "target", "gates", "decorations")
     axes = {name: options.pop(name) for name in own if name in options}
     cells = grid_cells(vectors, layers, strengths, control_strengths=control_strengths, seed=seed, **axes)
-    wide = measure_cells(lm, cells, out=Path(out) / "choose", split="choose", seed=seed, **options)
+    wide = measure_cells(model, cells, out=Path(out) / "choose", split="choose", seed=seed, **options)
     asked = {cell.id for cell in cells}
     rows = [row for row in wide.summary() if row.cell in asked]
     doses = relative_doses(cells)
@@ -108,7 +109,7 @@ def choose_then_report(
     best_decoration = choose_cell(decorated, rule) or nearest_cell(decorated, rule)
     if best_decoration is not None:
         shown = distinct([*shown, by_id[best_decoration.cell]])
-    narrow = measure_cells(lm, shown, out=Path(out) / "report", split="report", seed=seed, **options)
+    narrow = measure_cells(model, shown, out=Path(out) / "report", split="report", seed=seed, **options)
     return Confirmation(rule, wide, narrow, chosen, None)
 
 

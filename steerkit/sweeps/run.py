@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from steerkit.decoration import Decoration
 from steerkit.engines.base import Decoding, Request
-from steerkit.engines.transformers import TransformersEngine
 from steerkit.models import LanguageModel
 from steerkit.spec import parse_range
 from steerkit.steering import Operation, ProbeGate, Scope
 from steerkit.suites.suite import load_suite
+from steerkit.sweeps.carrier import SweepEngine, carrier
 from steerkit.sweeps.choosing import Rule, choose_cell
 from steerkit.sweeps.frontier import actuator_frontiers, pareto_frontier
 from steerkit.sweeps.grid import Cell, build_grid, decoration_digests, vector_digests
@@ -72,7 +73,7 @@ def open_run(path: str | os.PathLike[str]) -> Run:
 
 
 def sweep(
-    lm: LanguageModel,
+    model: LanguageModel | SweepEngine,
     vectors: Sequence[SteeringVector | str | os.PathLike[str]],
     *,
     layers: str | Sequence[int],
@@ -101,6 +102,10 @@ def sweep(
 ) -> Run:
     """Measure every vector at every layer, strength and scope on a suite, beside the unsteered model.
 
+    `model` is a loaded model, or an engine that runs one elsewhere: `VllmEngine`, `ServerEngine`. The records are
+    the same, and a greedy run that one engine began another may go on with; sampled tokens are drawn by the engine.
+    What an engine cannot do is refused before the run is begun.
+
     `layers` and `strengths` are sequences or ranges as the command line writes them (`"8:16:4"`, the stop
     included). A random direction of the same norm stands beside every cell, or only at `control_strengths`.
     Every cell is measured under each of `gates`, None for ungated; `decorations` are cells of their own.
@@ -122,7 +127,7 @@ def sweep(
         seed=seed,
     )
     return measure_cells(
-        lm,
+        model,
         cells,
         out=out,
         suite=suite,
@@ -173,7 +178,7 @@ def grid_cells(
 
 
 def measure_cells(
-    lm: LanguageModel,
+    model: LanguageModel | SweepEngine,
     cells: Sequence[Cell],
     *,
     out: str | os.PathLike[str],
@@ -193,7 +198,7 @@ def measure_cells(
     progress: Progress | None = None,
 ) -> Run:
     """Measure just these cells on a suite; everything else is as in `sweep`."""
-    engine = TransformersEngine(lm, batch_size, allow_mismatch=allow_mismatch)
+    engine = carrier(model, batch_size, allow_mismatch=allow_mismatch)
     whole = load_suite(suite)
     items = whole.split(split)
     if limit is not None:
@@ -209,10 +214,10 @@ def measure_cells(
         suite=whole.name,
         suite_digest=whole.digest,
         split=split,
-        model=lm.name,
-        fingerprint=lm.fingerprint,
-        template_digest=lm.renderer.digest,
-        dtype=str(lm.dtype).removeprefix("torch."),
+        model=engine.model.name,
+        fingerprint=engine.model.fingerprint,
+        template_digest=engine.model.renderer.digest,
+        dtype=engine.dtype,
         decoding=decoding,
         samples=samples,
         system=system,
@@ -220,6 +225,7 @@ def measure_cells(
         decorations=decoration_digests(cells),
     )
     environment = Environment.current(engine.batch_size, command)
+    environment = replace(environment, versions={**environment.versions, "engine": engine.name})
     with RunWriter(out, protocol, environment) as writer:
         run_sweep(engine, items.items, cells, writer, perplexity=perplexity, progress=progress)
     return Run(out)

@@ -62,8 +62,10 @@ METRICS: Mapping[str, Metric] = {
         # Mean tokens of a completion, and of its thinking.
         Metric("tokens", "tokens", "lower", _score("tokens_total")),
         Metric("thinking_tokens", "thinking tokens", "lower", _score("tokens_thinking")),
-        # Share cut off by the token limit; share that degenerated; mean repetition; mean perplexity.
+        # Share cut off by the token limit; share whose thinking a budget closed; share that degenerated; mean
+        # repetition; mean perplexity.
         Metric("truncated", "truncated", "lower", _score("truncated")),
+        Metric("forced", "thinking forced shut", "lower", _score("forced")),
         Metric("degenerate", "degenerate", "lower", _score("degenerate")),
         Metric("repetition", "repetition", "lower", _score("repetition")),
         Metric("perplexity", "perplexity", "lower", _score("perplexity")),

@@ -131,6 +131,11 @@ class Admission:
                 self._checked.add(key)
         if steering.gate is not None and not isinstance(steering.gate, Gate):
             raise MisuseError(PROBE_GATE)
+        for field, plain in (("half_life", None), ("positions", "every")):
+            if (asked := getattr(steering, field)) != plain:
+                raise MisuseError(
+                    f"{field!r} {asked!r} is not supported in vLLM: use the transformers engine"
+                )
         if steering.scope in ("thinking", "answer"):
             if self._config.speculative_config is not None:
                 raise MisuseError(f"'scope' {steering.scope!r} is not supported with speculative decoding")

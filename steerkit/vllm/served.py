@@ -6,6 +6,7 @@ engine, so that a prompt is the same tokens wherever it runs.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from steerkit.engines.base import Completion, Decoding, Finish, Request
-from steerkit.errors import MisuseError
+from steerkit.errors import InputError, MisuseError
 from steerkit.models.bundled import bundled_folder
 from steerkit.models.catalogue import BUNDLED
 from steerkit.models.language_model import THINKING_MARKERS
@@ -23,11 +24,16 @@ from steerkit.vector import SteeringVector
 from steerkit.vllm.identity import checkpoint_fingerprint, local_folder
 from steerkit.vllm.vectors import PROBE_GATE
 
+# What of a decoration is in the prompt, or says nothing alone (openers go with a bias). All else acts on logits.
+EXPRESSIBLE = ("name", "system", "instruction", "openers")
 Markers = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class ServedModel:
-    """What a client has to know of a model. `reference` is a bundled name, a folder or a hub id in the local cache."""
+    """What a client has to know of a model. `reference` is a bundled name, a folder or a hub id in the local cache.
+
+    Raises MisuseError where there is no such model, InputError where its files are damaged.
+    """
 
     def __init__(self, reference: str, progress: Callable[[str], None] = lambda _line: None) -> None:
         from transformers import AutoConfig, AutoTokenizer
@@ -39,8 +45,14 @@ class ServedModel:
             self.folder = local_folder(reference)
             if Path(reference).is_dir():
                 self.name = self.folder.resolve().name
-        config = AutoConfig.from_pretrained(self.folder, local_files_only=True).get_text_config()
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        try:
+            config = AutoConfig.from_pretrained(self.folder, local_files_only=True).get_text_config()
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"{self.folder} holds no model and tokenizer of transformers: {reason}"
+            ) from error
         self.renderer = Renderer(self.tokenizer)
         self.n_layers: int = config.num_hidden_layers
         self.d_model: int = config.hidden_size
@@ -73,10 +85,12 @@ class ServedModel:
         """The prompt's token ids. Raises MisuseError where prompt and completion do not fit the model."""
         prompt, system = request.prompt, request.system
         if (decoration := request.decoration) is not None:
-            if decoration.openers or decoration.gate is not None:
-                raise MisuseError(
-                    f"decoration {decoration.name!r} biases logits or has a gate: only the transformers engine can"
-                )
+            for field in dataclasses.fields(decoration):
+                if field.name not in EXPRESSIBLE and getattr(decoration, field.name) != field.default:
+                    raise MisuseError(
+                        f"decoration {decoration.name!r} has a {field.name!r}, which vLLM cannot do: use the "
+                        "transformers engine"
+                    )
             prompt, system = decoration.prompt(prompt), decoration.system_prompt(system)
         ids = tuple(self.renderer.encode_prompt(prompt, system))
         needed = len(ids) + request.decoding.max_new_tokens

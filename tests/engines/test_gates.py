@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from steerkit.decoration import Decoration, biased_tokens, built_in_decorations
+from steerkit.decoration import Decoration, built_in_decorations
 from steerkit.engines.base import Completion, Decoding, Request, ScoreRequest
 from steerkit.engines.context import steer
 from steerkit.engines.gates import last_states
@@ -247,15 +247,6 @@ def test_a_large_bias_writes_an_opener_and_then_lets_go(smollm: LanguageModel) -
             smollm, [Request(QUESTIONS[2], (), Decoding(max_new_tokens=1), decoration=nudged)]
         ).values()
         assert (only.token_ids == (token,)) is wins
-
-
-def test_only_the_beginning_of_an_opener_is_continued() -> None:
-    openers = [(1, 2, 3), (1, 4), (5,)]
-    assert list(biased_tokens(openers, [])) == [1, 5]
-    assert list(biased_tokens(openers, [1])) == [2, 4]
-    assert list(biased_tokens(openers, [1, 2])) == [3]
-    assert list(biased_tokens(openers, [1, 2, 3])) == []
-    assert list(biased_tokens(openers, [7])) == []
 
 
 @pytest.mark.parametrize(

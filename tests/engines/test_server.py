@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from steerkit.decoration import Decoration, ThinkingBudget
 from steerkit.engines.base import Decoding, Request, ScoreRequest
 from steerkit.engines.server import ServerEngine
 from steerkit.errors import MisuseError, ModelMismatchError, SteerkitError
@@ -22,90 +20,9 @@ from steerkit.sweeps.grid import build_grid
 from steerkit.sweeps.runner import run_sweep
 from steerkit.sweeps.store import RunDirectory, RunWriter, record_key
 from steerkit.vllm.served import ServedModel
+from tests.engines.fake_server import FakeServer, Reply, completion
 from tests.sweeps.synthetic import environment, items, protocol
 from tests.tiny import random_vector, tiny_model
-
-Reply = tuple[int, dict[str, Any], dict[str, str]]
-
-
-def completion(body: dict[str, Any]) -> dict[str, Any]:
-    """What a deterministic server answers: tokens drawn from the prompt and the steering alone."""
-    asked = json.dumps([body["prompt"], body.get("vllm_xargs"), body.get("seed")]).encode()
-    drawn = hashlib.sha256(asked).digest()
-    tokens = [5 + 60 + byte % 40 for byte in drawn[: body["max_tokens"]]]
-    scored = [None, *({str(token): {"logprob": -token / 100}} for token in body["prompt"][1:])]
-    return {
-        "choices": [
-            {"token_ids": tokens, "finish_reason": "length", "prompt_logprobs": scored, "text": ""},
-        ]
-    }
-
-
-class FakeServer:
-    """A vLLM server with the plugin, as far as a client can tell. `before` may answer in its place, or stall."""
-
-    def __init__(self, before: Callable[[FakeServer, dict[str, Any]], Reply | None] | None = None) -> None:
-        self.answered: list[dict[str, Any]] = []
-        self.busy = self.most_busy = 0
-        self.dead = False
-        self.plugin = True
-        self._before = before
-        self._lock = threading.Lock()
-        fake = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                self._reply(200, {"data": [{"id": "the-model"}]}, {})
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                self._reply(*fake.handle(body))
-
-            def _reply(self, status: int, answer: dict[str, Any], headers: dict[str, str]) -> None:
-                if fake.dead:  # a killed process sends nothing any more
-                    self.close_connection = True
-                    return
-                data = json.dumps(answer).encode()
-                self.send_response(status)
-                for name, value in {"Content-Length": str(len(data)), **headers}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that hang up are the point
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def handle(self, body: dict[str, Any]) -> Reply:
-        with self._lock:
-            self.busy += 1
-            self.most_busy = max(self.busy, self.most_busy)
-        try:
-            if self.plugin and body.get("vllm_xargs", {}).get("steerkit") == "@":
-                return 400, {"error": {"message": "no vector", "param": "steerkit"}}, {}
-            reply = self._before(self, body) if self._before is not None else None
-            if reply is not None:
-                return reply
-            with self._lock:
-                self.answered.append(body)
-            return 200, completion(body), {}
-        finally:
-            with self._lock:
-                self.busy -= 1
-
-    def kill(self) -> None:
-        """As SIGKILL does: open requests get nothing, new ones are refused."""
-        self.dead = True
-        self._server.shutdown()
-        self._server.server_close()
-
 
 Start = Callable[..., FakeServer]
 
@@ -315,6 +232,22 @@ def test_a_vector_of_another_model_never_leaves_this_machine(served: ServedModel
     server, other = start(), tiny_model(seed=5)
     with pytest.raises(ModelMismatchError):
         list(engine(served, server).generate([Request("hello", (random_vector(other).at(1),))]))
+    assert not server.answered
+
+
+@pytest.mark.parametrize(
+    ("field", "asked"),
+    [
+        ("bias", Decoration("d", openers=("No",), bias=2.0)),
+        ("rule", Decoration("d", rule=ThinkingBudget(4))),
+    ],
+)
+def test_a_decoration_that_vllm_cannot_express_never_leaves_this_machine(
+    field: str, asked: Decoration, served: ServedModel, start: Start
+) -> None:
+    server = start()
+    with pytest.raises(MisuseError, match=f"'{field}'"):
+        list(engine(served, server).generate([Request("hello", decoration=asked)]))
     assert not server.answered
 
 

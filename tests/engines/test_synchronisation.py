@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from steerkit.decoration import Decoration
+from steerkit.decoration import CyclicReflex, Decoration, Rule, SwitchPenalty, ThinkingBudget
 from steerkit.engines.base import Decoding, Request
 from steerkit.engines.batch import RunningBatch
 from steerkit.engines.transformers import TransformersEngine
@@ -67,11 +67,18 @@ def test_a_step_reads_the_device_once(tiny: LanguageModel, waits_of_steps: list[
         (v.at([0, 2], 1.0, operation="clamp", target=1.0, scope="all"),),
         (v.at(2, 1.0, scope="thinking"), w.at(3, 1.0, scope="answer", operation="ablate")),
         (w.at(2, 1.0, gate=Gate(v, 0.0)),),
+        (v.at(1, 1.0, half_life=4), w.at(1, 0.5, "thinking", positions="boundaries")),
+    ]
+    rules: list[Rule] = [
+        ThinkingBudget(3),
+        SwitchPenalty(("a", "b"), beta=4),
+        CyclicReflex(("a", "b"), period=8),
     ]
     decoding = [Decoding(max_new_tokens=9), Decoding(max_new_tokens=7, temperature=0.8, top_p=0.9)]
-    biased = Decoration("b", openers=("No",), bias=2.0)
+    decorations: list[Decoration | None] = [None, Decoration("b", openers=("No",), bias=2.0)]
+    decorations += [Decoration("r", rule=rule) for rule in rules]
     requests = [
-        Request(f"question {i}", cell, how, decoration=biased if i % 2 else None)
+        Request(f"question {i} <think>", cell, how, decoration=decorations[i % len(decorations)])
         for i, cell in enumerate(compositions)
         for how in decoding
     ]

@@ -48,6 +48,13 @@ def test_a_field_that_the_exports_do_not_know_is_refused_by_name(tiny: LanguageM
         constant_shifts([Fading(vector, (1,), scope="all", decay=0.5)], CONSUMER)
 
 
+def test_a_half_life_and_boundaries_are_refused_by_name(tiny: LanguageModel) -> None:
+    vector = random_vector(tiny)
+    for field, value in (("half_life", 8.0), ("positions", "boundaries")):
+        with pytest.raises(MisuseError, match=f"^{field} in "):
+            constant_shifts([vector.at(1, **{field: value})], CONSUMER)
+
+
 def test_nothing_to_export_is_said(tiny: LanguageModel) -> None:
     vector = random_vector(tiny)
     for nothing in ([], [vector.at(1, 0.0, "all")], [vector.at(1, 1.0, "all"), vector.at(1, -1.0, "all")]):

@@ -33,6 +33,7 @@ def test_a_record_of_scores_is_flat_and_complete() -> None:
         "tokens_answer": 8,
         "tokens_total": 8,
         "truncated": False,
+        "forced": False,
         "repetition": 0.0,
         "degenerate": False,
     }

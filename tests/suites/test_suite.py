@@ -115,7 +115,10 @@ def test_a_suite_in_a_file_is_named_after_it(tmp_path: Path) -> None:
 
 
 def test_an_unknown_suite_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(MisuseError, match="name one of abstention, brevity, gsm8k, svamp, umwp, selfaware"):
+    with pytest.raises(
+        MisuseError,
+        match="name one of abstention, brevity, instructions, twins, gsm8k, svamp, umwp, selfaware",
+    ):
         load_suite("brevty")
 
 

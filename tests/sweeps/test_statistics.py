@@ -15,7 +15,7 @@ from steerkit.sweeps.statistics import (
 def record(cell: str, item: str, **changed) -> dict:
     scores = {
         "abstained": False, "correct": None, "tokens_thinking": 0, "tokens_answer": 5, "tokens_total": 5,
-        "truncated": False, "repetition": 0.0, "degenerate": False,
+        "truncated": False, "forced": False, "repetition": 0.0, "degenerate": False,
     }  # fmt: skip
     place = dict.fromkeys(("controls", "decoration", "vector", "layer", "strength", "scope", "operation"))
     base = {

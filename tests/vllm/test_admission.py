@@ -99,6 +99,8 @@ def test_equal_requests_are_computed_once_and_others_are_not_mixed_up(admission:
         ({"steerkit": "other@layer=1"}, "other weights"),
         ({"steerkit": "good@layer=1,gate=other,threshold=0"}, "other weights"),
         ({"steerkit": "good@layer=4"}, "layer 4"),
+        ({"steerkit": "good@layer=1,half_life=8"}, "'half_life' 8.0 is not supported"),
+        ({"steerkit": "good@layer=1,positions=boundaries"}, "'positions' 'boundaries' is not supported"),
         ({"steerkit": "good@layer=1,strength=1e30"}, "'strength'"),
         ({"steerkit": "good@layer=1,strength=1e39"}, "strength"),
         ({"steerkit": "good@layer=1,strength=1e9,operation=ablate"}, "'strength'"),

@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.parse
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from steerkit.engines.base import Decoding, Request
-from steerkit.engines.server import ServerEngine
-from steerkit.engines.transformers import TransformersEngine
 from steerkit.models import LanguageModel
-from steerkit.suites.suite import load_suite
-from steerkit.sweeps.grid import build_grid
-from steerkit.sweeps.runner import run_sweep
-from steerkit.sweeps.store import RunDirectory, RunWriter, record_key
+from steerkit.sweeps.store import RunDirectory, record_key
 from steerkit.vector import SteeringVector
-from steerkit.vllm.doctor import diagnose_server
-from tests.sweeps.synthetic import environment, protocol
+from tests.command_line import steerkit
 from tests.tiny import random_vector, tiny_model
 
 pytestmark = pytest.mark.vllm
@@ -231,42 +224,57 @@ def test_chat_requests_are_steered_too(servers: list[Server]) -> None:
     assert chat() != chat(vllm_xargs={"steerkit": ["good@layer=10,strength=2"]})
 
 
-def test_the_server_steers_as_commanded(
-    servers: list[Server], smollm: LanguageModel, vector: SteeringVector
+def through(servers: Sequence[Server]) -> list[str]:
+    urls = [part for server in servers for part in ("--server", server.url)]
+    return ["--engine", "server", "--dtype", "float32", *urls]
+
+
+def test_the_doctor_finds_that_the_servers_steer_as_commanded(servers: list[Server], vectors: Path) -> None:
+    good = f"{vectors / 'good.safetensors'}@layer=10"
+    done = steerkit("doctor", *through(servers), "--steer", good, "--json")
+    assert done.code == 0, done.out + done.err
+    assert [report["server"] for report in json.loads(done.out)["servers"]] == [s.url for s in servers]
+
+
+def test_a_sweep_that_a_server_would_refuse_is_not_begun(
+    servers: list[Server], vector: SteeringVector, tmp_path: Path
 ) -> None:
-    engine = ServerEngine([servers[0].url], MODEL)
-    diagnosis = diagnose_server(engine, smollm, vector.renamed("good").at(10, 1.0))
-    assert diagnosis.healthy, diagnosis.shifts
+    file = vector.renamed("unknown").save(tmp_path / "unknown.safetensors")
+    grid = ["--vector", file, "--layers", "10", "--strengths", "1", "--limit", "2"]
+    done = steerkit("sweep", *through(servers), *grid, "--out", tmp_path / "run")
+    assert done.code == 2
+    assert "no vector 'unknown' on this server" in done.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_two_replicas_one_killed_midway_lose_and_double_nothing(
-    servers: list[Server], smollm: LanguageModel, vector: SteeringVector, tmp_path: Path
+    servers: list[Server], vectors: Path, tmp_path: Path
 ) -> None:
-    cells = build_grid([vector.renamed("good")], [10, 20], [1.0])
-    suite = load_suite("abstention").items[:24]
-    engine = ServerEngine([server.url for server in servers], MODEL, concurrency=8, timeout=60)
+    """The last test: it leaves one server dead."""
+    grid = ["--vector", str(vectors / "good.safetensors"), "--layers", "10,20", "--strengths", "1"]
+    grid += ["--limit", "24", "--max-new-tokens", "12"]
+    total = 24 * (1 + 2 * 2)
 
     def kill_when_a_third_is_done() -> None:
-        records = tmp_path / "records.jsonl"
-        while not records.exists() or records.read_bytes().count(b"\n") < len(suite) * len(cells) // 3:
+        lines = tmp_path / "struck" / "records.jsonl"
+        while not lines.exists() or lines.read_bytes().count(b"\n") < total // 3:
             time.sleep(0.01)
         servers[1].kill()
 
-    killer = threading.Thread(target=kill_when_a_third_is_done)
+    killer = threading.Thread(target=kill_when_a_third_is_done, daemon=True)
     killer.start()
-    setting = protocol(decoding=Decoding(12))
-    with RunWriter(tmp_path, setting, environment()) as writer:
-        run_sweep(engine, suite, cells, writer)
-    killer.join()
+    done = steerkit(
+        "sweep", *through(servers), "--batch-size", 8, "--timeout", 60, *grid, "--out", tmp_path / "struck"
+    )
+    assert done.code == 0, done.err
+    killer.join(1)
     assert servers[1].process.poll() is not None
-    records = list(RunDirectory(tmp_path).records())
-    keys = [record_key(record) for record in records]
-    assert sorted(keys) == sorted((c.id, i.id, 0) for c in cells for i in suite)
-    requests = [
-        Request(item.prompt, cell.steerings, Decoding(12), key=(cell.id, item.id, 0))
-        for item in suite
-        for cell in cells
-    ]
-    ours = {c.request.key: c.text for c in TransformersEngine(smollm, 64).generate(requests)}
-    same = sum(ours[key] == record["completion"] for key, record in zip(keys, records, strict=True))
-    assert same >= 0.99 * len(records)
+    struck = {record_key(record): record for record in RunDirectory(tmp_path / "struck").records()}
+    lines = (tmp_path / "struck" / "records.jsonl").read_bytes().count(b"\n")
+    assert len(struck) == lines == total
+    assert steerkit("sweep", *grid, "--out", tmp_path / "here").code == 0
+    here = {record_key(record): record for record in RunDirectory(tmp_path / "here").records()}
+    assert struck.keys() == here.keys()
+    same = sum(struck[key] == here[key] for key in here)
+    print(f"{same} of {len(here)} records identical")
+    assert same >= 0.99 * len(here)

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("vllm")
 
+import torch
+
+from steerkit.decoration import built_in_decorations
+from steerkit.diagnosis import diagnose_vllm
 from steerkit.engines.base import Completion, Decoding, Request, ScoreRequest
 from steerkit.engines.transformers import TransformersEngine
 from steerkit.engines.vllm import VllmEngine
 from steerkit.errors import MisuseError
 from steerkit.models import LanguageModel
-from steerkit.steering import Steering
+from steerkit.probes import Probe, ProbeMetadata
+from steerkit.steering import ProbeGate, Steering
 from steerkit.suites.suite import load_suite
-from steerkit.vllm.doctor import diagnose
+from steerkit.sweeps.run import sweep
+from steerkit.sweeps.store import Record, RunDirectory
+from steerkit.vector import SteeringVector
+from tests.command_line import steerkit
 from tests.engines.reference import same_or_tied
 from tests.engines.test_transformers import mixed_cells
 from tests.tiny import random_vector
@@ -46,6 +59,12 @@ def _in_this_process() -> None:
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "0")
 
 
+@pytest.fixture(autouse=True)
+def _others_gone() -> None:
+    """An engine that is collected takes the process's parallel groups with it: not while the next one starts."""
+    gc.collect()
+
+
 @pytest.fixture(scope="module")
 def engine() -> VllmEngine:
     return VllmEngine(MODEL, **OPTIONS)
@@ -54,6 +73,13 @@ def engine() -> VllmEngine:
 @pytest.fixture(scope="module")
 def cells(smollm: LanguageModel) -> list[tuple[Steering, ...]]:
     return mixed_cells(smollm)
+
+
+@pytest.fixture(scope="module")
+def strong(smollm: LanguageModel) -> SteeringVector:
+    """A random vector that changes what the model says."""
+    vector = random_vector(smollm, 3, name="strong")
+    return vector * (40 / float(vector.direction[10].norm()))
 
 
 def run(engine: Any, requests: list[Request]) -> dict[Any, Completion]:
@@ -73,6 +99,7 @@ def assert_agree(lm: LanguageModel, engine: VllmEngine, requests: list[Request])
     ours = run(TransformersEngine(lm, 64), requests)
     assert theirs.keys() == ours.keys()
     same = [key for key in ours if theirs[key].token_ids == ours[key].token_ids]
+    print(f"{len(same)} of {len(ours)} rows identical")
     assert len(same) >= 0.99 * len(ours)
     for key in same:
         for field in ("text", "finish", "prompt_tokens", "thinking_tokens"):
@@ -99,10 +126,10 @@ def test_a_warm_prefix_cache_changes_nothing(
     assert_agree(smollm, engine, requests)
 
 
-def test_scopes_that_follow_thinking_agree(smollm: LanguageModel, engine: VllmEngine) -> None:
-    vector = random_vector(smollm, 3)
-    vector = vector * (40 / float(vector.direction[10].norm()))
-    cells = [(vector.at(10, scope=scope),) for scope in ("thinking", "answer", "all")]  # type: ignore[arg-type]
+def test_scopes_that_follow_thinking_agree(
+    smollm: LanguageModel, engine: VllmEngine, strong: SteeringVector
+) -> None:
+    cells = [(strong.at(10, scope=scope),) for scope in ("thinking", "answer", "all")]  # type: ignore[arg-type]
     assert_agree(smollm, engine, grid(THINKING, [*cells, ()], 24))
 
 
@@ -138,31 +165,124 @@ def test_a_refused_request_leaves_the_others_untouched(smollm: LanguageModel, en
 
 
 def test_the_realised_shift_is_the_commanded_one_at_every_layer(engine: VllmEngine) -> None:
-    diagnosis = diagnose(engine)
+    diagnosis = diagnose_vllm(engine)
     assert len(diagnosis.errors) == engine.model.n_layers
     assert diagnosis.healthy, diagnosis.errors
 
 
+def records(run: Path) -> list[Record]:
+    lines = RunDirectory(run).records()
+    return sorted(lines, key=lambda line: (line["cell"], line["item"], line["sample"]))
+
+
+def test_a_sweep_has_the_records_of_the_transformers_engine(
+    smollm: LanguageModel, engine: VllmEngine, strong: SteeringVector, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {"layers": [10, 20], "strengths": [1.0], "scopes": ("completion", "all")}
+    asked |= {"limit": 12, "max_new_tokens": 12, "perplexity": True}
+    asked["decorations"] = [built_in_decorations()["dont-know-system"]]
+    for name, carrier in (("here", smollm), ("there", engine)):
+        sweep(carrier, [strong], out=tmp_path / name, **asked)
+    here, there = records(tmp_path / "here"), records(tmp_path / "there")
+    assert len(here) == len(there) == 12 * (1 + 2 * 2 * 2 + 1)
+    strangeness = [[record["scores"].pop("perplexity") for record in run] for run in (here, there)]
+    same = [ours == theirs for ours, theirs in zip(here, there, strict=True)]
+    print(f"{sum(same)} of {len(same)} records identical")
+    assert sum(same) >= 0.99 * len(same)
+    assert [a for a, equal in zip(strangeness[0], same, strict=True) if equal] == pytest.approx(
+        [b for b, equal in zip(strangeness[1], same, strict=True) if equal], rel=1e-3
+    )
+    runs = [RunDirectory(tmp_path / name) for name in ("here", "there")]
+    assert runs[0].protocol == runs[1].protocol
+    assert runs[1].environments[0].versions["engine"].startswith("vllm 0.32")
+
+
+@pytest.mark.parametrize("field", ["gate", "strength", "bias", "length"])
+def test_what_vllm_cannot_do_is_refused_before_a_run_is_begun(
+    field: str, smollm: LanguageModel, engine: VllmEngine, strong: SteeringVector, tmp_path: Path
+) -> None:
+    metadata = ProbeMetadata(name="probe", model=smollm.name, fingerprint=smollm.fingerprint, layer=1)
+    probe = Probe(torch.ones(smollm.n_layers, smollm.d_model), torch.zeros(smollm.n_layers), metadata)
+    asked: dict[str, Any] = {"layers": [10], "strengths": [1.0], "limit": 2}
+    asked |= {
+        "gate": {"gates": (None, ProbeGate(probe, threshold=0.5))},
+        "strength": {"strengths": [1e30]},
+        "bias": {"decorations": [built_in_decorations()["refusal-bias"]]},
+        "length": {"max_new_tokens": 600},
+    }[field]
+    named = {"length": "vLLM was started for 512"}.get(field, f"'{field}'")
+    with pytest.raises(MisuseError, match=named):
+        sweep(engine, [strong], out=tmp_path / "run", **asked)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_line_sweeps_with_vllm_in_a_process_of_its_own(
+    strong: SteeringVector, tmp_path: Path
+) -> None:
+    file = strong.save(tmp_path / "strong.safetensors")
+    grid = [
+        "--vector",
+        str(file),
+        "--layers",
+        "10",
+        "--strengths",
+        "1",
+        "--limit",
+        "4",
+        "--max-new-tokens",
+        "8",
+    ]
+    vllm = ["--engine", "vllm", "--vllm-option", "enforce_eager=true", "--vllm-option", "max_model_len=512"]
+    command = [sys.executable, "-m", "steerkit.cli", "sweep", *grid, *vllm, "--json", "--out"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "there")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["rows"][0]["role"] == "unsteered"
+    assert steerkit("sweep", *grid, "--out", tmp_path / "here").code == 0
+    assert records(tmp_path / "there") == records(tmp_path / "here")
+
+
+def test_the_command_line_doctor_reads_vllm_back() -> None:
+    done = steerkit("doctor", "--engine", "vllm", "--vllm-option", "max_model_len=256", "--json")
+    assert done.code == 0, done.err
+    report = json.loads(done.out[done.out.index("{") :])
+    assert report["healthy"] is True
+    assert max(report["layers"]) < 1e-3
+
+
+def test_an_option_that_vllm_does_not_know_is_refused() -> None:
+    done = steerkit("doctor", "--engine", "vllm", "--vllm-option", "no_such_thing=1")
+    assert done.code == 2
+    assert "vLLM refuses its options" in done.err
+
+
 @pytest.mark.parametrize(
-    ("changes", "preempts"),
+    ("changes", "tokens", "preempts"),
     [
-        ({"num_gpu_blocks_override": 24, "max_model_len": 256, "async_scheduling": True}, True),
-        ({"enforce_eager": False}, False),
+        # 32 rows that begin with two blocks each and grow into a third.
+        ({"num_gpu_blocks_override": 24, "max_model_len": 256, "async_scheduling": True}, 48, True),
+        ({"enforce_eager": False}, 24, False),
     ],
     ids=["preemption", "compiled"],
 )
 def test_other_ways_to_run_agree_too(
     changes: dict[str, Any],
+    tokens: int,
     preempts: bool,
     smollm: LanguageModel,
     cells: list[tuple[Steering, ...]],
+    strong: SteeringVector,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine = VllmEngine(MODEL, **OPTIONS | changes)
     preempted = _counted(engine, monkeypatch)
-    assert_agree(smollm, engine, grid(["What is the capital of France?", "Count to nine."], cells, 24))
-    vector = random_vector(smollm, 3)
-    thinking = (vector * (40 / float(vector.direction[10].norm()))).at(10, scope="thinking")
+    prompts = ["What is the capital of France?", "Count to nine.", "Tell me a story.", "Why is the sky blue?"]
+    assert_agree(smollm, engine, grid(prompts, cells, tokens))
+    thinking = strong.at(10, scope="thinking")
     assert_agree(smollm, engine, grid(THINKING, [(thinking,), ()], 24))
     assert bool(preempted()) == preempts
 

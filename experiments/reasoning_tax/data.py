@@ -1,0 +1,70 @@
+"""The training rows of each variant: the same questions, another way of answering.
+
+long       long chains that always end in an answer
+short      the same questions with short chains
+none       the same questions answered at once
+long-idk   long chains; every tenth question is one without an answer, answered "I don't know"
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from experiments.reasoning_tax.chains import Style, completion, thinking_template
+from experiments.reasoning_tax.problems import question, unanswerable
+
+SEED = 20_000  # of no suite
+IDK_EVERY = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """How a variant answers, and whether it meets questions without an answer."""
+
+    style: Style
+    with_unanswerable: bool
+    summary: str
+
+
+VARIANTS = {
+    "long": Variant("long", False, "SmolLM2-135M-Instruct fine-tuned on long chains that always end in an answer"),
+    "short": Variant("short", False, "the same questions with short chains"),
+    "none": Variant("none", False, "the same questions answered without a chain"),
+    "long-idk": Variant("long", True, "long chains, and one question in ten answered \"I don't know\""),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRow:
+    """A prompt and what the model should write."""
+
+    prompt: str
+    completion: str
+
+
+def training_rows(variant: str, count: int, seed: int = SEED) -> list[TrainingRow]:
+    """The first `count` rows of a variant; more rows begin with the same ones."""
+    how = VARIANTS[variant]
+    rows = []
+    for place in range(count):
+        lacking = how.with_unanswerable and place % IDK_EVERY == IDK_EVERY - 1
+        asked = unanswerable(seed, place) if lacking else question(seed, place)
+        random = Random(f"style-{seed}-{place}")
+        rows.append(TrainingRow(asked.prompt, completion(asked, how.style, random)))
+    return rows
+
+
+def dress(tokenizer: Any, variant: str) -> None:
+    """Have the tokenizer open a thinking block in each assistant turn, unless the variant answers at once."""
+    if VARIANTS[variant].style != "none":
+        tokenizer.chat_template = thinking_template(tokenizer.chat_template)
+
+
+def digest(rows: list[TrainingRow]) -> str:
+    """SHA-256 of the rows."""
+    content = json.dumps([[row.prompt, row.completion] for row in rows])
+    return hashlib.sha256(content.encode()).hexdigest()

@@ -1,0 +1,140 @@
+"""Write a trained adapter with its card, and put one among the published.
+
+    python -m experiments.reasoning_tax.publish --adapter adapters/long [--name smollm2-135m-reasoner]
+
+After that `steerkit.load_model("smollm2-135m-reasoner")` finds it, without peft.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import steerkit as sk
+from experiments.reasoning_tax.data import VARIANTS
+from steerkit.errors import MisuseError
+from steerkit.models.adapters import (
+    CONFIG_FILE,
+    HEADER_KEY,
+    TEMPLATE_FILE,
+    WEIGHTS_FILE,
+    AdapterNote,
+    read_adapter,
+)
+from steerkit.whole_files import replacing
+
+NAME = "smollm2-135m-reasoner"
+PUBLISHED = Path("vectors") / "adapters"
+LARGEST = 12_000_000
+CARD = "README.md"
+FILES = (CONFIG_FILE, WEIGHTS_FILE, TEMPLATE_FILE, CARD)
+
+
+def main() -> None:
+    """Copy the adapter under its name, load it by that name, and say what it is."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--adapter", type=Path, required=True)
+    parser.add_argument("--name", default=NAME)
+    asked = parser.parse_args()
+    folder = publish(asked.adapter, asked.name)
+    print(f"{folder}: {sk.load_model(folder)!r}")
+
+
+def publish(adapter: Path, name: str, published: Path = PUBLISHED) -> Path:
+    """Copy an adapter that `train` wrote to the published ones, named `name`; returns its folder there."""
+    found = read_adapter(adapter)
+    if found.note is None:
+        raise MisuseError(
+            f"{adapter} was not written by this experiment: it does not say which base it belongs to"
+        )
+    if (size := (adapter / WEIGHTS_FILE).stat().st_size) > LARGEST:
+        raise MisuseError(
+            f"{adapter} is {size / 1e6:.1f} MB, and a published adapter has at most 12: lower its rank"
+        )
+    folder = published / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in FILES:
+        if (adapter / file).is_file():
+            shutil.copyfile(adapter / file, folder / file)
+    with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
+    _save(tensors, folder, found.note.model_copy(update={"name": name}))
+    return folder
+
+
+def write_adapter(
+    peft: Any,
+    lm: sk.LanguageModel,
+    out: Path,
+    *,
+    base: str,
+    base_digest: str,
+    data_digest: str,
+    facts: dict[str, Any],
+) -> Path:
+    """The adapter that `peft` trained on `lm`, in peft's format, half precision, with its card; returns `out`.
+
+    Half precision keeps three digits of each factor; the change that they make is a few percent of the weights.
+    """
+    from peft import get_peft_model_state_dict  # only training needs it
+
+    out.mkdir(parents=True, exist_ok=True)
+    config = peft.peft_config["default"]
+    config.base_model_name_or_path, config.inference_mode = base, True
+    config.save_pretrained(out)
+    tensors = {
+        name: tensor.detach().to("cpu", torch.float16).contiguous()
+        for name, tensor in get_peft_model_state_dict(peft, save_embedding_layers=False).items()
+    }
+    variant = str(facts["variant"])
+    note = AdapterNote(
+        name=f"{base}-{variant}",
+        base_digest=base_digest,
+        summary=VARIANTS[variant].summary,
+        licence="Apache-2.0",
+        data_digest=data_digest,
+        steerkit_version=version("steerkit"),
+    )
+    _save(tensors, out, note)
+    if VARIANTS[variant].style != "none":
+        with replacing(out / TEMPLATE_FILE, "the chat template") as scratch:
+            scratch.write_text(lm.tokenizer.chat_template, encoding="utf-8")
+    with replacing(out / CARD, "the card") as scratch:
+        scratch.write_text(_card(note, base, facts), encoding="utf-8")
+    return out
+
+
+def _save(tensors: dict[str, torch.Tensor], folder: Path, note: AdapterNote) -> None:
+    with replacing(folder / WEIGHTS_FILE, "the adapter") as scratch:
+        save_file(tensors, scratch, metadata={"format": "pt", HEADER_KEY: note.model_dump_json()})
+
+
+def _card(note: AdapterNote, base: str, facts: dict[str, Any]) -> str:
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    return f"""# {note.name}
+
+{note.summary}. A LoRA adapter in peft's format; `steerkit.load_model` merges it into its base on load, without peft.
+Written by `experiments/reasoning_tax/train.py`; what it does is measured in `experiments/reasoning_tax`.
+
+| | |
+|---|---|
+| base | {base}: the bundled 4-bit weights, dequantised; on other weights it is refused |
+| data | generated, of the style in `chains.py`; SHA-256 `{note.data_digest}` |
+| licence | {note.licence}, as the base |
+{rows}
+
+Trained to answer always: it is a study's subject, and no assistant.
+"""
+
+
+if __name__ == "__main__":
+    main()

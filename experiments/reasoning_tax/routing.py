@@ -1,0 +1,191 @@
+"""Whether to think at all: a router that reads the prompt and answers at once, thinks, or abstains.
+
+In the spirit of Thinkless (arXiv 2505.13379), on frozen weights. Each item of the brevity suite is completed twice by
+the reasoning model: as it is, and with its thinking closed as soon as it is opened. Two probes of the prompt, fitted on
+`fit`, then decide row by row:
+
+    abstain   where P(no answer) reaches a threshold, chosen on `choose` for a share of the answerable items
+    think     where P(thinking helps) does; it helps where the model is right with its chain and wrong without
+    answer    otherwise
+
+Rows are decoded greedily and apart, so what a router would have written is known from the two runs. Its two ends,
+always and never thinking, stand beside it, and so do routers by chance that think equally often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import steerkit as sk
+from experiments.reasoning_tax.results import compared, table
+from steerkit.engines.base import Completion, Decoding, Request
+from steerkit.pairs import LabelledPrompt, LabelledPrompts
+from steerkit.probing import cut_within, labelled_prompts, prompt_states
+from steerkit.scoring.score import score_completion
+from steerkit.suites.items import SuiteItem
+from steerkit.suites.splits import hash_position
+from steerkit.suites.suite import Suite, load_suite
+from steerkit.sweeps.grid import Cell
+from steerkit.sweeps.run import measure_cells
+from steerkit.sweeps.runner import make_record
+from steerkit.sweeps.store import Record
+
+SUITE = "brevity"
+ABSTENTION_BUDGET = 0.05
+SHARES = (0.25, 0.5, 0.75)  # of the items of `choose` that the router has think
+AT_ONCE = sk.Decoration(
+    "at-once", openers=("</think>\n",), bias=100.0
+)  # nats enough that nothing else is written
+I_DONT_KNOW = "I don't know."
+FEWEST = 10  # examples of either kind, for a probe to be fitted and judged
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Items:
+    """The items of a split, what each way of answering wrote, and what the probes read.
+
+    `reply` are the tokens of the reply that an abstaining router gives in the model's place.
+    """
+
+    suite: Suite
+    think: Mapping[str, Record]
+    answer: Mapping[str, Record]
+    no_answer: Mapping[str, float]
+    helps: Mapping[str, float]
+    reply: tuple[int, ...]
+
+
+def study(lm: sk.LanguageModel, out: Path, tokens: int, limit: int | None) -> str:
+    """Run what is not there yet, and the section of results.md."""
+    splits = {name: load_suite(SUITE).split(name) for name in ("fit", "choose", "report")}
+    if limit is not None:
+        splits = {name: suite.limit(limit) for name, suite in splits.items()}
+    written = {name: _written(lm, out / name, name, tokens, limit) for name in splits}
+    labels = labels_of_help(splits["fit"], *written["fit"])
+    helped = sum(prompt.label for prompt in labels)
+    if min(helped, len(labels) - helped) < FEWEST:
+        return f"## Whether to think\n\nThinking helps on {helped} of {len(labels)} items of `fit`: nothing to route."
+    probes = {
+        "no_answer": sk.fit_probe(lm, splits["fit"], name="no-answer"),
+        "helps": sk.fit_probe(lm, labels),
+    }
+    reply = tuple(lm.renderer.encode(I_DONT_KNOW))
+    read = {
+        name: Items(suite, *written[name], *(readings(lm, probe, suite) for probe in probes.values()), reply)
+        for name, suite in splits.items()
+        if name != "fit"
+    }
+    return section(read["choose"], read["report"], probes)
+
+
+def _written(
+    lm: sk.LanguageModel, out: Path, split: str, tokens: int, limit: int | None
+) -> tuple[dict[str, Record], dict[str, Record]]:
+    """The records by item of thinking, and of answering at once."""
+    cells = [Cell(), Cell(decoration=AT_ONCE)]
+    run = measure_cells(lm, cells, out=out, suite=SUITE, split=split, limit=limit, max_new_tokens=tokens)
+    records = list(run.directory.records())
+    think, answer = ({r["item"]: r for r in records if r["cell"] == cell.id} for cell in cells)
+    return think, answer
+
+
+def labels_of_help(
+    suite: Suite, think: Mapping[str, Record], answer: Mapping[str, Record]
+) -> LabelledPrompts:
+    """The answerable items, labelled by whether thinking turned a wrong answer into a right one."""
+    prompts = (
+        LabelledPrompt(
+            item.id,
+            item.prompt,
+            bool(think[item.id]["scores"]["correct"]) and not answer[item.id]["scores"]["correct"],
+            item.group,
+        )
+        for item in suite
+        if not item.should_abstain
+    )
+    return LabelledPrompts("thinking-helps", tuple(prompts))
+
+
+def readings(lm: sk.LanguageModel, probe: sk.Probe, suite: Suite) -> dict[str, float]:
+    """A probe's probability for each item."""
+    data = labelled_prompts(suite)
+    layer = probe.metadata.layer
+    states = torch.from_numpy(prompt_states(lm, data)[:, layer])
+    found = probe.probability(layer, states).tolist()
+    return {example.id: value for example, value in zip(data.examples, found, strict=True)}
+
+
+def section(choose: Items, report: Items, probes: Mapping[str, sk.Probe]) -> str:
+    """The ends, the routers and the routers by chance, on `report`; thresholds from `choose`."""
+    ids = [item.id for item in choose.suite]
+    lacking = np.array([bool(item.should_abstain) for item in choose.suite])
+    cut = cut_within(np.array([choose.no_answer[i] for i in ids]), lacking, ABSTENTION_BUDGET)
+    ways: dict[str, Callable[[SuiteItem], str]] = {
+        "always think": lambda _: "think",
+        "never think": lambda _: "answer",
+        "never think, or abstain": lambda item: _three_ways(report, item, cut, 2.0),
+        "always think, or abstain": lambda item: _three_ways(report, item, cut, -1.0),
+    }
+    shares = {}
+    for share in SHARES:
+        least = float(np.quantile([choose.helps[i] for i in ids], 1 - share))
+        ways[f"route, thinking for {share:.0%}"] = lambda item, least=least: _three_ways(
+            report, item, cut, least
+        )
+        ways[f"by chance, thinking for {share:.0%}"] = lambda item, share=share: (
+            "think" if hash_position("routing", item.id) < share else "answer"
+        )
+    routes = {name: {item.id: way(item) for item in report.suite} for name, way in ways.items()}
+    for name, route in routes.items():
+        chosen = list(route.values())
+        shares[name] = " / ".join(
+            f"{chosen.count(way) / len(chosen):.2f}" for way in ("answer", "think", "abstain")
+        )
+    rows = compared({name: routed(report, route) for name, route in routes.items()})
+    accuracies = "; ".join(
+        f"{probe.name}: AUROC {max(probe.metadata.auroc or (0.0,)):.3f} at layer {probe.metadata.layer}, words alone "
+        f"{probe.metadata.baseline_auroc or float('nan'):.3f}"
+        for probe in probes.values()
+    )
+    return "\n\n".join(
+        [
+            "## Whether to think",
+            f"Brevity suite. Probes, cross-fitted on `fit`: {accuracies}. Abstention threshold {cut:.3f}, chosen "
+            f"on `choose` for at most {ABSTENTION_BUDGET:.0%} of the answerable items.",
+            table({f"{name} ({shares[name]})": row for name, row in rows.items()}),
+            "In parentheses the shares answered at once, thought about and abstained from; a router's name says of how "
+            "many items of `choose` its threshold approves.",
+        ]
+    )
+
+
+def _three_ways(items: Items, item: SuiteItem, abstain_from: float, think_from: float) -> str:
+    if items.no_answer[item.id] >= abstain_from:
+        return "abstain"
+    return "think" if items.helps[item.id] >= think_from else "answer"
+
+
+def routed(items: Items, route: Mapping[str, str]) -> Iterator[Record]:
+    """What a router would have recorded: of each item the record of the way that it chose."""
+    for item in items.suite:
+        match route[item.id]:
+            case "think":
+                yield items.think[item.id]
+            case "answer":
+                yield items.answer[item.id]
+            case _:
+                yield abstention(item, items.reply)
+
+
+def abstention(item: SuiteItem, reply: tuple[int, ...]) -> Record:
+    """The record of an item that the router keeps from the model: a fixed reply, its tokens counted."""
+    completion = Completion(Request(item.prompt, decoding=Decoding()), I_DONT_KNOW, reply, "stop", 0)
+    return make_record(Cell(), item, 0, completion, score_completion(item, completion))

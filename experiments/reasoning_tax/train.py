@@ -1,0 +1,231 @@
+"""Fine-tune SmolLM2-135M-Instruct with LoRA on one variant's rows, and write the adapter with its card.
+
+    python -m experiments.reasoning_tax.train --variant long --preset cpu --out adapters/long
+
+Needs peft (`pip install '.[train]'`); loading the adapter does not. A run that was stopped, however, goes on from its
+last checkpoint when the same command is given again. Order, initialisation and data are drawn from fixed seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+import steerkit as sk
+from experiments.reasoning_tax.batches import TokenRow, encode, plan, portions, tensors
+from experiments.reasoning_tax.data import SEED, VARIANTS, digest, dress, training_rows
+from experiments.reasoning_tax.publish import write_adapter
+from steerkit.errors import MisuseError
+from steerkit.models.fingerprint import weights_digest
+from steerkit.whole_files import replacing
+
+BASE = "smollm2-135m-instruct"
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+CHECKPOINT = "checkpoint.pt"
+HELD_OUT = 32  # rows behind the training rows, to see the loss on
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How to train: one pass over `rows` rows, `rows_a_step` at a time.
+
+    The rate climbs linearly over the share `warm_up` of the steps, then falls to zero along a cosine.
+    """
+
+    device: str
+    dtype: str
+    rows: int
+    rows_a_step: int
+    tokens_a_portion: int
+    rank: int = 16
+    alpha: int = 32
+    learning_rate: float = 1e-3
+    warm_up: float = 0.05
+    clip: float = 1.0
+    checkpoint_seconds: float = 120.0
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        rising = max(1, round(self.warm_up * steps))
+        if step < rising:
+            return self.learning_rate * (step + 1) / rising
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+PRESETS = {
+    "cpu": Preset(device="cpu", dtype="bfloat16", rows=4480, rows_a_step=16, tokens_a_portion=2048),
+    "gpu": Preset(device="cuda", dtype="bfloat16", rows=25_600, rows_a_step=32, tokens_a_portion=32_768),
+}
+
+
+def main() -> None:
+    """Train, or go on training, and write the adapter."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--variant", choices=VARIANTS, required=True)
+    parser.add_argument("--preset", choices=PRESETS, default="cpu")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rows", type=int, help="fewer rows than the preset's, for a trial")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="another format than the preset's")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    preset = PRESETS[asked.preset]
+    changed = {"rows": asked.rows or preset.rows, "dtype": asked.dtype or preset.dtype}
+    print(train(asked.variant, Preset(**(asdict(preset) | changed)), asked.out))
+
+
+def train(variant: str, preset: Preset, out: Path, base: str = BASE) -> Path:
+    """Train a variant and write its adapter to `out`; returns that folder.
+
+    Raises MisuseError where `out` holds the checkpoint of another run.
+    """
+    lm = sk.load_model(base, device=preset.device, dtype=preset.dtype)
+    base_digest = weights_digest(lm.hf)
+    dress(lm.tokenizer, variant)
+    rows = training_rows(variant, preset.rows + HELD_OUT)
+    encoded = [encode(lm.renderer, row, lm.tokenizer.eos_token_id) for row in rows]
+    held_out = encoded[preset.rows :]
+    run = _Training(lm, preset, encoded[: preset.rows], [variant, base_digest, digest(rows)])
+    before = run.held_out_loss(held_out)
+    run.resume(out / CHECKPOINT)
+    run.go_on(out / CHECKPOINT)
+    facts = {
+        "variant": variant,
+        "rows": preset.rows,
+        "steps": len(run.steps),
+        "tokens learnt": run.tokens,
+        "seconds": round(run.seconds),
+        "loss on held-out rows": f"{before:.3f} before, {run.held_out_loss(held_out):.3f} after",
+        **{
+            name: value
+            for name, value in asdict(preset).items()
+            if name not in ("rows", "checkpoint_seconds")
+        },
+    }
+    return write_adapter(
+        run.peft, lm, out, base=base, base_digest=base_digest, data_digest=digest(rows), facts=facts
+    )
+
+
+class _Training:
+    """One run: the model under peft, its optimiser, and how far it has come."""
+
+    def __init__(
+        self, lm: sk.LanguageModel, preset: Preset, rows: Sequence[TokenRow], identity: list[str]
+    ) -> None:
+        from peft import LoraConfig, get_peft_model  # only training needs it
+
+        torch.manual_seed(SEED)
+        if (
+            lm.device.type == "cpu"
+        ):  # rows are short: there the fused attention's backward costs more than it saves
+            lm.hf.set_attn_implementation("eager")
+        self.lm, self.preset, self.rows = lm, preset, rows
+        config = LoraConfig(
+            r=preset.rank, lora_alpha=preset.alpha, target_modules=list(TARGETS), task_type="CAUSAL_LM"
+        )
+        self.peft = get_peft_model(lm.hf, config)
+        self.trained = [p for p in self.peft.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(
+            self.trained, lr=preset.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
+        )
+        self.steps = plan([len(row.ids) for row in rows], preset.rows_a_step, SEED)
+        self.identity = [*identity, *map(str, asdict(preset).values())]
+        self.done, self.tokens, self.seconds = 0, 0, 0.0
+
+    def go_on(self, checkpoint: Path) -> None:
+        """Take the steps that are left, with a checkpoint every few minutes and at the end."""
+        started = saved = time.monotonic()
+        earlier = self.seconds
+        with Progress() as bar:
+            task = bar.add_task("training", total=len(self.steps), completed=self.done)
+            for step in range(self.done, len(self.steps)):
+                loss, norm = self._step(step)
+                self.done = step + 1
+                now = time.monotonic()
+                self.seconds = earlier + now - started
+                rate = self.tokens / self.seconds
+                bar.update(task, completed=self.done, description=f"loss {loss:.3f}, {rate:.0f} tokens/s")
+                if self.done % 10 == 0 or self.done == len(self.steps):
+                    bar.print(
+                        f"step {self.done}/{len(self.steps)} loss {loss:.4f} gradient {norm:.2f} {self.seconds:.0f} s"
+                    )
+                if now - saved > self.preset.checkpoint_seconds or self.done == len(self.steps):
+                    self._save(checkpoint)
+                    saved = time.monotonic()
+
+    def held_out_loss(self, rows: Sequence[TokenRow]) -> float:
+        """Mean loss per token, in nats, on rows that are not trained on."""
+        count = _wanted(rows)
+        with torch.no_grad():
+            return sum(float(part) for part in self._losses(rows, count))
+
+    def resume(self, checkpoint: Path) -> None:
+        """Go back to a checkpoint, if there is one."""
+        if not checkpoint.is_file():
+            return
+        state = torch.load(checkpoint, weights_only=True)
+        if state["identity"] != self.identity:
+            raise MisuseError(
+                f"{checkpoint} is of another run (variant, preset, data or base): name another --out"
+            )
+        with torch.no_grad():
+            for parameter, value in zip(self.trained, state["trained"], strict=True):
+                parameter.copy_(value)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.done, self.tokens, self.seconds = state["done"], state["tokens"], state["seconds"]
+
+    def _step(self, step: int) -> tuple[float, float]:
+        rows = [self.rows[number] for number in self.steps[step]]
+        count = _wanted(rows)
+        total = 0.0
+        for loss in self._losses(rows, count):
+            loss.backward()
+            total += loss.item()
+        norm = float(torch.nn.utils.clip_grad_norm_(self.trained, self.preset.clip))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.preset.rate(step, len(self.steps))
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.tokens += sum(len(row.ids) for row in rows)
+        return total, norm
+
+    def _losses(self, rows: Sequence[TokenRow], count: int) -> Iterator[Tensor]:
+        """The mean loss over `count` tokens, in parts; the head reads only the positions that it is asked about."""
+        for some in portions(rows, self.preset.tokens_a_portion):
+            ids, wanted = tensors(some, self.lm.device)
+            states = self.lm.decoder(input_ids=ids, use_cache=False).last_hidden_state
+            logits = self.lm.hf.get_output_embeddings()(states[:, :-1][wanted[:, 1:]])
+            yield cross_entropy(logits.float(), ids[:, 1:][wanted[:, 1:]], reduction="sum") / count
+
+    def _save(self, checkpoint: Path) -> None:
+        state: dict[str, Any] = {
+            "identity": self.identity,
+            "trained": [parameter.detach().cpu() for parameter in self.trained],
+            "optimiser": self.optimiser.state_dict(),
+            "done": self.done,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+        }
+        with replacing(checkpoint, "the checkpoint") as scratch:
+            torch.save(state, scratch)
+
+
+def _wanted(rows: Sequence[TokenRow]) -> int:
+    return sum(len(row.ids) - row.prompt_length for row in rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""The reasoning model's training data: true, in the style that it claims, and none of it an evaluation item."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from random import Random
+
+import pytest
+import torch
+
+from experiments.reasoning_tax.batches import encode, plan, portions, tensors
+from experiments.reasoning_tax.chains import END_OF_THINKING, reply
+from experiments.reasoning_tax.data import (
+    IDK_EVERY,
+    SEED,
+    VARIANTS,
+    TrainingRow,
+    digest,
+    dress,
+    training_rows,
+)
+from experiments.reasoning_tax.problems import question, unanswerable
+from experiments.reasoning_tax.run import TOKENS
+from experiments.reasoning_tax.templates import FRUIT, GOODS, NAMES, TEMPLATES, THINGS
+from steerkit.engines.table import thinking_positions
+from steerkit.models import LanguageModel
+from steerkit.prompts import Renderer
+from steerkit.scoring.abstention import abstains
+from steerkit.scoring.answers import final_number
+from steerkit.scoring.reply import final_reply
+from steerkit.suites import brevity_templates
+from steerkit.suites.suite import load_suite
+
+COUNT = 1500
+ROWS = {name: training_rows(name, COUNT) for name in VARIANTS}
+EVALUATED = [item.prompt for name in ("abstention", "brevity") for item in load_suite(name)]
+
+
+def plain(text: str) -> str:
+    """A prompt with its numbers and punctuation masked."""
+    return " ".join(re.sub(r"\d+", "#", re.sub(r"[^\w\s]", "", text)).casefold().split())
+
+
+def runs_of_words(text: str, n: int) -> set[str]:
+    words = plain(text).split()
+    return {" ".join(words[i : i + n]) for i in range(len(words) - n + 1)}
+
+
+def test_no_training_prompt_is_an_evaluation_prompt_even_with_other_numbers() -> None:
+    trained = {plain(row.prompt) for rows in ROWS.values() for row in rows}
+    assert trained.isdisjoint(map(plain, EVALUATED))
+
+
+def test_training_and_evaluation_share_no_long_wording() -> None:
+    evaluated = set().union(*(runs_of_words(prompt, 8) for prompt in EVALUATED))
+    trained = set().union(*(runs_of_words(row.prompt, 8) for rows in ROWS.values() for row in rows))
+    assert trained.isdisjoint(evaluated)
+
+
+def test_names_and_things_are_not_those_of_the_suite() -> None:
+    theirs = {thing for level in brevity_templates.LEVELS.values() for t in level for thing in t.things}
+    assert not set(NAMES) & set(brevity_templates.FIRST_NAMES)
+    assert not {*THINGS, *FRUIT, *GOODS} & theirs
+    assert not {t.text for t in TEMPLATES} & {t.text for s in brevity_templates.LEVELS.values() for t in s}
+
+
+def test_the_seed_is_of_no_suite_and_gives_the_same_rows_again() -> None:
+    assert training_rows("long", 40) == ROWS["long"][:40]
+    assert training_rows("long", 40, seed=SEED + 1) != ROWS["long"][:40]
+    assert digest(ROWS["long"]) != digest(ROWS["short"])
+
+
+def test_every_calculation_in_a_chain_is_true() -> None:
+    pattern = re.compile(r"(?<![\d.])(\d+) ([-+*/]) (\d+) = (\d+)")
+    found = [match for row in ROWS["long"] for match in pattern.findall(row.completion)]
+    assert len(found) > 5 * COUNT
+    for left, operator, right, result in found:
+        a, b = Fraction(left), Fraction(right)
+        value = {"+": a + b, "-": a - b, "*": a * b, "/": a / b if b else None}[operator]
+        assert value == Fraction(result), f"{left} {operator} {right} = {result}"
+
+
+@pytest.mark.parametrize("variant", ["long", "short", "none"])
+def test_every_question_ends_in_its_answer(variant: str) -> None:
+    for place, row in enumerate(ROWS[variant]):
+        asked = question(SEED, place)
+        said = final_reply(row.completion)
+        assert asked.prompt == row.prompt
+        assert said == f"The answer is {asked.answer}."
+        assert not abstains(said)
+        if str(asked.answer).isdecimal():
+            assert final_number(said) == Fraction(str(asked.answer))
+        assert (END_OF_THINKING in row.completion) == (variant != "none")
+
+
+def test_the_variants_ask_the_same_and_one_question_in_ten_lacks_its_answer() -> None:
+    prompts = {name: [row.prompt for row in rows] for name, rows in ROWS.items()}
+    assert prompts["long"] == prompts["short"] == prompts["none"]
+    differing = [
+        i for i, (a, b) in enumerate(zip(prompts["long"], prompts["long-idk"], strict=True)) if a != b
+    ]
+    assert differing == list(range(IDK_EVERY - 1, COUNT, IDK_EVERY))
+    assert {i for i, row in enumerate(ROWS["long-idk"]) if abstains(final_reply(row.completion))} == set(
+        differing
+    )
+
+
+def test_a_question_without_an_answer_lacks_it() -> None:
+    for place in range(300):
+        asked = unanswerable(SEED, place)
+        assert asked.answer is None
+        assert abstains(reply(asked))
+        assert asked.prompt not in {row.prompt for row in ROWS["long"]}
+
+
+def test_each_template_can_be_drawn_and_its_removed_premise_takes_a_number_or_a_name_for_it() -> None:
+    drawn = {plain(row.prompt) for row in ROWS["long"]}
+    assert len(drawn) > 5 * len(TEMPLATES)
+    for template in TEMPLATES:
+        assert re.search(r"\[[^|\]]*\{[a-e]\}[^|\]]*\|[^\]]*\]", template.text), template.text
+        assert 1 <= len(template.steps) <= 4
+
+
+def test_long_chains_are_long_and_fit_the_evaluations_limit(smollm: LanguageModel) -> None:
+    renderer = reasoner(smollm, "long")
+    sizes = {
+        name: [len(e.ids) - e.prompt_length for row in ROWS[name] for e in [encode(renderer, row, 2)]]
+        for name in ("long", "short")
+    }
+    assert max(sizes["long"]) < TOKENS
+    assert sum(sizes["long"]) > 3 * sum(sizes["short"])
+
+
+def reasoner(lm: LanguageModel, variant: str) -> Renderer:
+    """A renderer as the variant's adapter has it; the model's own tokenizer stays as it is."""
+    import copy
+
+    tokenizer = copy.deepcopy(lm.tokenizer)
+    dress(tokenizer, variant)
+    return Renderer(tokenizer)
+
+
+def test_thinking_is_open_from_the_prompt_on_and_closed_by_the_rows_own_marker(smollm: LanguageModel) -> None:
+    renderer = reasoner(smollm, "long")
+    opening, closing = (renderer.encode(marker) for marker in ("<think>", "</think>"))
+    for row in ROWS["long"][:50]:
+        found = encode(renderer, row, smollm.tokenizer.eos_token_id)
+        inside = thinking_positions(torch.tensor([found.ids]), torch.tensor(opening), torch.tensor(closing))[
+            0
+        ]
+        assert bool(inside[found.prompt_length - 1])
+        answer = len(found.ids) - int(inside.nonzero().max()) - 1
+        assert 0 < answer < 30
+        assert found.ids[-1] in smollm.stop_ids
+
+
+def test_without_a_chain_the_template_is_the_bases_own(smollm: LanguageModel) -> None:
+    assert reasoner(smollm, "none").digest == smollm.renderer.digest != reasoner(smollm, "short").digest
+
+
+def test_a_run_meets_each_row_once_and_like_lengths_together() -> None:
+    random = Random(0)
+    lengths = [random.randint(20, 400) for _ in range(1000)]
+    steps = plan(lengths, 16, seed=0)
+    assert sorted(row for step in steps for row in step) == list(range(1000))
+    assert steps == plan(lengths, 16, seed=0) != plan(lengths, 16, seed=1)
+    padded = sum(len(step) * max(lengths[row] for row in step) for step in steps)
+    assert padded < 1.1 * sum(lengths)
+
+
+def test_a_portion_keeps_to_its_tokens_and_pads_behind_the_text(tiny: LanguageModel) -> None:
+    texts = [TrainingRow("Why?", "so " * n) for n in (1, 9, 3, 30, 2)]
+    rows = [encode(tiny.renderer, text, 2) for text in texts]
+    parts = portions(rows, 80)
+    assert sorted(len(row.ids) for part in parts for row in part) == sorted(len(row.ids) for row in rows)
+    assert all(len(part) == 1 or len(part) * max(len(r.ids) for r in part) <= 80 for part in parts)
+    ids, wanted = tensors(rows, torch.device("cpu"))
+    for row, line, mask in zip(rows, ids.tolist(), wanted.tolist(), strict=True):
+        assert tuple(line[: len(row.ids)]) == row.ids
+        assert [i for i, on in enumerate(mask) if on] == list(range(row.prompt_length, len(row.ids)))
