@@ -164,7 +164,7 @@ class RunningBatch:
             return
         width = max(row.cached for row in rows)
         self._cache = aligned_cache(parts, width)
-        self.rows = rows  # only now: had memory run out above, the batch would stand as it was
+        self.rows = rows
         self._bind(width)
 
     def _refill(self, joining: Sequence[Joining]) -> None:

@@ -34,6 +34,9 @@ def recurrent_layers(lm: LanguageModel) -> list[str]:
 class AlignedLayer(DynamicLayer):
     """One layer's keys and values in buffers `[row, head, position, width]`, the first `length` positions in use."""
 
+    # transformers then builds the mask of every decoding step without first asking the device whether one is needed.
+    is_compileable = True
+
     def __init__(self, keys: Tensor, values: Tensor, length: int) -> None:
         super().__init__()
         self._buffers = (keys, values)
@@ -55,9 +58,14 @@ class AlignedLayer(DynamicLayer):
         return self.in_use
 
     def put(self, places: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Give the rows at `places` other keys and values, right-aligned; what stood there before is masked."""
+        """Give the rows at `places` other keys and values, right-aligned, with zeros before them.
+
+        What stood there before would be masked, but it may be the infinity of a row that steering drove over the
+        edge, and a masked infinity is still no number.
+        """
         width = min(keys.shape[-2], self._length)
         for buffer, new in zip(self._buffers, (keys, values), strict=True):
+            buffer[places, :, : self._length - width] = 0
             buffer[places, :, self._length - width : self._length] = new[..., new.shape[-2] - width :, :]
 
     @property

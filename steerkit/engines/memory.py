@@ -1,4 +1,4 @@
-"""How many rows fit: the keys and values of a batch against the memory that is free."""
+"""How many rows fit: the keys and values of a batch against the memory that is free; and whether it ran out."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ SHARE = 0.2
 def fitting_rows(lm: LanguageModel, positions: int) -> int:
     """How many rows of `positions` positions each may decode together; at least one."""
     return max(1, int(_free_bytes(lm.device) * SHARE) // (positions * _bytes_per_position(lm)))
+
+
+def ran_out(error: RuntimeError) -> bool:
+    """Whether this is memory that could not be had. PyTorch has a class of its own for it on accelerators only."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _bytes_per_position(lm: LanguageModel) -> int:

@@ -34,13 +34,16 @@ class Prefixes:
         self._lm = lm
         self._known: dict[object, Prefix] = {}
 
-    def of(self, row: Row, upcoming: Sequence[Row]) -> Prefix:
-        """The prefix of `row`; where it is not known yet, those of rows to come are run in the same pass."""
+    def of(self, row: Row, upcoming: Sequence[Row], most: int) -> Prefix:
+        """The prefix of `row`; where it is not known yet, those of rows to come are run in the same pass.
+
+        At most `most` in all, so that a batch that was halved for want of memory halves its prompts too.
+        """
         if row.prefix_key not in self._known:
             first = _first_steered_layer(row)
             alike = [r for r in upcoming if _first_steered_layer(r) == first]
             unique = {r.prefix_key: r for r in [row, *alike] if r.prefix_key not in self._known}
-            rows = list(unique.values())
+            rows = list(unique.values())[:most]
             self._run(chunk_by_tokens(rows, lambda r: len(r.prompt_ids), PREFILL_TOKENS), first)
         return self._known[row.prefix_key]
 

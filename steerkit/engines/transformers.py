@@ -25,7 +25,7 @@ from steerkit.engines.batch import Row, RunningBatch
 from steerkit.engines.cache import recurrent_layers
 from steerkit.engines.gates import PromptIds, Readings, probe_gates
 from steerkit.engines.layout import chunk_by_tokens, left_padded, point_at_text
-from steerkit.engines.memory import fitting_rows
+from steerkit.engines.memory import fitting_rows, ran_out
 from steerkit.engines.prefixes import Prefixes
 from steerkit.engines.rules import LogitRule, rules_of
 from steerkit.engines.sampling import row_uniforms
@@ -107,7 +107,9 @@ class TransformersEngine:
             try:
                 with self._unshared():
                     finished = self._advance(batch, waiting, prefixes)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not ran_out(error):
+                    raise
                 self._halve(batch, waiting)
                 prefixes.keep_only(())
                 continue
@@ -214,8 +216,9 @@ class TransformersEngine:
         if worth_it or gone * 8 >= len(batch.rows) or batch.is_full:
             joining = [waiting.popleft() for _ in range(min(room, len(waiting)))]
             try:
-                batch.admit([(row, prefixes.of(row, [*joining, *waiting])) for row in joining])
-            except torch.OutOfMemoryError:
+                soon = [*joining, *waiting]
+                batch.admit([(row, prefixes.of(row, soon, self.batch_size)) for row in joining])
+            except RuntimeError:  # of memory, perhaps; then they are to be had again
                 waiting.extendleft(reversed(joining))
                 raise
             prefixes.keep_only(waiting)
@@ -237,9 +240,11 @@ class TransformersEngine:
                 "use a smaller number format"
             )
         self.batch_size = self._most = max(1, self.batch_size // 2)
+        again = set(waiting)  # rows that were about to join may stand in the batch already
         for row in batch.live:
             row.begin()
-            waiting.appendleft(row)
+            if row not in again:
+                waiting.appendleft(row)
         batch.clear()
 
     def _score_programs(

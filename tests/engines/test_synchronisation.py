@@ -18,7 +18,15 @@ from steerkit.steering import Gate
 from tests.tiny import random_vector
 
 # What makes the host wait: a tensor's value read as a number, or a shape that depends on values.
-WAITING_OPERATORS = {"_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "equal"}
+WAITING_OPERATORS = {
+    "_local_scalar_dense",
+    "is_nonzero",
+    "nonzero",
+    "masked_select",
+    "unique",
+    "_unique2",
+    "equal",
+}
 READING_METHODS = ("tolist", "numpy", "cpu")
 
 
@@ -94,6 +102,9 @@ def test_the_counter_sees_what_it_should() -> None:
         float(x.sum())
         x[x > 1]
         x.nonzero()
+    with torch.inference_mode(), _Waits(counts):  # as the engine runs
+        assert torch.ones(2, dtype=torch.bool).all()
     assert counts["_local_scalar_dense"] == 1
+    assert counts["is_nonzero"] == 1
     assert counts["index by mask"] == 1
     assert counts["nonzero"] >= 1

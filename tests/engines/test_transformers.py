@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 from steerkit.engines.base import Completion, Decoding, Request, ScoreRequest
 from steerkit.engines.batch import RunningBatch
 from steerkit.engines.context import steer
+from steerkit.engines.prefixes import Prefixes
 from steerkit.engines.transformers import TransformersEngine
 from steerkit.errors import MisuseError, ModelInUseError, ModelMismatchError, SteerkitError
 from steerkit.models import LanguageModel
@@ -197,6 +198,59 @@ def test_a_batch_that_runs_out_of_memory_is_halved_and_nothing_changes(
     assert found == expected
     assert engine.batch_size == 4
     assert len(refused) == 3
+
+
+@pytest.mark.parametrize("where", ["_bind", "_repack", "_refill", "step"])
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_memory_may_run_out_anywhere(
+    where: str, at: int, tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    v = random_vector(tiny, 1)
+    requests = [
+        Request(f"question {i}", (v.at(1, 0.3 * (i % 3)),), Decoding(4 + i % 5), key=i) for i in range(24)
+    ]
+    expected = {k: c.token_ids for k, c in run(tiny, requests, 8).items()}
+    original, calls = getattr(RunningBatch, where), itertools.count(1)
+
+    def refused(self: RunningBatch, *args: object) -> None:
+        if next(calls) == at:
+            raise torch.OutOfMemoryError
+        original(self, *args)
+
+    monkeypatch.setattr(RunningBatch, where, refused)
+    found = list(TransformersEngine(tiny, 8).generate(requests))
+    assert next(calls) > at, "it never ran out"
+    assert len(found) == len(requests)
+    assert {c.request.key: c.token_ids for c in found} == expected
+
+
+def test_prompts_run_in_smaller_batches_when_memory_ran_out(
+    tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_together, sizes = Prefixes._run, []
+
+    def small_memory(self: Prefixes, rows: Sequence[object], first: int | None) -> None:
+        sizes.append(len(rows))
+        if len(rows) > 3:
+            torch.empty(1 << 50)  # what a CPU says when memory runs out is no torch.OutOfMemoryError
+        run_together(self, rows, first)  # type: ignore[arg-type]
+
+    requests = [Request(f"question {i}", decoding=Decoding(3), key=i) for i in range(24)]
+    monkeypatch.setattr(Prefixes, "_run", small_memory)
+    assert len(run(tiny, requests, 8)) == 24
+    assert sizes[:3] == [8, 4, 2]
+
+
+@pytest.mark.parametrize("batch_size", [1, 6])
+def test_a_row_that_overflows_leaves_the_one_after_it_alone(tiny: LanguageModel, batch_size: int) -> None:
+    v = random_vector(tiny, 1)
+    most = float(2e38 / v.direction[1:3].abs().max())
+    overflowing = (v.at(1, most, scope="all"), v.at(1, most, scope="all"))
+    sound = [Request(f"hi {i}", decoding=Decoding(20), key=i) for i in range(9)]
+    sick = [Request("x" * 30 + str(i), overflowing, Decoding(3), key=f"sick {i}") for i in range(3)]
+    alone = {k: c.token_ids for k, c in run(tiny, sound, 1).items()}
+    together = {k: c.token_ids for k, c in run(tiny, [*sick, *sound], batch_size).items()}
+    assert {k: together[k] for k in alone} == alone
 
 
 def test_a_single_row_that_does_not_fit_is_an_error_with_a_remedy(
