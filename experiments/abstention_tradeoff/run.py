@@ -1,7 +1,7 @@
 """Every actuator, gated and ungated: what abstention recall costs in over-abstention and accuracy.
 
     python -m experiments.abstention_tradeoff.run [--data FOLDER] [--threads 2] [--dtype bfloat16] [--out runs]
-    python -m experiments.abstention_tradeoff.run --model gemma3-270m --limit 24
+    python -m experiments.abstention_tradeoff.run --model gemma3-270m --limit 72
 
 1. Vectors: response contrast (built-in pairs), question contrast (the suite's `fit` questions by whether they
    should be abstained from), the response contrast without the mean state, and a learned one (contrastive energy).
