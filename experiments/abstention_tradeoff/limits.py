@@ -1,8 +1,10 @@
-"""What stands between the result and the target: each part measured with the others made perfect."""
+"""What stands between the result and the target: each part measured with the others made perfect.
+
+The parts are the probe, its threshold and the actuator; all are seen through the phrase scorer, which errs by itself.
+"""
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +14,9 @@ import numpy as np
 from steerkit.steering import ProbeGate
 from steerkit.sweeps.grid import Cell
 from steerkit.sweeps.store import Record
+
+RESAMPLES = 1000
+HIGH_RECALL = 0.4
 
 
 @dataclass(frozen=True)
@@ -54,34 +59,105 @@ def gate_of(cell: Cell) -> ProbeGate | None:
 def frontier_ratios(records: Iterable[Record], cells: Mapping[str, Cell]) -> str:
     """Over-abstention above the unsteered model's at equal recall: each gated cell against the ungated frontier.
 
-    The ungated frontier is linear between neighbouring cells, and starts at the unsteered model.
+    The ungated frontier is the lower convex hull of the ungated cells and the unsteered model: what can be had by
+    answering some questions under one cell and the rest under another. Intervals: bootstrap over twin groups, of the
+    whole comparison, hull included.
     """
-    table = by_cell(records)
-    plain = outcome(next(rows for rows in table.values() if _unsteered(rows)).values())
-    results = {name: outcome(table[name].values()) for name in cells if name in table}
-    ungated = [results[n] for n, cell in cells.items() if n in results and gate_of(cell) is None]
+    table = {name: rows for name, rows in by_cell(records).items() if name in cells or _unsteered(rows)}
+    plain = next(name for name, rows in table.items() if _unsteered(rows))
+    ungated = [name for name in table if name == plain or gate_of(cells[name]) is None]
+    gated = [name for name in table if name not in ungated]
+    if not gated:
+        return "No gated cell was measured."
+    rates = _Rates(table)
+    recall, over = rates.of(np.ones(rates.n_groups))
+    ratio, price = _ratios(recall, over, plain, ungated, gated)
     lines = [
-        "| gated cell | recall | over-abstention | accuracy | ungated over-abstention, same recall | ratio of rises |",
-        "|---|---|---|---|---|---|",
+        "| gated cell | recall | over-abstention | ungated over-abstention, same recall | ratio of rises |",
+        "|---|---|---|---|---|",
     ]
-    ratios = []
-    for name, cell in cells.items():
-        if gate_of(cell) is None or name not in results:
-            continue
-        reached = results[name]
-        price = _price(reached.recall, [plain, *ungated])
-        if price is None or price <= plain.over:
-            continue
-        ratio = (reached.over - plain.over) / (price - plain.over)
-        ratios.append(ratio)
-        lines.append(f"| `{cell.steerings[0].spec()}` | {reached} | {price:.2f} | {ratio:.2f} |")
-    below = np.mean([ratio <= 0.5 for ratio in ratios]) if ratios else float("nan")
-    median = np.median(ratios) if ratios else float("nan")
-    summary = (
-        f"Median ratio {median:.2f}; at most half for {below:.0%} of the {len(ratios)} gated cells. The unsteered "
-        f"model: recall {plain.recall:.2f}, over-abstention {plain.over:.2f}, accuracy {plain.accuracy:.2f}."
+    lines += [
+        f"| `{cells[name].steerings[0].spec()}` | {recall[name]:.2f} | {over[name]:.2f} | {price[name]:.2f} | "
+        f"{ratio[name]:.2f} |"
+        for name in ratio
+    ]
+    draws = np.random.default_rng(0).multinomial(
+        rates.n_groups, np.full(rates.n_groups, 1 / rates.n_groups), size=RESAMPLES
     )
-    return summary + "\n\n" + "\n".join(lines)
+    resampled = [_ratios(*rates.of(draw.astype(float)), plain, ungated, gated)[0] for draw in draws]
+    summaries = []
+    for title, wanted in (
+        ("all", ratio),
+        ("recall of 0.4 and more", [n for n in ratio if recall[n] >= HIGH_RECALL]),
+    ):
+        own = [ratio[name] for name in wanted]
+        if not own:
+            continue
+        medians = [np.median(kept) for r in resampled if (kept := [r[name] for name in wanted if name in r])]
+        low, high = np.quantile(medians, [0.025, 0.975])
+        summaries.append(
+            f"{title}: median ratio {np.median(own):.2f} [{low:.2f}, {high:.2f}], at most half for "
+            f"{np.mean([value <= 0.5 for value in own]):.0%} of {len(own)}"
+        )
+    return f"Gated cells, {'; '.join(summaries)}.\n\n" + "\n".join(lines)
+
+
+class _Rates:
+    """Recall and over-abstention of every cell, for any weighting of the twin groups."""
+
+    def __init__(self, table: Mapping[str, Mapping[str, Record]]) -> None:
+        items = sorted(set.intersection(*(set(rows) for rows in table.values())))
+        first = next(iter(table.values()))
+        groups = {group: i for i, group in enumerate(sorted({first[i]["group"] for i in items}))}
+        self.n_groups = len(groups)
+        self._group = np.array([groups[first[i]["group"]] for i in items])
+        self._should = np.array([first[i]["should_abstain"] for i in items])
+        self._names = list(table)
+        self._abstained = np.array(
+            [[rows[i]["scores"]["abstained"] for i in items] for rows in table.values()], dtype=float
+        )
+
+    def of(self, weights: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
+        """Both rates by cell, with weights `[group]`."""
+        each = weights[self._group]
+        recall, over = (
+            self._abstained @ (each * side) / (each @ side) for side in (self._should, ~self._should)
+        )
+        return dict(zip(self._names, recall, strict=True)), dict(zip(self._names, over, strict=True))
+
+
+def _ratios(
+    recall: Mapping[str, float],
+    over: Mapping[str, float],
+    plain: str,
+    ungated: Sequence[str],
+    gated: Sequence[str],
+) -> tuple[dict[str, float], dict[str, float]]:
+    """By gated cell within the hull's reach: the ratio of its rise to the hull's at its recall, and the hull there."""
+    hull = lower_hull([(recall[name], over[name]) for name in ungated])
+    prices = {name: price for name in gated if (price := price_on(hull, recall[name])) is not None}
+    prices = {name: price for name, price in prices.items() if price > over[plain]}
+    return {n: (over[n] - over[plain]) / (price - over[plain]) for n, price in prices.items()}, prices
+
+
+def lower_hull(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The lower convex hull of (recall, over-abstention), by recall."""
+    hull: list[tuple[float, float]] = []
+    for x, y in sorted(points):
+        while len(hull) > 1 and (hull[-1][1] - hull[-2][1]) * (x - hull[-2][0]) >= (y - hull[-2][1]) * (
+            hull[-1][0] - hull[-2][0]
+        ):
+            hull.pop()
+        if not hull or x > hull[-1][0]:
+            hull.append((x, y))
+    return hull
+
+
+def price_on(hull: Sequence[tuple[float, float]], recall: float) -> float | None:
+    """Over-abstention on the hull at a recall; None outside of it."""
+    if not hull or not hull[0][0] <= recall <= hull[-1][0]:
+        return None
+    return float(np.interp(recall, *zip(*hull, strict=True)))
 
 
 def limits(records: Iterable[Record], cells: Mapping[str, Cell]) -> str:
@@ -116,7 +192,7 @@ def limits(records: Iterable[Record], cells: Mapping[str, Cell]) -> str:
 def _best_threshold(
     table: Mapping[str, Mapping[str, Record]], cells: Mapping[str, Cell], plain: Mapping[str, Record]
 ) -> list[str]:
-    """The detector with a perfect actuator and the threshold that is best in hindsight, by over-abstention allowed."""
+    """The probe with a perfect actuator and the threshold that is best in hindsight, by over-abstention allowed."""
     gated = next((n for n, c in cells.items() if gate_of(c) is not None and n in table), None)
     if gated is None:
         return []
@@ -128,7 +204,7 @@ def _best_threshold(
         fired = {i: read[i] > cut for i in plain}
         recall = np.mean([fired[i] for i, row in plain.items() if row["should_abstain"]])
         over = np.mean([fired[i] for i, row in plain.items() if not row["should_abstain"]])
-        what = f"real detector, perfect actuator, threshold best in hindsight for {allowed:.0%}"
+        what = f"real probe, perfect actuator, threshold best in hindsight for {allowed:.0%}"
         lines.append(f"| {what} | {recall:.2f} | {over:.2f} | – |")
     return lines
 
@@ -143,13 +219,3 @@ def _forced(plain: Record, gated: Record, gate: ProbeGate) -> Record:
 
 def _unsteered(rows: Mapping[str, Record]) -> bool:
     return next(iter(rows.values()))["role"] == "unsteered"
-
-
-def _price(recall: float, outcomes: Sequence[Outcome]) -> float | None:
-    """The least over-abstention at which outcomes reach the recall, linear between neighbours; None beyond them."""
-    points = sorted((o.recall, o.over) for o in outcomes)
-    prices = []
-    for (r1, o1), (r2, o2) in itertools.pairwise(points):
-        if r1 <= recall <= r2:
-            prices.append(o1 if r1 == r2 else o1 + (o2 - o1) * (recall - r1) / (r2 - r1))
-    return min(prices, default=None)

@@ -91,7 +91,7 @@ Written by `experiments/abstention_tradeoff/publish.py`; do not edit.
 |---|---|
 | model | {metadata.model}, fingerprint `{metadata.fingerprint}` (the bundled 4-bit weights, dequantised; other weights need `--allow-mismatch`) |
 | method | {metadata.method} of {metadata.pairs_count} contrast pairs (the built-in set `abstention`), aggregation `{metadata.aggregation}`, all layers |
-| recommended | layer {LAYER}, strength {STRENGTH:g}, scope `completion` |
+| measured here | layer {LAYER}, strength {STRENGTH:g}, scope `completion`: in the middle of the grid, picked by no rule; what the rules pick is in the experiment |
 | held-out separability at layer {LAYER} | AUROC {metadata.separability[LAYER]:.2f}; words alone {metadata.baseline_separability:.2f}; agreement of pairs {metadata.agreement[LAYER]:.2f} |
 | gate | logistic probe, {probe.metadata.data_count} questions of the suite's split `fit`; {described(probe)} |
 | licence | Apache-2.0, as the model |
@@ -119,6 +119,8 @@ KL(unsteered ‖ steered) in nats per token on {PROMPTS} prompts of `fit`, teach
 
 - Without the gate it makes the model refuse what it knows; with it, it acts on few of the questions that it should.
   The gate is the limit, not the vector: see the experiment.
+- The numbers above have no random control and are of one suite; SelfAware and UMWP are in the experiment, for the rules'
+  picks.
 - The gate was fitted on one suite and does not transfer: [does_the_gate_transfer](../experiments/does_the_gate_transfer/).
 - Abstention is judged by phrase rules, precision 0.87 and recall 0.92 on a held-out labelled half:
   [abstention_scorer](../experiments/abstention_scorer/).

@@ -37,7 +37,8 @@ from steerkit.sweeps.summary import Row
 
 HERE = Path(__file__).parent
 MODEL = "smollm2-135m-instruct"
-# Two layers around the middle of each model, fixed before either was measured on `report`.
+# Two layers around the middle of each model. Those of the first were known to act from choose_then_report, which had
+# chosen them on `choose` and measured three of their cells on `report`.
 LAYERS = {MODEL: (12, 14), "gemma3-270m": (8, 10)}
 STRENGTHS = (0.5, 0.75, 1.0, 1.25)
 BUDGETS = (0.05, 0.1, 0.2, 0.35, 0.5)
@@ -51,7 +52,7 @@ RULES = {
 PUBLIC = {"selfaware": "selfaware/SelfAware.json", "umwp": "umwp/StandardDataset.jsonl"}
 PUBLIC_ITEMS = 300
 TOKENS = 32
-METRICS = ("abstention_recall", "over_abstention", "accuracy", "tokens", "degenerate")
+METRICS = ("abstention_recall", "over_abstention", "accuracy", "tokens", "truncated", "degenerate")
 
 
 def main() -> None:
@@ -117,7 +118,13 @@ def main() -> None:
                 split="report",
                 limit=PUBLIC_ITEMS,
             )
-            parts += [f"## {name}, never seen in fitting or choosing", chosen_table(picked, run.summary())]
+            measured_there = list(run.directory.records())
+            parts += [
+                f"## {name}, never seen in fitting or choosing",
+                chosen_table(picked, run.summary()),
+                frontier_ratios(measured_there, {c.id: c for c in frontier}),
+                limits(measured_there, {c.id: c for c in frontier}),
+            ]
     parts += ["## The grid on `choose`", grid_table(wide.summary())]
     text = "\n\n".join(parts) + "\n"
     name = "results.md" if asked.model == MODEL else f"results-{asked.model}.md"

@@ -8,7 +8,9 @@ Jacobian of F), Activation-Steered Compression (arXiv 2507.04742) bounds
 
 The bound holds where a and L do, and is loose: the logits' norm counts every token of the vocabulary, and a
 shift common to all of them, neither of which moves the distribution. To second order
-KL ≈ ½γ² Var_p(Jv), p being the unsteered next-token distribution, which gives the Fisher form.
+KL ≈ ½γ² Var_p(Jv), p being the unsteered next-token distribution, which gives the Fisher form. Both see one position
+pushed. Where a scope steers every position of a completion, the earlier ones push through attention too: even at small
+strengths the measured KL is then about three to four times the form's, and the strength that it gives is too large.
 """
 
 from __future__ import annotations

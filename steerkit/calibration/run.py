@@ -205,7 +205,7 @@ def _strengths(form: ClosedForms, largest: float) -> dict[str, float]:
 
 
 def _start(form: ClosedForms | None, largest: float) -> float:
-    """Where to begin the search: the Fisher form, whose KL is off by a small factor where it applies."""
+    """Where to begin the search: the Fisher form, whose KL is of the target's order where it applies."""
     return largest / 2 if form is None else min(form.fisher, largest)
 
 
