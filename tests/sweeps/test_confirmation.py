@@ -4,28 +4,26 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-import torch
 from synthetic import SyntheticEngine, items, vector
 
 from steerkit.decoration import Decoration
 from steerkit.errors import MisuseError
 from steerkit.steering import Gate
 from steerkit.suites.items import save_items
-from steerkit.sweeps import run
 from steerkit.sweeps.choosing import read_choice
 from steerkit.sweeps.confirmation import choose_then_report, companions, relative_doses
 from steerkit.sweeps.grid import Cell
 
-LM = SimpleNamespace(
-    name="synthetic",
-    fingerprint="synthetic:0",
-    dtype=torch.float32,
-    renderer=SimpleNamespace(digest="cd" * 32),
+MODEL = SimpleNamespace(
+    name="synthetic", fingerprint="synthetic:0", renderer=SimpleNamespace(digest="cd" * 32)
 )
 RULE = "recall s.t. over_abstention_rise<=0.2"
 
 
 class Engine(SyntheticEngine):
+    name = "synthetic"
+    model = MODEL
+    dtype = "float32"
     batch_size = 8
 
     def check(self, request):
@@ -33,14 +31,12 @@ class Engine(SyntheticEngine):
 
 
 @pytest.fixture
-def engine(monkeypatch) -> Engine:
-    engine = Engine()
-    monkeypatch.setattr(run, "TransformersEngine", lambda *_, **__: engine)
-    return engine
+def engine() -> Engine:
+    return Engine()
 
 
 @pytest.fixture
-def go(tmp_path, engine):  # noqa: ARG001  (the engine stands in for the model's)
+def go(tmp_path, engine):
     """go(rule, **options): choose, then report, in one folder."""
     suite = tmp_path / "boats.jsonl"
     save_items(items(120), suite)
@@ -52,7 +48,7 @@ def go(tmp_path, engine):  # noqa: ARG001  (the engine stands in for the model's
             "suite": suite,
             "out": tmp_path / "out",
         } | options
-        return choose_then_report(LM, [vector()], rule, **asked)
+        return choose_then_report(engine, [vector()], rule, **asked)
 
     return go
 
