@@ -6,6 +6,7 @@ import itertools
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -64,13 +65,26 @@ def grid(lm: LanguageModel, decoding: Decoding) -> list[Request]:
     ]
 
 
-def test_any_packing_gives_each_row_what_it_gets_alone(bundled: LanguageModel) -> None:
-    requests = grid(bundled, Decoding(max_new_tokens=10))
+def test_any_packing_gives_each_row_what_it_gets_alone(
+    bundled: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [
+        replace(request, decoding=Decoding(max_new_tokens=2 + 5 * i % 11))
+        for i, request in enumerate(grid(bundled, Decoding()))
+    ]
     alone = run(bundled, requests, batch_size=1)
     assert len({c.token_ids for c in alone.values()}) > 12, (
         "the cells must differ for this test to mean anything"
     )
-    for batch_size, order in ((5, 1), (32, -1)):
+    step, steps = RunningBatch.step, itertools.count(1)
+
+    def once_short_of_memory(self: RunningBatch) -> None:
+        if next(steps) == 9:
+            raise torch.OutOfMemoryError
+        step(self)
+
+    monkeypatch.setattr(RunningBatch, "step", once_short_of_memory)
+    for batch_size, order in ((10, 1), (32, -1)):  # the first is halved on the way
         packed = run(bundled, requests[::order], batch_size)
         assert packed.keys() == alone.keys()
         for key, completion in packed.items():
