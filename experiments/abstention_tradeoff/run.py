@@ -152,14 +152,18 @@ def fitted(
         kept("projected", lambda: without_mean(response)),
         kept("learned", lambda: sk.learn(lm, pairs, layers, kl_budget=KL_BUDGET)),
     ]
-    path = out / "probe.safetensors"
+    return vectors, fitted_probe(lm, out / "probe.safetensors", BUDGETS)
+
+
+def fitted_probe(lm: sk.LanguageModel, path: Path, budgets: Sequence[float]) -> sk.Probe:
+    """The model's own probe for what should be abstained from, thresholds from `choose`; kept in a file."""
     if not path.is_file():
         probe = sk.fit_probe(lm, sk.load_pairs("suite:abstention"), name="should-abstain")
         choose = sk.load_suite("abstention").split("choose")
-        for budget in reversed(BUDGETS):  # the last one added is the default
+        for budget in reversed(budgets):  # the last one added is the default
             probe = probe.with_threshold(sk.choose_threshold(probe, lm, choose, budget))
         probe.save(path)
-    return vectors, sk.load_probe(path)
+    return sk.load_probe(path)
 
 
 def without_mean(vector: sk.SteeringVector) -> sk.SteeringVector:

@@ -25,7 +25,7 @@ import torch
 from rich.progress import Progress
 
 import steerkit as sk
-from experiments.abstention_tradeoff.run import choices, controls
+from experiments.abstention_tradeoff.run import choices, controls, fitted_probe
 from experiments.reasoning_tax import results, routing
 from experiments.reasoning_tax.data import VARIANTS
 from steerkit.errors import MisuseError
@@ -127,7 +127,7 @@ def paid_back(setting: Setting) -> str:
             lambda: sk.extract(setting.model("base"), sk.load_pairs("abstention")),
         ),
     ]
-    probe = fitted_probe(lm, folder / "probe.safetensors")
+    probe = fitted_probe(lm, folder / "probe.safetensors", BUDGETS)
     gates = [sk.ProbeGate(probe, t.layer, t.threshold) for t in probe.metadata.thresholds]
     cells = distinct(
         cell
@@ -166,17 +166,6 @@ def after_a_chain(pairs: ContrastPairs) -> ContrastPairs:
         for pair in pairs.pairs
     )
     return ContrastPairs(f"{pairs.name}, after a chain", tuple(moved))
-
-
-def fitted_probe(lm: sk.LanguageModel, path: Path) -> sk.Probe:
-    """The model's own probe for what should be abstained from, thresholds from `choose`; kept in a file."""
-    if not path.is_file():
-        probe = sk.fit_probe(lm, sk.load_pairs("suite:abstention"), name="should-abstain")
-        choose = sk.load_suite("abstention").split("choose")
-        for budget in reversed(BUDGETS):  # the last one added is the default
-            probe = probe.with_threshold(sk.choose_threshold(probe, lm, choose, budget))
-        probe.save(path)
-    return sk.load_probe(path)
 
 
 def measured(
