@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from steerkit.decoration import Decoration
 from steerkit.engines.base import Request, ScoreRequest
-from steerkit.engines.layout import chunk_by_tokens, left_padded
+from steerkit.engines.layout import left_padded
+from steerkit.engines.memory import in_passes
 from steerkit.models import LanguageModel
 from steerkit.models.sites import hidden_of
 from steerkit.steering import ProbeGate, Steering
@@ -66,12 +67,12 @@ class Readings:
         for read, gate in gates.items():
             if read not in self._logits:
                 by_prompt.setdefault(read[0], []).append(gate)
-        prompts = sorted(by_prompt, key=len)
-        while prompts:
-            chunk = chunk_by_tokens(prompts, len, READ_TOKENS)
-            prompts = prompts[len(chunk) :]
-            states = last_states(self._lm, chunk, {gate.layer for ids in chunk for gate in by_prompt[ids]})
-            for row, ids in enumerate(chunk):
+
+        def states_of(prompts: Sequence[PromptIds]) -> dict[int, Tensor]:
+            return last_states(self._lm, prompts, {gate.layer for ids in prompts for gate in by_prompt[ids]})
+
+        for prompts, states in in_passes(sorted(by_prompt, key=len), len, READ_TOKENS, states_of):
+            for row, ids in enumerate(prompts):
                 for gate in by_prompt[ids]:
                     logit = gate.probe.logit(gate.layer, states[gate.layer][row])
                     self._logits[ids, gate.probe.digest, gate.layer] = float(logit)

@@ -24,8 +24,8 @@ from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreR
 from steerkit.engines.batch import Row, RunningBatch
 from steerkit.engines.cache import recurrent_layers
 from steerkit.engines.gates import PromptIds, Readings, probe_gates
-from steerkit.engines.layout import chunk_by_tokens, left_padded, point_at_text
-from steerkit.engines.memory import fitting_rows, ran_out
+from steerkit.engines.layout import left_padded, point_at_text
+from steerkit.engines.memory import fitting_rows, in_passes, ran_out
 from steerkit.engines.prefixes import Prefixes
 from steerkit.engines.rules import LogitRule, rules_of
 from steerkit.engines.sampling import row_uniforms
@@ -130,16 +130,19 @@ class TransformersEngine:
                 )
             encoded.append(text)
         programs = self._score_programs(requests, [text.ids[: text.prompt_length] for text in encoded])
-        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
-        scores: dict[int, tuple[float, ...]] = {}
-        while order:
-            chunk = chunk_by_tokens(order, lambda i: len(encoded[i].ids), SCORED_TOKENS)
-            texts = [encoded[i].ids for i in chunk]
-            starts = [encoded[i].prompt_length for i in chunk]
+
+        def score(some: Sequence[int]) -> list[tuple[float, ...]]:
+            texts = [encoded[i].ids for i in some]
+            starts = [encoded[i].prompt_length for i in some]
             with self._unshared(), torch.inference_mode():
-                rows = self._score_rows(texts, starts, [programs[i] for i in chunk])
-            scores.update(zip(chunk, rows, strict=True))
-            order = order[len(chunk) :]
+                return self._score_rows(texts, starts, [programs[i] for i in some])
+
+        def length(i: int) -> int:
+            return len(encoded[i].ids)
+
+        scores: dict[int, tuple[float, ...]] = {}
+        for some, rows in in_passes(sorted(range(len(encoded)), key=length), length, SCORED_TOKENS, score):
+            scores.update(zip(some, rows, strict=True))
         return [ContinuationScore(request, scores[i]) for i, request in enumerate(requests)]
 
     def _rows(self, requests: Sequence[Request], readings: Readings) -> list[Row]:
