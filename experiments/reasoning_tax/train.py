@@ -63,7 +63,7 @@ class Preset:
 
 
 PRESETS = {
-    "cpu": Preset(device="cpu", dtype="bfloat16", rows=4480, rows_a_step=16, tokens_a_portion=2048),
+    "cpu": Preset(device="cpu", dtype="bfloat16", rows=2560, rows_a_step=16, tokens_a_portion=2048),
     "gpu": Preset(device="cuda", dtype="bfloat16", rows=25_600, rows_a_step=32, tokens_a_portion=32_768),
 }
 
