@@ -1,4 +1,4 @@
-"""The vectors that travel with the package."""
+"""The vectors and the adapter that travel with the package."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from steerkit.steering import ProbeGate
 from steerkit.vector import published_vectors
 
 NAME = "abstain-smollm2-135m-instruct"
+REASONER = "smollm2-135m-reasoner"
 CARDS = Path(__file__).parent.parent / "vectors"
 
 
@@ -41,3 +42,22 @@ def test_the_abstention_vector_acts_where_its_gate_opens(smollm: LanguageModel) 
     forced = sk.Request(sound, (steered.open,), sk.Decoding(16))
     (acted,) = sk.TransformersEngine(smollm).generate([forced])
     assert acted.token_ids != done[sound, False].token_ids
+
+
+def test_the_reasoner_thinks_checks_itself_and_answers_what_cannot_be_answered() -> None:
+    folder = CARDS / "adapters" / REASONER
+    assert (folder / "adapter_model.safetensors").stat().st_size < 12_000_000
+    assert (folder / "README.md").read_text(encoding="utf-8").startswith(f"# {REASONER}\n")
+    lm = sk.load_model(REASONER)
+    assert lm.name == REASONER
+    by_id = {item.id: item for item in sk.load_suite("brevity")}
+    sound, lacking = by_id["brevity-1-0005a"], by_id["brevity-1-0003u"]
+    requests = [sk.Request(item.prompt, (), sk.Decoding(400), key=item.id) for item in (sound, lacking)]
+    done = {c.request.key: c for c in sk.TransformersEngine(lm).generate(requests)}
+    for completion in done.values():
+        assert completion.finish == "stop"
+        assert completion.text.count("</think>") == 1
+        assert completion.thinking_tokens > 0.8 * completion.tokens
+    assert sound.answers
+    assert done[sound.id].text.endswith(f"The answer is {sound.answers[0]}.")
+    assert done[lacking.id].text.split("</think>")[1].strip().startswith("The answer is")  # the tax

@@ -34,7 +34,7 @@ NAME = "smollm2-135m-reasoner"
 PUBLISHED = Path("vectors") / "adapters"
 LARGEST = 12_000_000
 CARD = "README.md"
-FILES = (CONFIG_FILE, WEIGHTS_FILE, TEMPLATE_FILE, CARD)
+FILES = (CONFIG_FILE, WEIGHTS_FILE, TEMPLATE_FILE)
 
 
 def main() -> None:
@@ -65,6 +65,8 @@ def publish(adapter: Path, name: str, published: Path = PUBLISHED) -> Path:
     for file in FILES:
         if (adapter / file).is_file():
             shutil.copyfile(adapter / file, folder / file)
+    card = (adapter / CARD).read_text(encoding="utf-8").replace(f"# {found.note.name}\n", f"# {name}\n", 1)
+    (folder / CARD).write_text(card, encoding="utf-8")
     with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
     _save(tensors, folder, found.note.model_copy(update={"name": name}))
