@@ -1,18 +1,17 @@
-"""The tables of results.md, from run directories alone."""
+"""Tables and estimates of results.md, from records alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import steerkit as sk
-from steerkit.sweeps.grid import Cell
-from steerkit.sweeps.statistics import Estimate
+import numpy as np
+
+from steerkit.sweeps.statistics import INTERVAL, Estimate, collect, resampling_weights
 from steerkit.sweeps.store import Record
 from steerkit.sweeps.summary import Row, summarise
 
 METRICS = ("accuracy", "abstention_recall", "over_abstention", "thinking_tokens", "tokens", "truncated")
-Picked = Mapping[tuple[str, str, bool], Cell | None]
+LARGE = 1e4  # from here on a number is written as a power of ten
 
 
 def heading(dtype: str, tokens: int, absent: Sequence[str]) -> str:
@@ -20,128 +19,92 @@ def heading(dtype: str, tokens: int, absent: Sequence[str]) -> str:
     lacking = f" Not trained, hence not measured: {', '.join(absent)}." if absent else ""
     return (
         "# The reasoning tax\n\n"
-        f"Written by `run.py`. Split `report`, {dtype}, greedy, at most {tokens} tokens. In brackets 95% intervals, "
-        f"paired bootstrap over twin groups; changes are against the table's first line.{lacking}"
+        f"Written by `run.py`. Split `report` where nothing else is said, {dtype}, greedy, at most {tokens} tokens. In "
+        "brackets 95% intervals, bootstrap over twin groups; in parentheses the change against the table's first "
+        f"line or column, paired item by item.{lacking}"
     )
 
 
-def compared(records: Mapping[str, Iterator[Record]]) -> dict[str, Row]:
+def labelled(records: Mapping[str, Iterable[Record]]) -> Iterator[Record]:
+    """The records of several runs as if they were cells of one, the first of them the unsteered one."""
+    for place, (label, some) in enumerate(records.items()):
+        for record in some:
+            yield {**record, "cell": label, "role": "steered" if place else "unsteered"}
+
+
+def in_order(rows: Iterable[Row], labels: Iterable[str]) -> dict[str, Row]:
+    """Rows by their label, in the labels' order; those that are there."""
+    found = {row.cell: row for row in rows}
+    return {label: found[label] for label in labels if label in found}
+
+
+def compared(records: Mapping[str, Iterable[Record]]) -> dict[str, Row]:
     """One row for each label, in order, its changes paired with the first one's on the items that both have."""
-
-    def together() -> Iterator[Record]:
-        for place, (label, some) in enumerate(records.items()):
-            for record in some:
-                yield {**record, "cell": label, "role": "steered" if place else "unsteered"}
-
-    rows = {row.cell: row for row in summarise(together())}
-    return {label: rows[label] for label in records}
+    return in_order(summarise(labelled(records)), records)
 
 
-def before_and_after(runs: Mapping[str, Mapping[str, sk.Run]]) -> str:
-    """A table for each suite: the base, then each variant with its changes; the brevity suite by level besides."""
-    parts = ["## Before and after"]
-    for suite, by_model in runs.items():
-        rows = compared({name: _of_cell(run, Cell().id) for name, run in by_model.items()})
-        parts += [f"### {suite}", table(rows)]
-        if suite == "brevity":
-            parts += ["Accuracy by level:", _by_level(by_model)]
-    return "\n\n".join(parts)
+def share_recovered(
+    before: Iterable[Record], after: Iterable[Record], steered: Iterable[Record]
+) -> Estimate | None:
+    """(steered - after) / (before - after) in abstention recall, on the items that all three have.
 
-
-def _by_level(by_model: Mapping[str, sk.Run]) -> str:
-    levels = sorted({_level(record) for run in by_model.values() for record in run.directory.records()})
-    lines = [f"| model | {' | '.join(levels)} |", "|---" * (len(levels) + 1) + "|"]
-    for name, run in by_model.items():
-        cells = []
-        for level in levels:
-            records = (r for r in run.directory.records() if _level(r) == level)
-            cells.append(_level_of(summarise(records)[0], "accuracy"))
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _level(record: Record) -> str:
-    return f"level {record['item'].split('-')[1]}"  # brevity-LEVEL-PLACE
-
-
-def paid_back(picked: Picked, steered: sk.Run, before: sk.Run) -> str:
-    """The chosen cells against the model before fine-tuning, and the share of the lost recall that they give back."""
-    plain = Cell().id
-    labels: dict[str, str] = {"before fine-tuning": "", "long": plain}
-    lines = []
-    for (rule, name, gated), cell in picked.items():
-        label = f"{rule}: {name}, {'gated' if gated else 'ungated'}"
-        if cell is None:
-            lines.append(f"- {label}: no cell meets the bounds")
-            continue
-        labels[label] = cell.id
-        lines.append(f"- {label}: `{_spec(cell)}`")
-    rows = compared(
-        {
-            label: _of_cell(steered, cell) if cell else _of_cell(before, plain)
-            for label, cell in labels.items()
-        }
-    )
-    return "\n\n".join(
-        [
-            "## Paid back",
-            "Abstention suite. Chosen on `choose`:\n\n" + "\n".join(lines),
-            table(rows),
-            "Share of the lost recall that comes back (point estimates; meaningless where little was lost):",
-            "\n".join(_recovered(rows)),
-            "Every cell on `report`, random directions of the same norm included, against the long model:",
-            table({_shown(row): row for row in steered.summary()}),
-        ]
-    )
-
-
-def _recovered(rows: Mapping[str, Row]) -> Iterator[str]:
-    recall = {label: row.levels["abstention_recall"].value for label, row in rows.items()}
-    before, after, *_ = recall.values()
-    for label, value in list(recall.items())[2:]:
-        share = f"{(value - after) / (before - after):.0%}" if before > after else "nothing was lost"
-        yield f"- {label}: {share}"
+    None where nothing was lost. Its interval is infinite where a resample in forty or more loses nothing: the
+    share of a loss that may be none has no bounds.
+    """
+    outcomes = collect(labelled({"before": before, "after": after, "steered": steered}))
+    recall = outcomes.values["abstention_recall"]
+    shared = ~np.isnan(recall).any(axis=0)
+    sums = np.zeros((3, int(outcomes.groups.max()) + 1))
+    for row in range(3):
+        np.add.at(sums[row], outcomes.groups[shared], recall[row][shared])
+    before_sum, after_sum, steered_sum = sums.sum(axis=1)
+    if before_sum <= after_sum:
+        return None
+    value = float((steered_sum - after_sum) / (before_sum - after_sum))
+    drawn = resampling_weights(sums.shape[1]) @ sums.T
+    lost = drawn[:, 0] - drawn[:, 1]
+    if np.percentile(lost, INTERVAL[0]) <= 0:
+        return Estimate(value, -np.inf, np.inf, int(shared.sum()))
+    share = (drawn[:, 2] - drawn[:, 1]) / np.where(lost > 0, lost, np.nan)
+    low, high = np.nanpercentile(share, INTERVAL)
+    return Estimate(value, float(low), float(high), int(shared.sum()))
 
 
 def table(rows: Mapping[str, Row], metrics: Sequence[str] = METRICS) -> str:
     """A line for each row: levels with intervals, and from the second on the changes."""
     lines = [f"| | items | {' | '.join(metrics)} |", "|---" * (len(metrics) + 2) + "|"]
     for label, row in rows.items():
-        baseline = row.role == "unsteered"
-        cells = [_level_of(row, m) if baseline else _change_of(row, m) for m in metrics]
-        lines.append(f"| {label.replace('|', '/')} | {row.n_items} | {' | '.join(cells)} |")
+        values = (value(row, metric, row.role != "unsteered") for metric in metrics)
+        lines.append(f"| {label.replace('|', '/')} | {row.n_items} | {' | '.join(values)} |")
     return "\n".join(lines)
 
 
-def _level_of(row: Row, metric: str) -> str:
-    found = row.levels.get(metric)
+def side_by_side(rows: Mapping[str, Row], metrics: Mapping[str, str]) -> str:
+    """A line for each metric, a column for each row: levels, and from the second on the changes."""
+    lines = [f"| | {' | '.join(rows)} |", "|---" * (len(rows) + 1) + "|"]
+    for metric, says in metrics.items():
+        if any(metric in row.levels for row in rows.values()):
+            values = (value(row, metric, row.role != "unsteered") for row in rows.values())
+            lines.append(f"| {says} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+def value(row: Row, metric: str, with_change: bool) -> str:
+    """A metric with its interval, or with its change from the first row and that one's interval."""
+    found, change = row.levels.get(metric), row.changes.get(metric)
     if found is None:
         return "–"
-    digits = _digits(found)
-    return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    if not with_change:
+        return estimate(found)
+    return f"{number(found.value)} ({estimate(change, '+')})" if change is not None else estimate(found)
 
 
-def _change_of(row: Row, metric: str) -> str:
-    found, change = row.levels.get(metric), row.changes.get(metric)
-    if found is None or change is None:
-        return "–"
-    digits = _digits(found)
-    moved = f"{change.value:+.{digits}f} [{change.low:+.{digits}f}, {change.high:+.{digits}f}]"
-    return f"{found.value:.{digits}f} ({moved})"
+def estimate(found: Estimate, sign: str = "") -> str:
+    """Such as `0.25 [0.17, 0.33]`."""
+    return f"{number(found.value, sign)} [{number(found.low, sign)}, {number(found.high, sign)}]"
 
 
-def _digits(estimate: Estimate) -> int:
-    return 1 if estimate.high > 1.5 else 2  # tokens, or a share
-
-
-def _of_cell(run: sk.Run, cell: str) -> Iterator[Record]:
-    return (record for record in run.directory.records() if record["cell"] == cell)
-
-
-def _spec(cell: Cell) -> str:
-    fields: dict[str, Any] = cell.fields()
-    return str(fields["steering"] or fields["decoration"])
-
-
-def _shown(row: Row) -> str:
-    return f"`{row.steering or row.decoration or 'unsteered'}`"
+def number(what: float, sign: str = "") -> str:
+    """Two decimals for shares and nats, one for tokens."""
+    size = abs(what)
+    return f"{what:{sign}.2f}" if size < 10 else f"{what:{sign}.1f}" if size < LARGE else f"{what:{sign}.1e}"

@@ -16,27 +16,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 import steerkit as sk
+from experiments.reasoning_tax.gates import readings
 from experiments.reasoning_tax.results import compared, table
+from experiments.reasoning_tax.setting import LEVELS, TUNED, Setting, Write, by_item, records_of
 from steerkit.engines.base import Completion, Decoding, Request
 from steerkit.pairs import LabelledPrompt, LabelledPrompts
-from steerkit.probing import cut_within, labelled_prompts, prompt_states
+from steerkit.probing import cut_within
 from steerkit.scoring.score import score_completion
 from steerkit.suites.items import SuiteItem
 from steerkit.suites.splits import hash_position
-from steerkit.suites.suite import Suite, load_suite
+from steerkit.suites.suite import Suite
 from steerkit.sweeps.grid import Cell
-from steerkit.sweeps.run import measure_cells
 from steerkit.sweeps.runner import make_record
 from steerkit.sweeps.store import Record
 
-SUITE = "brevity"
 ABSTENTION_BUDGET = 0.05
 SHARES = (0.25, 0.5, 0.75)  # of the items of `choose` that the router has think
 AT_ONCE = sk.Decoration(
@@ -63,16 +61,19 @@ class Items:
     reply: tuple[int, ...]
 
 
-def study(lm: sk.LanguageModel, out: Path, tokens: int, limit: int | None) -> str:
+def routing(setting: Setting, write: Write) -> None:
     """Run what is not there yet, and the section of results.md."""
-    splits = {name: load_suite(SUITE).split(name) for name in ("fit", "choose", "report")}
-    if limit is not None:
-        splits = {name: suite.limit(limit) for name, suite in splits.items()}
-    written = {name: _written(lm, out / name, name, tokens, limit) for name in splits}
+    lm = setting.model(TUNED)
+    splits = {name: setting.items(LEVELS, name) for name in ("fit", "choose", "report")}
+    written = {name: _written(setting, lm, name) for name in splits}
     labels = labels_of_help(splits["fit"], *written["fit"])
     helped = sum(prompt.label for prompt in labels)
     if min(helped, len(labels) - helped) < FEWEST:
-        return f"## Whether to think\n\nThinking helps on {helped} of {len(labels)} items of `fit`: nothing to route."
+        write(
+            f"## Whether to think\n\nThinking helps on {helped} of {len(labels)} answerable items of `fit`: nothing to "
+            "route."
+        )
+        return
     probes = {
         "no_answer": sk.fit_probe(lm, splits["fit"], name="no-answer"),
         "helps": sk.fit_probe(lm, labels),
@@ -83,18 +84,16 @@ def study(lm: sk.LanguageModel, out: Path, tokens: int, limit: int | None) -> st
         for name, suite in splits.items()
         if name != "fit"
     }
-    return section(read["choose"], read["report"], probes)
+    write(section(read["choose"], read["report"], probes))
 
 
 def _written(
-    lm: sk.LanguageModel, out: Path, split: str, tokens: int, limit: int | None
+    setting: Setting, lm: sk.LanguageModel, split: str
 ) -> tuple[dict[str, Record], dict[str, Record]]:
-    """The records by item of thinking, and of answering at once."""
-    cells = [Cell(), Cell(decoration=AT_ONCE)]
-    run = measure_cells(lm, cells, out=out, suite=SUITE, split=split, limit=limit, max_new_tokens=tokens)
-    records = list(run.directory.records())
-    think, answer = ({r["item"]: r for r in records if r["cell"] == cell.id} for cell in cells)
-    return think, answer
+    """The records by item of thinking, and of answering at once; the first part's are not made again."""
+    at_once = Cell(decoration=AT_ONCE)
+    run = setting.plain(lm, TUNED, LEVELS, split, [at_once])
+    return by_item(records_of(run, Cell())), by_item(records_of(run, at_once))
 
 
 def labels_of_help(
@@ -112,15 +111,6 @@ def labels_of_help(
         if not item.should_abstain
     )
     return LabelledPrompts("thinking-helps", tuple(prompts))
-
-
-def readings(lm: sk.LanguageModel, probe: sk.Probe, suite: Suite) -> dict[str, float]:
-    """A probe's probability for each item."""
-    data = labelled_prompts(suite)
-    layer = probe.metadata.layer
-    states = torch.from_numpy(prompt_states(lm, data)[:, layer])
-    found = probe.probability(layer, states).tolist()
-    return {example.id: value for example, value in zip(data.examples, found, strict=True)}
 
 
 def section(choose: Items, report: Items, probes: Mapping[str, sk.Probe]) -> str:

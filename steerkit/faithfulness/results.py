@@ -14,7 +14,7 @@ from typing import Any
 
 from steerkit.errors import InputError, MisuseError
 from steerkit.faithfulness.examination import Finding, Settings
-from steerkit.sweeps.statistics import CELL_FIELDS
+from steerkit.sweeps.statistics import cell_fields
 from steerkit.sweeps.store import REMEDY, Key, Record, record_key
 from steerkit.whole_files import replacing
 
@@ -37,8 +37,8 @@ class Findings:
 
 def line_of(record: Record, finding: Finding) -> Record:
     """One line: what the record says of cell and item, with the finding's scores and details."""
-    named = (*CELL_FIELDS, "item", "sample", "group")
-    return {**{name: record[name] for name in named}, "scores": finding.scores, **finding.details}
+    of_item = {name: record[name] for name in ("item", "sample", "group")}
+    return {**cell_fields(record), **of_item, "scores": finding.scores, **finding.details}
 
 
 def read_findings(folder: Path) -> Findings | None:

@@ -21,6 +21,7 @@ from steerkit.sweeps.statistics import (
     Estimate,
     bootstrap_changes,
     bootstrap_means,
+    cell_fields,
     resampling_weights,
 )
 from steerkit.sweeps.store import REMEDY, Record
@@ -103,7 +104,7 @@ def rows_of(
     seen = {(value.cell, value.unit) for value in measured}
     rows = [
         Row(
-            **{name: fields[cell][name] for name in CELL_FIELDS},
+            **cell_fields(fields[cell]),
             n_items=sum((cell, unit) in seen for unit in units),
             levels=_of_cell(levels, i),
             changes=_of_cell(changes, i),

@@ -105,6 +105,13 @@ def cell_strength(row: Row) -> str:
     return MISSING if row.strength is None else f"{row.strength:g}"
 
 
+def cell_timing(row: Row) -> str:
+    """When the cell's steering acts, if not everywhere alike: its half-life in tokens, `boundaries`, or both."""
+    fading = [] if row.half_life is None else [f"½ {row.half_life:g}"]
+    narrowed = [row.positions] if row.positions and row.positions != "every" else []
+    return " ".join([*fading, *narrowed]) or MISSING
+
+
 def scopes(rows: Sequence[Row]) -> list[str]:
     """The scopes in the rows, in alphabetical order."""
     return sorted({row.scope for row in rows if row.scope is not None})
@@ -114,18 +121,21 @@ def trade_off_table(rows: Sequence[Row], title: str | None = None) -> Table:
     """The rows of a summary as a table for 100 columns: a long vector name is cut, a number never is.
 
     95% intervals stand in brackets, for three metrics at most; `random` is the random direction for the cell
-    above it. Where a run has several scopes, their column takes the place of the side effects; where it has gates,
-    their thresholds have a column.
+    above it. Where a run has several scopes, or steerings that fade or act at boundaries only, their columns take
+    the place of the side effects; where it has gates, their thresholds have a column.
     """
     several_scopes = len(scopes(rows)) > 1
+    timed = any(cell_timing(row) != MISSING for row in rows)
     gated = any(map(gates_of, rows))
     intervals, rest = main_metrics(rows)[:MOST_INTERVALS], main_metrics(rows)[MOST_INTERVALS:]
-    plain = rest if several_scopes else [*rest, *side_effects(rows)]
-    headers = [*(["scope"] if several_scopes else []), *(["gate"] if gated else []), "layer", "str."]
+    plain = rest if several_scopes or timed else [*rest, *side_effects(rows)]
+    headers = [*(["scope"] if several_scopes else []), *(["when"] if timed else [])]
+    headers += [*(["gate"] if gated else []), "layer", "str."]
     headers += [HEADERS[metric] for metric in (*intervals, *plain)]
     lines = [
         [
             *([row.scope or MISSING] if several_scopes else []),
+            *([cell_timing(row)] if timed else []),
             *([cell_gate(row)] if gated else []),
             cell_layer(row),
             cell_strength(row),

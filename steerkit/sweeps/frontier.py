@@ -64,8 +64,8 @@ def actuated(rows: Sequence[Row]) -> list[Row]:
 def actuator(row: Row) -> str:
     """What moves the model in a cell, whatever its layer and strength: the cells of one actuator share this.
 
-    The vector's name with the operation unless that is `add`; the decoration's name (without the amount behind
-    its `@`); or both; and what gates them.
+    The vector's name with the operation unless that is `add`, its half-life and its positions if it has any; the
+    decoration's name (without the amount behind its `@`); or both; and what gates them.
     """
     gates = dict.fromkeys(name.strip() for name, _ in gates_of(row))
     return mover(row) + (f", gated by {' and '.join(gates)}" if gates else "")
@@ -75,7 +75,12 @@ def mover(row: Row) -> str:
     """The actuator without what gates it."""
     parts = []
     if row.vector is not None:
-        parts.append(row.vector if row.operation == "add" else f"{row.vector} ({row.operation})")
+        manner = [
+            *([row.operation] if row.operation and row.operation != "add" else []),
+            *([f"half-life {row.half_life:g}"] if row.half_life is not None else []),
+            *([row.positions] if row.positions and row.positions != "every" else []),
+        ]
+        parts.append(f"{row.vector} ({', '.join(manner)})" if manner else row.vector)
     elif row.steering:
         parts.append(COMPOSITION)
     if row.decoration is not None:

@@ -58,8 +58,9 @@ class Cell:
     def fields(self) -> dict[str, Any]:
         """The cell as a record shows it.
 
-        `vector`, `strength`, `scope` and `operation` are null for a composition, `layer` also where one
-        steering acts on several layers. The unsteered cell has strength 0 and the others null.
+        `vector`, `strength`, `scope`, `operation`, `half_life` and `positions` are null for a composition, `layer`
+        also where one steering acts on several layers, `half_life` also where a steering does not fade. The
+        unsteered cell has strength 0 and the others null.
         """
         fields: dict[str, Any] = {
             "cell": self.id,
@@ -72,11 +73,14 @@ class Cell:
             "strength": None if self.steerings or self.decoration else 0.0,
             "scope": None,
             "operation": None,
+            "half_life": None,
+            "positions": None,
         }
         if len(self.steerings) == 1:
             (only,) = self.steerings
             fields |= {"vector": only.vector.name, "strength": float(only.strength)}
-            fields |= {"scope": only.scope, "operation": only.operation}
+            fields |= {"scope": only.scope, "operation": only.operation, "positions": only.positions}
+            fields["half_life"] = None if only.half_life is None else float(only.half_life)
             if len(only.layers) == 1:
                 fields["layer"] = only.layers[0]
         return fields

@@ -19,8 +19,10 @@ from steerkit.errors import InputError
 from steerkit.sweeps.store import Record
 
 CELL_FIELDS = (
-    "cell", "role", "controls", "steering", "decoration", "vector", "layer", "strength", "scope", "operation"
+    "cell", "role", "controls", "steering", "decoration", "vector", "layer", "strength", "scope", "operation",
+    "half_life", "positions",
 )  # fmt: skip
+TIMING: Mapping[str, Any] = {"half_life": None, "positions": None}  # those that records did not always have
 RESAMPLES = 2000
 INTERVAL = (2.5, 97.5)
 ROWS_AT_ONCE = 256  # bounds the memory of a bootstrap: [resamples, rows] doubles at a time
@@ -98,6 +100,24 @@ class Outcomes:
     values: Mapping[str, Floats]
 
 
+def cell_fields(record: Record) -> dict[str, Any]:
+    """The fields of a record that say what its cell is, `CELL_FIELDS`. Raises KeyError where one is missing.
+
+    Records that were written before `half_life` and `positions` were fields have them in their spec alone.
+    """
+    older = {} if record.keys() >= TIMING.keys() else _timing(record)
+    return {name: older[name] if name in older else record[name] for name in CELL_FIELDS}
+
+
+def _timing(record: Record) -> dict[str, Any]:
+    """When a record's one steering acts, as its spec says; None for any other cell."""
+    if record["vector"] is None:
+        return dict(TIMING)
+    said = dict(part.partition("=")[::2] for part in record["steering"].rpartition("@")[2].split(","))
+    half_life = float(said["half_life"]) if "half_life" in said else None
+    return {"half_life": half_life, "positions": said.get("positions", "every")}
+
+
 def collect(records: Iterable[Record]) -> Outcomes:
     """Read a stream of records into arrays; of the texts nothing is kept, and their order does not matter."""
     cells: dict[str, dict[str, Any]] = {}
@@ -109,7 +129,7 @@ def collect(records: Iterable[Record]) -> Outcomes:
     for record in records:
         try:
             if record["cell"] not in cells:
-                cells[record["cell"]] = {name: record[name] for name in CELL_FIELDS}
+                cells[record["cell"]] = cell_fields(record)
             group_of[record["item"]] = record["group"]
             values = {name: metric.measure(record) for name, metric in METRICS.items()}
         except (KeyError, AttributeError, TypeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,13 +45,21 @@ class Row:
     n_items: int
     levels: Mapping[str, Estimate]
     changes: Mapping[str, Estimate]
+    half_life: float | None = None
+    positions: str | None = None
 
     @property
-    def place(self) -> tuple[str, str, str, int, float]:
-        """(vector, operation, scope, layer, strength); a random control has those of the cell it controls."""
+    def place(self) -> tuple[str, str, str, str, float, int, float]:
+        """(vector, operation, scope, positions, half-life, layer, strength); a random control has those of its cell.
+
+        So of cells that differ only in when they act, the one that pushes less comes first: at boundaries before
+        everywhere, and fading fast before slowly or not at all.
+        """
         vector = self.controls or self.vector or self.steering
+        half_life = math.inf if self.half_life is None else self.half_life
         layer = -1 if self.layer is None else self.layer
-        return vector, self.operation or "", self.scope or "", layer, self.strength or 0.0
+        when = self.positions or "", half_life
+        return vector, self.operation or "", self.scope or "", *when, layer, self.strength or 0.0
 
 
 def summarise(records: Iterable[Record], resamples: int = RESAMPLES, seed: int = 0) -> list[Row]:

@@ -21,7 +21,7 @@ from experiments.reasoning_tax.data import (
     training_rows,
 )
 from experiments.reasoning_tax.problems import question, unanswerable
-from experiments.reasoning_tax.run import TOKENS
+from experiments.reasoning_tax.setting import TOKENS
 from experiments.reasoning_tax.templates import FRUIT, GOODS, NAMES, TEMPLATES, THINGS
 from steerkit.engines.table import thinking_positions
 from steerkit.models import LanguageModel

@@ -1,41 +1,27 @@
-"""The reasoning study's tables and its router, on records made by hand, and the whole of it on a tiny model."""
+"""The reasoning study's tables and estimates, on records made by hand."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
-from experiments.reasoning_tax import run
-from experiments.reasoning_tax.results import compared, table
-from experiments.reasoning_tax.routing import AT_ONCE, Items, abstention, labels_of_help, routed, section
-from steerkit.engines.base import Completion, Request
-from steerkit.scoring.score import score_completion
-from steerkit.suites.items import SuiteItem
-from steerkit.suites.suite import Suite
-from steerkit.sweeps.grid import Cell
-from steerkit.sweeps.runner import make_record
-from steerkit.sweeps.store import Record
-from tests.conftest import save_model
-from tests.models.test_adapters import random_factors, write
-from tests.tiny import tiny_model
-
-ITEMS = tuple(
-    SuiteItem(f"brevity-1-{n:04d}a", f"What is {n} and 1?", False, (str(n + 1),), "number") for n in range(20)
+from experiments.reasoning_tax.before import targets
+from experiments.reasoning_tax.recovery import recovery
+from experiments.reasoning_tax.results import (
+    compared,
+    in_order,
+    labelled,
+    number,
+    share_recovered,
+    side_by_side,
+    table,
 )
-SUITE = Suite("sums", ITEMS)
-PLAIN = Cell()
-
-
-def records(right: range, tokens: int, cell: Cell = PLAIN) -> Iterator[Record]:
-    """Each item's record: the answer where its number is in `right`, else a wrong one."""
-    for n, item in enumerate(ITEMS):
-        text = f"The answer is {n + 1 if n in right else 999}."
-        completion = Completion(Request(item.prompt), text, tuple(range(tokens)), "stop", 5)
-        yield make_record(cell, item, 0, completion, score_completion(item, completion))
+from experiments.reasoning_tax.worth import section
+from steerkit.faithfulness.summary import METRICS, faithfulness_rows
+from steerkit.sweeps.grid import Cell
+from tests.experiments.sums import abstentions, records
 
 
 def test_models_are_compared_item_by_item_with_the_first_one() -> None:
@@ -49,72 +35,100 @@ def test_models_are_compared_item_by_item_with_the_first_one() -> None:
     assert lines[3].startswith("| a | 20 | 0.75 (+0.25 [")
 
 
-def by_item(some: Iterator[Record]) -> dict[str, Record]:
-    return {record["item"]: record for record in some}
+def test_metrics_stand_side_by_side_and_one_that_nobody_has_is_left_out() -> None:
+    fields = Cell().fields() | {"item": "x", "sample": 0, "group": "x"}
+    lines = {
+        name: [fields | {"scores": {"aoc": aoc, "steps": 12.0}}]
+        for name, aoc in (("base", 0.5), ("long", 0.25))
+    }
+    rows = in_order(faithfulness_rows(labelled(lines)), ("base", "long", "short"))
+    written = side_by_side(rows, METRICS).splitlines()
+    assert written[0] == "| | base | long |"
+    assert (
+        f"| {METRICS['aoc']} | 0.50 [0.50, 0.50] | 0.25 (-0.25 [-0.25, -0.25]) |" in written
+    )  # one item, no spread
+    assert not any(METRICS["gain"] in line for line in written)
+    assert "| steps in a chain | 12.0 [" in "\n".join(written)
 
 
-def test_a_route_takes_each_items_record_from_the_way_that_it_goes() -> None:
-    think, answer = by_item(records(range(20), 50)), by_item(records(range(5), 3, Cell(decoration=AT_ONCE)))
-    items = Items(SUITE, think, answer, {}, {}, reply=(1, 2, 3, 4, 5))
-    route = {item.id: ("think", "answer", "abstain")[n % 3] for n, item in enumerate(ITEMS)}
-    found = by_item(routed(items, route))
-    assert len(found) == len(ITEMS)
-    for n, item in enumerate(ITEMS):
-        scores = found[item.id]["scores"]
-        assert scores["tokens_total"] == (50, 3, 5)[n % 3]
-        assert scores["abstained"] == (n % 3 == 2)
-        assert scores["correct"] == (n % 3 == 0 or (n % 3 == 1 and n < 5))
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.251, "0.25"), (9.99, "9.99"), (214.26, "214.3"), (3e7, "3.0e+07"), (np.inf, "inf")],
+)
+def test_a_number_has_the_digits_that_it_is_known_to(value: float, shown: str) -> None:
+    assert number(value) == shown
 
 
-def test_an_abstention_is_one_whatever_the_item() -> None:
-    twin = SuiteItem("x", "What is some number and 1?", True)
-    assert abstention(twin, (1, 2))["scores"]["abstained"]
-    assert abstention(twin, (1, 2))["scores"]["correct"] is None
+def test_the_share_that_comes_back_is_of_what_was_lost() -> None:
+    base, long, steered = (abstentions((), range(n)) for n in (12, 2, 7))
+    share = share_recovered(base, long, steered)
+    assert share is not None
+    assert share.value == pytest.approx(0.5)
+    assert 0 < share.low < 0.5 < share.high < 1
+    assert share.n == 20
 
 
-def test_thinking_helps_where_it_turns_wrong_into_right() -> None:
-    think, answer = by_item(records(range(5, 20), 50)), by_item(records(range(10), 3))
-    helped = [prompt.id for prompt in labels_of_help(SUITE, think, answer) if prompt.label]
-    assert helped == [item.id for item in ITEMS[10:]]
+def test_more_than_all_may_come_back_and_less_than_nothing() -> None:
+    base, long = abstentions((), range(10)), abstentions((), range(5))
+    for recalled, expected in ((range(20), 3.0), (range(0), -1.0)):
+        share = share_recovered(base, long, abstentions((), recalled))
+        assert share is not None
+        assert share.value == pytest.approx(expected)
 
 
-def test_a_router_that_sees_what_helps_is_right_as_often_as_thinking_for_fewer_tokens() -> None:
-    think, answer = by_item(records(range(20), 50)), by_item(records(range(10), 3))
-    helps = {item.id: float(n >= 10) for n, item in enumerate(ITEMS)}
-    no_answer = {item.id: 0.1 for item in ITEMS}
-    twins = tuple(replace(item, id=f"{item.id}u", should_abstain=True, answers=None) for item in ITEMS)
-    both = Items(SUITE, think, answer, no_answer, helps, reply=(1,))
-    choose = replace(
-        both,
-        suite=Suite("sums", (*ITEMS, *twins)),
-        no_answer=no_answer | {twin.id: 0.9 for twin in twins},
-        helps=helps | {twin.id: 0.0 for twin in twins},
+def test_the_share_of_a_loss_that_may_be_none_has_no_bounds() -> None:
+    share = share_recovered(abstentions((), range(2)), abstentions((), range(1)), abstentions((), range(2)))
+    assert share is not None
+    assert (share.low, share.high) == (-np.inf, np.inf)
+
+
+def test_nothing_comes_back_where_nothing_was_lost() -> None:
+    same = abstentions((), range(5))
+    assert share_recovered(same, same, abstentions((), range(9))) is None
+
+
+@pytest.mark.parametrize(
+    ("known", "lacking", "right", "said"),
+    [
+        ((), range(12), range(20), "met"),
+        ((0, 1), range(12), range(20), "missed: over-abstention, accuracy"),
+        ((), range(3), range(20), "missed: recall"),
+        ((), range(12), range(19), "missed: accuracy"),
+    ],
+)
+def test_the_target_is_the_bases_recall_at_little_more_over_abstention_and_the_long_models_accuracy(
+    known: Sequence[int], lacking: Sequence[int], right: Sequence[int], said: str
+) -> None:
+    base = abstentions((), range(10), right=range(10))
+    long = abstentions((), range(2))
+    chosen = Cell().fields() | {"steering": "v@layer=1,gate=p/1,threshold=0.5"}
+    steered = [record | chosen for record in abstentions(known, lacking, right=right)]
+    lines = recovery(base, long, {"target: v": steered}).splitlines()
+    assert lines[2].startswith("| before fine-tuning |  | 0.50 [")
+    assert lines[3].startswith("| long |  | 0.10 (-0.40 [")
+    assert lines[4].startswith("| target: v | `v@layer=1,gate=p/1,threshold=0.5` |")
+    assert lines[4].endswith(f" | {said} |")
+
+
+def test_the_tax_is_read_on_the_primary_suite_and_the_gain_on_word_problems() -> None:
+    lost = compared({"base": abstentions((), range(10)), "long": abstentions((), range(5))})
+    kept = compared({"base": abstentions((), range(10)), "long": abstentions((), range(9))})
+    gained = compared({"base": records(range(5), 9), "long": records(range(15), 9)})
+    said = targets(
+        {("selfaware", "as it is"): lost, ("selfaware", "told"): kept, ("brevity", "as it is"): gained}
     )
-    probe = SimpleNamespace(name="p", metadata=SimpleNamespace(auroc=(0.5,), layer=0, baseline_auroc=None))
-    lines = section(choose, both, {"no_answer": probe, "helps": probe}).splitlines()  # type: ignore[dict-item]
-    by_name = {line.split(" (")[0].removeprefix("| "): line for line in lines if line.startswith("| ")}
-    assert " 1.00 [1.00, 1.00] " in by_name["always think"]
-    assert " 0.50 (-0.50 " in by_name["never think"]
-    assert " 1.00 (+0.00 [+0.00, +0.00]) " in by_name["route, thinking for 25%"]
-    assert " 26.5 (-23.5 " in by_name["route, thinking for 25%"]
+    as_it_is, told, accuracy = (line for line in said.splitlines() if line.startswith("- "))
+    assert as_it_is.startswith("- recall on selfaware, as it is: -0.25 [")
+    assert as_it_is.endswith("met")
+    assert told.endswith("missed")
+    assert accuracy.startswith("- accuracy on brevity: +0.50 [")
 
 
-def test_the_whole_study_runs_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lm = tiny_model()
-    lm.hf.config.max_position_embeddings = 4096  # texts are bytes to it
-    base = save_model(lm, tmp_path / "base")
-    for name in ("long", "none"):
-        write(tmp_path / "adapters" / name, base, random_factors(lm.hf))
-    settings = {"BASE": str(base), "TOKENS": 4, "LAYERS": (1,), "STRENGTHS": (1.0,), "BUDGETS": (0.2,)}
-    for name, value in settings.items():
-        monkeypatch.setattr(run, name, value)
-    arguments = ["run", "--adapters", tmp_path / "adapters", "--out", tmp_path / "runs"]
-    arguments += ["--dtype", "float32", "--limit", 12, "--threads", 1]
-    monkeypatch.setattr("sys.argv", [str(argument) for argument in arguments])
-    run.main()
-    first = (tmp_path / "runs" / "results.md").read_text()
-    assert "Not trained, hence not measured: short, long-idk." in first
-    assert "| none | 12 |" in first
-    assert "strict: own, gated" in first
-    run.main()
-    assert (tmp_path / "runs" / "results.md").read_text() == first
+def test_before_the_long_model_is_there_nothing_is_said_of_the_tax() -> None:
+    assert "not measured" in targets({("selfaware", "told"): compared({"base": abstentions((), ())})})
+
+
+def test_what_the_chain_is_worth_has_a_table_for_each_question_even_where_nothing_was_found() -> None:
+    text = section({"findings": {}, "instructions": {}, "twins": {"base": list(records(range(3), 5))}})
+    assert text.count("### ") == 4
+    assert text.count("Units measured: none.") == 4

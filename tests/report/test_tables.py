@@ -29,6 +29,17 @@ def printed(table, width: int = 100) -> list[str]:
     return [line.rstrip() for line in console.export_text().splitlines()]
 
 
+def test_cells_that_fade_or_act_at_boundaries_are_told_apart():
+    plain = row("brief", accuracy=0.5, tokens=40.0)
+    rows = [plain, replace(plain, half_life=64.0), replace(plain, half_life=16.0, positions="boundaries")]
+    lines = render(rows)
+    assert lines[0].split()[:2] == ["vector", "when"]
+    for line, when in zip(lines[1:], ("–", "½ 64", "½ 16 boundaries"), strict=True):
+        assert f" {when} " in line
+    assert "when" not in render([plain])[0]
+    assert len({cell_name(row) for row in rows}) == 3
+
+
 def test_an_estimate_reads_with_its_interval():
     share = Estimate(0.734, 0.611, 0.838, 40)
     assert format_estimate("accuracy", share) == "0.73 [0.61, 0.84]"

@@ -57,7 +57,8 @@ def test_the_order_of_a_composition_is_part_of_the_cell():
 
 def test_fields_are_null_where_a_composition_makes_them_meaningless():
     fields = Cell((vector().at(3), vector("b", seed=2).at(5))).fields()
-    assert [fields[name] for name in ("vector", "layer", "strength", "scope", "operation")] == [None] * 5
+    emptied = ("vector", "layer", "strength", "scope", "operation", "half_life", "positions")
+    assert [fields[name] for name in emptied] == [None] * len(emptied)
     assert " ; " in fields["steering"]
     several_layers = Cell((vector().at([3, 5], 2.0),)).fields()
     assert (several_layers["vector"], several_layers["layer"], several_layers["strength"]) == (
@@ -65,6 +66,13 @@ def test_fields_are_null_where_a_composition_makes_them_meaningless():
         None,
         2.0,
     )
+
+
+def test_fields_say_when_a_steering_acts():
+    fading = Cell((vector().at(3, half_life=64, positions="boundaries"),)).fields()
+    assert (fading["half_life"], fading["positions"]) == (64.0, "boundaries")
+    plain = Cell((vector().at(3),)).fields()
+    assert (plain["half_life"], plain["positions"]) == (None, "every")
 
 
 def test_repeated_axis_values_make_no_repeated_cells():

@@ -1,0 +1,140 @@
+"""The cells of the study, by actuator: fixed before any of them was measured in full, or at all on `report`.
+
+A family is one vector at one layer and scope at several strengths, which are multiples of the strength whose KL is
+`UNIT_KL`, measured for that vector and layer over the whole completion. For small strengths KL grows with the square of
+the strength, so the multiples 0.5, 1, 2 and 3 ask for about 0.025, 0.1, 0.4 and 0.9 nats: from hardly anything to where
+accuracy falls (in a trial of the base on four items of `choose`, replies at multiple 4 never ended). One unit serves
+both scopes: the roll-outs that it is measured on end while the reasoner still thinks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import steerkit as sk
+from steerkit.steering import Positions, Scope
+from steerkit.sweeps.grid import Cell, distinct
+from steerkit.sweeps.summary import Row
+
+UNIT_KL = 0.1
+RANDOM = "random direction"
+
+
+@dataclass(frozen=True)
+class Family:
+    """A vector at one place, at `multiples` of the unit strength; `published`: at the closed form's besides."""
+
+    actuator: str
+    vector: str
+    layer: int
+    scope: Scope
+    multiples: tuple[float, ...]
+    half_life: float | None = None
+    positions: Positions = "every"
+    published: bool = False
+    random: bool = False  # random directions of the vector's norm, in its place
+
+
+# Layer 20 of 30 is ASC's two thirds of the depth; 14 is in the middle, where earlier studies of this base steered.
+REASONER = (
+    Family("ASC", "asc", 20, "completion", (0.25, 0.5, 1), published=True),
+    Family("own style, last token", "style-last", 20, "completion", (0.5, 1)),
+    Family("own style, last token", "style-last", 20, "thinking", (0.5, 1, 2)),
+    Family("own style, mean", "style-mean", 14, "completion", (0.5, 1)),
+    Family("own style, mean", "style-mean", 14, "thinking", (0.5, 1, 1.5, 2, 3)),
+    Family("own style, mean", "style-mean", 20, "thinking", (1, 2)),
+    Family("learned", "learned", 14, "completion", (0.5, 1)),
+    Family("learned", "learned", 14, "thinking", (0.5, 1, 2)),
+    Family("fading", "style-mean", 14, "thinking", (1, 2), half_life=64),
+    Family("fading", "learned", 14, "thinking", (1, 2), half_life=64),
+    Family("step boundaries", "style-mean", 14, "thinking", (2,), positions="boundaries"),
+    Family(RANDOM, "style-mean", 14, "thinking", (1, 2), random=True),
+)
+BASE = (
+    Family("ASC", "asc", 20, "completion", (0.25, 0.5, 1), published=True),
+    Family("built-in pairs, mean", "brevity-mean", 12, "completion", (0.25, 0.5, 1)),
+    Family("own words, mean", "own-words", 12, "completion", (0.25, 0.5, 1, 1.5, 2)),
+    Family("fading", "own-words", 12, "completion", (1, 2), half_life=32),
+    Family("step boundaries", "own-words", 12, "completion", (1, 2), positions="boundaries"),
+    Family(RANDOM, "own-words", 12, "completion", (0.5, 1), random=True),
+)
+
+CONCISE = sk.Decoration("concise-instruction", instruction="Be concise.")
+PROMPTS: Mapping[str, Sequence[str | sk.Decoration]] = {
+    "prompt": ("concise-system", CONCISE, "chain-of-draft"),
+}
+LOGIT_RULES: Mapping[str, Sequence[str | sk.Decoration]] = {
+    "thinking budget": (
+        "thinking-budget@tokens=32",
+        "thinking-budget@tokens=64",
+        "thinking-budget@tokens=128",
+    ),
+    # The cyclic rule's published period is longer than a chain here, which it would never see fall; hence a second one.
+    "switch penalty": (
+        "tip@alpha=3,beta=600",
+        "cyclic-reflex@amplitude=3,period=600",
+        "cyclic-reflex@amplitude=3,period=200",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells, the unsteered one first, and by cell id what acts there; the unsteered cell has no actuator."""
+
+    cells: tuple[Cell, ...]
+    actuators: Mapping[str, str]
+
+    def cell(self, cell_id: str) -> Cell:
+        """The cell of that id."""
+        return next(cell for cell in self.cells if cell.id == cell_id)
+
+    def rows(self, rows: Sequence[Row], actuator: str) -> list[Row]:
+        """Those of the rows in which the actuator acts."""
+        return [row for row in rows if self.actuators.get(row.cell) == actuator]
+
+
+UnitStrengths = Callable[[sk.SteeringVector, int], tuple[float, float | None]]
+"""For a vector and a layer: the strength at `UNIT_KL`, and what the published closed form gives."""
+
+
+def build(
+    families: Sequence[Family],
+    vectors: Mapping[str, sk.SteeringVector],
+    units: UnitStrengths,
+    decorations: Mapping[str, Sequence[str | sk.Decoration]],
+) -> Grid:
+    """The cells of the families and decorations, led by the unsteered one."""
+    cells = [Cell()]
+    actuators: dict[str, str] = {}
+    for family in families:
+        vector = vectors[family.vector]
+        unit, published = units(vector, family.layer)
+        strengths = [unit * multiple for multiple in family.multiples]
+        if family.published and published:  # the closed form gives 0 where it breaks down
+            strengths.insert(0, published)
+        acting = vector.random_control() if family.random else vector
+        for strength in strengths:
+            steering = acting.at(
+                family.layer,
+                float(f"{strength:.3g}"),  # a spec that can be read; KL moves by less than its own tolerance
+                family.scope,
+                half_life=family.half_life,
+                positions=family.positions,
+            )
+            cells.append(Cell((steering,), controls=vector.name if family.random else None))
+            actuators[cells[-1].id] = family.actuator
+    for actuator, names in decorations.items():
+        for name in names:
+            decoration = sk.parse_decoration(name) if isinstance(name, str) else name
+            cells.append(Cell(decoration=decoration))
+            actuators[cells[-1].id] = actuator
+    return Grid(tuple(distinct(cells)), actuators)
+
+
+def control(cell: Cell) -> Cell:
+    """A random direction of the same norm in the place of a cell's vector."""
+    (steering,) = cell.steerings
+    random = replace(steering, vector=steering.vector.random_control())
+    return Cell((random,), controls=steering.vector.name)

@@ -1,0 +1,329 @@
+"""Brevity steering: how many thinking tokens can go, at what accuracy, and what becomes of abstention.
+
+    python -m experiments.brevity.run --model MODEL_OR_ADAPTER [--short ADAPTER] [--out FOLDER] [--limit N]
+
+MODEL is the reasoner, by its name or its adapter's folder, or the base model, whose replies take the place of chains.
+`--short` is the adapter that was trained on short chains: the reference that training gives.
+
+1. Levels of the brevity suite whose unsteered accuracy on `choose` is at least 30% take part.
+2. Vectors, and the strength at which each meets a KL.
+3. `choose`: every vector at its strengths, random directions, and what competes with them (see `grid`); the rules
+   pick a cell for each actuator and, among the finalists on more items, one over all vectors (see `choice`).
+4. `report`, once: the vectors' cell under both rules, the unsteered model and the short-chain model on a thousand
+   items; each other actuator's pick, and a random direction in the chosen cell's place, on fewer.
+5. Wall-clock of the chosen cell against the unsteered model.
+6. Twins at matched KL: does brevity raise or lower abstention?
+
+Resumable; results.md is written from the run directories.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.progress import Progress
+
+import steerkit as sk
+from experiments.brevity import choice as choices
+from experiments.brevity import grid as grids
+from experiments.brevity import items, results, timing, twins, vectors
+from experiments.brevity.choice import Choice
+from experiments.brevity.grid import Grid
+from experiments.brevity.strengths import Strengths
+from steerkit.engines.base import Decoding
+from steerkit.suites import brevity
+from steerkit.suites.items import SuiteItem
+from steerkit.suites.suite import Suite
+from steerkit.sweeps.grid import Cell, distinct
+from steerkit.sweeps.run import measure_cells
+from steerkit.sweeps.store import Record
+from steerkit.sweeps.summary import summarise
+
+HERE = Path(__file__).parent
+LEAST_ACCURACY = 0.30
+TOKENS = 512  # the longest chain that was trained on has fewer
+# Sizes, for about 35 minutes in two threads at 900 tokens/s where unsteered chains have 200 tokens. Changes are paired,
+# so of what only stands beside the chosen cell fewer items are enough.
+LEVEL_ITEMS = 200
+CHOOSE_ITEMS = 80
+FINAL_ITEMS = 320
+REPORT_ITEMS = 1000
+COMPARED_ITEMS = 200
+TWIN_ITEMS = 96  # half of them with an answer
+ABSTENTION_ITEMS = 160
+KL_PROMPTS = 8
+OWN_WORDS_PROBLEMS = 80
+OWN_WORDS_LEVELS = (1, 2, 3)
+TIMED_PROBLEMS = 64
+TIMED_BATCH = 32
+TIMED_TURNS = 3
+TOKENS_A_SECOND = 900  # for the plan that is printed; nothing that is measured depends on it
+TRIAL_LEARNING_STEPS = 2
+SHORT = "trained on short chains, unsteered"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A model, where its runs are kept, and how large they are; a `limit` makes a trial of it."""
+
+    lm: sk.LanguageModel
+    short: Path | None
+    out: Path
+    threads: int
+    limit: int | None
+
+    def size(self, count: int) -> int:
+        """So many items, or fewer in a trial."""
+        return count if self.limit is None else min(count, self.limit)
+
+    def measured(
+        self,
+        cells: Sequence[Cell],
+        name: str,
+        suite: str | Path,
+        split: str,
+        count: int,
+        lm: sk.LanguageModel | None = None,
+    ) -> sk.Run:
+        """The cells on `count` items of a suite's split; what is recorded already is not run again."""
+        started = time.monotonic()
+        with Progress() as bar:
+            task = bar.add_task(name)
+            run = measure_cells(
+                lm or self.lm,
+                cells,
+                out=self.out / name,
+                suite=suite,
+                split=split,
+                limit=self.size(count),
+                max_new_tokens=TOKENS,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        print(f"{name}: {len(cells)} cells, {time.monotonic() - started:.0f} s", flush=True)
+        return run
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What the unsteered model does on the levels of `choose`, and which of them take part."""
+
+    accuracies: Mapping[int, tuple[float, int]]
+    taking_part: tuple[int, ...]
+    mean_tokens: float
+    thinks: bool
+
+    @property
+    def qualified(self) -> bool:
+        """Whether those that take part are there by the rule."""
+        return all(self.accuracies[level][0] >= LEAST_ACCURACY for level in self.taking_part)
+
+    @property
+    def tokens(self) -> str:
+        """The metric that is to fall."""
+        return "thinking_tokens" if self.thinks else "tokens"
+
+
+def main() -> None:
+    """Measure what is not there yet and write the results."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--short", type=Path, help="the adapter that was trained on short chains")
+    parser.add_argument("--out", type=Path, help="where runs are kept (default: runs/MODEL)")
+    parser.add_argument("--limit", type=int, help="at most so many items of each split: a trial, kept apart")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", default="bfloat16")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    lm = sk.load_model(asked.model, dtype=asked.dtype)
+    out = asked.out or HERE / "runs" / lm.name
+    study = Study(lm, asked.short, out / "trial" if asked.limit else out, asked.threads, asked.limit)
+    levels = unsteered_levels(study)
+    text = carry_out(study, levels).document()
+    name = "results.md" if levels.thinks else f"results-{lm.name}.md"
+    (study.out / "results.md" if asked.limit else HERE / name).write_text(text, encoding="utf-8")
+    print(text)
+
+
+def unsteered_levels(study: Study) -> Levels:
+    """Measure every level of `choose` without steering; the easiest stands in where none qualifies."""
+    every = items.written(items.answerable(brevity.generate()), study.out / "suites" / "brevity-levels.jsonl")
+    records = list(study.measured([Cell()], "levels", every, "choose", LEVEL_ITEMS).directory.records())
+    accuracies = items.accuracy_by_level(records)
+    found = items.qualifying(accuracies, LEAST_ACCURACY)
+    easiest = max(accuracies, key=lambda level: accuracies[level])
+    mean = sum(record["tokens"] for record in records) / len(records)
+    thinks = any(record["scores"]["tokens_thinking"] for record in records)
+    return Levels(accuracies, found or (easiest,), mean, thinks)
+
+
+def carry_out(study: Study, levels: Levels) -> results.Findings:
+    """Everything after the levels."""
+    whole = items.grown(levels.taking_part, study.size(REPORT_ITEMS))
+    problems = Suite("problems", items.answerable(whole))
+    file = items.written(problems.items, study.out / "suites" / "brevity-answerable.jsonl")
+    kl_prompts = [item.prompt for item in problems.split("fit").limit(KL_PROMPTS)]
+    strengths = Strengths(study.lm, study.out / "strengths.json", kl_prompts)
+    grid = built_grid(study, levels, strengths)
+    choice = chosen(study, levels, grid, problems, file)
+    records, shown = reported(study, file, grid, choice)
+    timed = timing.timed(
+        study.lm,
+        choice.headline,
+        [item.prompt for item in problems.split("choose").limit(study.size(TIMED_PROBLEMS))],
+        Decoding(TOKENS),
+        turns=TIMED_TURNS,
+        batch_size=TIMED_BATCH,
+        threads=study.threads,
+        path=study.out / "timing.json",
+    )
+    twin_parts, answers = on_twins(study, levels, choice, strengths, whole)
+    return results.Findings(
+        heading=heading(study),
+        levels=results.levels_table(levels.accuracies, levels.taking_part, LEAST_ACCURACY),
+        qualified=levels.qualified,
+        tokens=levels.tokens,
+        grid=grid,
+        choice=choice,
+        records=records,
+        shown=shown,
+        short=SHORT if SHORT in records else None,
+        timing=timed,
+        twin_parts=twin_parts,
+        answers=answers,
+        strengths=strengths,
+    )
+
+
+def built_grid(study: Study, levels: Levels, strengths: Strengths) -> Grid:
+    """The cells of `choose`, after a word on how much there is to come."""
+    families, decorations = families_of(levels.thinks)
+    print_plan(families, decorations, levels)
+
+    def unit(vector: sk.SteeringVector, layer: int) -> tuple[float, float | None]:
+        found = strengths.at(vector, layer, grids.UNIT_KL)
+        return found.record.strength, found.published
+
+    return grids.build(families, made_vectors(study, levels.thinks), unit, decorations)
+
+
+def chosen(study: Study, levels: Levels, grid: Grid, problems: Suite, file: Path) -> Choice:
+    """Both rounds on `choose`, and what the rules make of them, written down."""
+    wide = study.measured(grid.cells, "choose", file, "choose", CHOOSE_ITEMS)
+    first = {item.id for item in problems.split("choose").limit(study.size(CHOOSE_ITEMS))}
+    cells = {cell.id for cell in grid.cells}
+    rows = summarise(r for r in wide.directory.records() if r["item"] in first and r["cell"] in cells)
+    last = [Cell(), *choices.finalists(grid, rows, levels.tokens)]
+    narrow = study.measured(last, "choose", file, "choose", FINAL_ITEMS)
+    cells = {cell.id for cell in last}
+    final_rows = summarise(r for r in narrow.directory.records() if r["cell"] in cells)
+    choice = choices.chosen(grid, rows, final_rows, levels.tokens)
+    facts = {"model": study.lm.name, "thinks": levels.thinks, "levels": list(levels.taking_part)}
+    choices.keep(study.out / "choice.json", choice, grid.actuators[choice.headline.id], facts)
+    return choice
+
+
+def heading(study: Study) -> str:
+    """What was run."""
+    dtype = str(study.lm.dtype).removeprefix("torch.")
+    trial = f" **A trial: at most {study.limit} items of each split.**" if study.limit else ""
+    return (
+        f"# Brevity steering: {study.lm.name}\n\nWritten by `run.py` from the run directories. {dtype}, greedy, at "
+        f"most {TOKENS} tokens. In brackets 95% intervals, paired bootstrap; changes are against the unsteered model, "
+        f"on the items that both have.{trial}"
+    )
+
+
+def families_of(thinks: bool) -> tuple[Sequence[grids.Family], Mapping[str, Sequence[str | sk.Decoration]]]:
+    """The vectors' families and what competes with them; a logit rule acts on thinking alone."""
+    if thinks:
+        return grids.REASONER, {**grids.PROMPTS, **grids.LOGIT_RULES}
+    return grids.BASE, grids.PROMPTS
+
+
+def print_plan(
+    families: Sequence[grids.Family], decorations: Mapping[str, Sequence[object]], levels: Levels
+) -> None:
+    """An upper estimate of the tokens to come, as if every cell wrote as much as the unsteered model."""
+    steered = sum(len(family.multiples) + family.published for family in families)
+    actuators = {family.actuator for family in families} | decorations.keys()
+    completions = {
+        "choose": (1 + steered + sum(map(len, decorations.values()))) * CHOOSE_ITEMS,
+        "finalists": (1 + choices.FINALISTS) * (FINAL_ITEMS - CHOOSE_ITEMS),
+        "report": 3 * REPORT_ITEMS + len(actuators) * COMPARED_ITEMS,
+        "timing": 2 * TIMED_TURNS * TIMED_PROBLEMS,
+        "twins": (TWIN_ITEMS + (0 if levels.thinks else ABSTENTION_ITEMS)) * twins.CELLS,
+    }
+    for stage, count in completions.items():
+        print(f"plan: {stage}, {count} completions, at most about {count * levels.mean_tokens:,.0f} tokens")
+    total = sum(completions.values()) * levels.mean_tokens
+    print(
+        f"plan: {total:,.0f} tokens in all at {levels.mean_tokens:.0f} each, "
+        f"{total / TOKENS_A_SECOND / 60:.0f} minutes at {TOKENS_A_SECOND} tokens/s; a trial is shorter",
+        flush=True,
+    )
+
+
+def made_vectors(study: Study, thinks: bool) -> dict[str, sk.SteeringVector]:
+    """The model's vectors by name."""
+    folder = study.out / "vectors"
+    if thinks:
+        steps = vectors.LEARNING_STEPS if study.limit is None else TRIAL_LEARNING_STEPS
+        return vectors.reasoner_vectors(study.lm, folder, steps)
+    fit = Suite("problems", items.answerable(brevity.generate(levels=OWN_WORDS_LEVELS))).split("fit")
+    return vectors.base_vectors(study.lm, folder, [item.prompt for item in fit.limit(OWN_WORDS_PROBLEMS)])
+
+
+def reported(study: Study, file: Path, grid: Grid, choice: Choice) -> tuple[dict[str, list[Record]], str]:
+    """Measure on `report`: the records by label, the unsteered model's first, and the label of the headline."""
+    best = distinct([choice.headline, *(cell for cell in choice.best.values() if cell is not None)])
+    by_actuator = zip(*(picks.values() for picks in choice.picked.values()), strict=True)
+    beside = [
+        next(filter(None, cells), None) for cells in by_actuator
+    ]  # the strict pick, or else the loose one
+    random = grids.control(choice.headline)
+    study.measured([Cell(), *best], "report", file, "report", REPORT_ITEMS)
+    others = distinct([*filter(None, beside), random])
+    run = study.measured(others, "report", file, "report", COMPARED_ITEMS)
+
+    by_cell: dict[str, list[Record]] = {}
+    for record in run.directory.records():
+        by_cell.setdefault(record["cell"], []).append(record)
+    records = {"unsteered": by_cell[Cell().id]}
+    for cell in distinct([*best, *others]):
+        name = "random direction in its place" if cell.id == random.id else grid.actuators[cell.id]
+        records[f"{name} {results.spec(cell)}"] = by_cell[cell.id]
+    if study.short is not None:
+        short = sk.load_model(study.short, dtype=str(study.lm.dtype).removeprefix("torch."))
+        trained = study.measured([Cell()], "short", file, "report", REPORT_ITEMS, short)
+        records[SHORT] = list(trained.directory.records())
+    return records, f"{grid.actuators[choice.headline.id]} {results.spec(choice.headline)}"
+
+
+def on_twins(
+    study: Study, levels: Levels, choice: Choice, strengths: Strengths, whole: Sequence[SuiteItem]
+) -> tuple[list[str], list[str]]:
+    """The headline's vector, the same taken away and a random direction, at matched KL: tables and answers."""
+    file = items.written(items.twins(whole), study.out / "suites" / "brevity-twins.jsonl")
+    asked: dict[str, tuple[str | Path, int]] = {"Twins of the word problems": (file, TWIN_ITEMS)}
+    if not levels.thinks:
+        asked["The abstention suite"] = ("abstention", ABSTENTION_ITEMS)
+    made = twins.directions(choice.headline.steerings[0], strengths)
+    parts, answers = [], []
+    for title, (suite, count) in asked.items():
+        name = f"twins-{Path(suite).stem}"
+        run = study.measured(twins.cells(made), name, suite, "report", count)
+        part, answered = twins.section(title, made, list(run.directory.records()))
+        parts.append(part)
+        answers += answered
+    return parts, answers
+
+
+if __name__ == "__main__":
+    main()

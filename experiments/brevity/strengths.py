@@ -1,0 +1,100 @@
+"""Strengths that meet a KL, each measured once and kept in a file.
+
+KL(unsteered ‖ steered) in nats per token, teacher-forced on unsteered roll-outs of problems of `fit`; beside it the
+strength that Activation-Steered Compression's closed form (arXiv 2507.04742) gives for its own bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+import steerkit as sk
+from steerkit.calibration.closed_forms import published_strength
+from steerkit.prompts import Prompt
+from steerkit.steering import Scope
+from steerkit.vector import CalibrationRecord
+from steerkit.whole_files import replacing
+
+TOKENS = 64  # of each roll-out
+PUBLISHED_KL = 1e-3  # the bound that the closed form is published with
+
+
+class Strength(BaseModel):
+    """A calibrated strength of a vector (by name and digest), negative where the vector is taken away.
+
+    `published` is the closed form at `PUBLISHED_KL` and `fisher` the Fisher form at the record's target; None where
+    there is none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vector: str
+    digest: str
+    record: CalibrationRecord
+    published: float | None
+    fisher: float | None
+
+
+_file = TypeAdapter(list[Strength])
+
+
+def read_strengths(path: Path) -> list[Strength]:
+    """What a study's file holds."""
+    return _file.validate_json(path.read_bytes())
+
+
+class Strengths:
+    """The calibrated strengths of a study's vectors, in the file at `path`; what is not there is measured."""
+
+    def __init__(self, lm: sk.LanguageModel, path: Path, prompts: Sequence[Prompt]) -> None:
+        self._lm, self._path, self._prompts = lm, path, prompts
+        self.known = read_strengths(path) if path.is_file() else []
+
+    def at(
+        self,
+        vector: sk.SteeringVector,
+        layer: int,
+        target_kl: float,
+        scope: Scope = "completion",
+        sign: int = 1,
+    ) -> Strength:
+        """The strength at which the vector's KL is `target_kl`; `sign` -1: the one that takes the vector away.
+
+        Raises MisuseError where no strength meets it.
+        """
+        for known in self.known:
+            same = known.digest == vector.digest and known.record.target_kl == target_kl
+            if (
+                same
+                and (known.record.layer, known.record.scope) == (layer, scope)
+                and known.record.strength * sign > 0
+            ):
+                return known
+        found = sk.calibrate(
+            self._lm,
+            vector,
+            [layer],
+            target_kl=target_kl,
+            prompts=self._prompts,
+            scope=scope,
+            sign=sign,
+            tokens=TOKENS,
+            allow_mismatch=True,
+        )
+        found.steering(layer)  # says why, where there is no strength
+        (record,), (at_layer,) = found.records(), found.layers
+        forms = at_layer.forms
+        new = Strength(
+            vector=vector.name,
+            digest=vector.digest,
+            record=record,
+            published=forms and published_strength(forms.slope, forms.curvature, PUBLISHED_KL),
+            fisher=forms and forms.fisher,
+        )
+        self.known.append(new)
+        with replacing(self._path, "the strengths") as scratch:
+            scratch.write_bytes(_file.dump_json(self.known, indent=1))
+        return new

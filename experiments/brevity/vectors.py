@@ -1,0 +1,99 @@
+"""The vectors of the study, and the pairs that they are made of.
+
+asc          Activation-Steered Compression as published (arXiv 2507.04742): concise minus verbose at the last token,
+             from the built-in pairs `brevity`
+style-last   the same from the reasoner's own style: its training questions with the generator's short and long chain
+style-mean   these pairs, states averaged over the completion
+learned      contrastive energy steering under a KL budget, trained at one layer, on some of these pairs
+
+The base model has no chains; in their place stands `own-words`, from what it writes itself when it is told to be
+concise and to be verbose, on problems of the split `fit`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from random import Random
+from statistics import median
+
+import steerkit as sk
+from experiments.reasoning_tax.chains import completion
+from experiments.reasoning_tax.data import SEED
+from experiments.reasoning_tax.problems import question
+from experiments.reasoning_tax.setting import kept
+from steerkit.engines.base import Decoding
+from steerkit.pair_making import brevity, make_pairs
+from steerkit.pairs import ContrastPair, ContrastPairs
+from steerkit.prompts import Prompt
+
+PAIRS = 50
+# A step of training holds the distributions of all its tokens, so it takes few pairs, none of the long ones.
+LEARNED_PAIRS = 16
+LEARNED_LAYER = 14
+LEARNING_STEPS = 20
+KL_BUDGET = 0.3
+OWN_WORDS_TOKENS = 256
+
+
+def style_pairs(count: int) -> ContrastPairs:
+    """The first `count` word problems that the reasoner was trained on, with a short chain and the long one."""
+    pairs: list[ContrastPair] = []
+    for place in itertools.count():
+        asked = question(SEED, place)
+        if asked.steps:  # no small fact
+            long = completion(asked, "long", Random(f"style-{SEED}-{place}"))
+            short = completion(asked, "short", Random())  # which draws nothing
+            pairs.append(ContrastPair(f"train-{place:05d}", asked.prompt, short, long))
+        if len(pairs) == count:
+            return ContrastPairs("reasoner-style", tuple(pairs))
+    raise AssertionError("questions have no end")
+
+
+def shorter_half(pairs: ContrastPairs, count: int) -> ContrastPairs:
+    """The first `count` of the pairs whose long side is of at most median length."""
+    middle = median(len(pair.negative) for pair in pairs)
+    some = [pair for pair in pairs if len(pair.negative) <= middle][:count]
+    return ContrastPairs(f"{pairs.name}, {len(some)} of the shorter half", tuple(some))
+
+
+def reasoner_vectors(lm: sk.LanguageModel, folder: Path, steps: int) -> dict[str, sk.SteeringVector]:
+    """By name; made where they are not in `folder` yet, the learned one in `steps` steps."""
+    style = style_pairs(PAIRS)
+    return _made(
+        folder,
+        {
+            "asc": lambda: sk.extract(lm, sk.load_pairs("brevity"), aggregation="last"),
+            "style-last": lambda: sk.extract(lm, style, aggregation="last"),
+            "style-mean": lambda: sk.extract(lm, style, aggregation="mean"),
+            "learned": lambda: sk.learn(
+                lm, shorter_half(style, LEARNED_PAIRS), LEARNED_LAYER, kl_budget=KL_BUDGET, steps=steps
+            ),
+        },
+    )
+
+
+def base_vectors(
+    lm: sk.LanguageModel, folder: Path, problems: Sequence[Prompt]
+) -> dict[str, sk.SteeringVector]:
+    """By name; made where they are not in `folder` yet, `own-words` from the model's answers to `problems`."""
+
+    def own_words() -> sk.SteeringVector:
+        decoding = Decoding(max_new_tokens=OWN_WORDS_TOKENS)
+        return sk.extract(lm, make_pairs(sk.TransformersEngine(lm), problems, brevity(), decoding).pairs)
+
+    return _made(
+        folder,
+        {
+            "asc": lambda: sk.extract(lm, sk.load_pairs("brevity"), aggregation="last"),
+            "brevity-mean": lambda: sk.extract(lm, sk.load_pairs("brevity"), aggregation="mean"),
+            "own-words": own_words,
+        },
+    )
+
+
+def _made(
+    folder: Path, makers: Mapping[str, Callable[[], sk.SteeringVector]]
+) -> dict[str, sk.SteeringVector]:
+    return {name: kept(folder / f"{name}.safetensors", make) for name, make in makers.items()}

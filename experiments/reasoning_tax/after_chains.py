@@ -1,0 +1,133 @@
+"""Answers steered behind a chain that is already written: what scope `answer` does, at a tenth of the cost.
+
+A steering of scope `answer` does nothing until the thinking is closed, so every cell of that scope shares the chain
+that the unsteered model wrote. Here the chain, with the marker that closes it, is given back as part of the prompt,
+and only what follows is decoded:
+
+1. The model is the same; its chat template is replaced by one that passes a text through, and the text is the
+   prompt as the model's own template renders it, then the chain up to and including `</think>`.
+2. So the marker's last token is the prompt's last, from whose output the first answer token comes: just where
+   scope `answer` begins in the whole completion.
+3. A chain that never closed has no answer to steer, and its record is the unsteered one.
+
+In float32 the completions are those of the ordinary way, token by token (a test compares them), provided that the
+chain's text reads back as the tokens that were written. The unsteered answer is decoded here too, to see that it does.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import steerkit as sk
+from experiments.reasoning_tax.setting import Setting, by_item, records_of
+from steerkit.models.language_model import THINKING_MARKERS
+from steerkit.scoring.reply import final_reply
+from steerkit.suites.items import save_items
+from steerkit.suites.suite import Suite
+from steerkit.sweeps.grid import Cell
+from steerkit.sweeps.store import Record
+
+PASS_THROUGH = "{{ messages[0]['content'] }}"
+CLOSING = THINKING_MARKERS[1]
+TOKENS = 48  # an answer that was trained on is one sentence; longer ones are cut off, and counted as such
+QUESTIONS = "after-chains.jsonl"
+
+ByCell = dict[str, dict[str, Record]]  # by cell id, then by item
+
+
+def answered(
+    setting: Setting,
+    lm: sk.LanguageModel,
+    cells: Sequence[Cell],
+    items: Suite,
+    plain: Mapping[str, Record],
+    told: sk.Decoration | None,
+    split: str,
+    out: Path,
+) -> tuple[ByCell, float]:
+    """Each cell's records for the items, as whole completions, and for how many items decoding anew agrees.
+
+    `plain` are the unsteered model's records of these items under the same condition `told`. The second value is the
+    share of the closed chains whose unsteered answer is the same words when it is decoded behind the given chain.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    asked = with_chains(lm, items, plain, told)
+    save_items(asked.items, out / QUESTIONS)
+    run = setting.measured(
+        passing_through(lm), [Cell(), *cells], out, out / QUESTIONS, split, tokens=min(TOKENS, setting.tokens)
+    )
+    written = {cell.id: by_item(records_of(run, cell)) for cell in (Cell(), *cells)}
+    whole = {
+        cell.id: {item: joined(plain[item], written[cell.id][item], cell) for item in plain} for cell in cells
+    }
+    return whole, agreement(plain, written[Cell().id])
+
+
+def passing_through(lm: sk.LanguageModel) -> sk.LanguageModel:
+    """The same model, to which a prompt is the very text that it reads."""
+    tokenizer = copy.deepcopy(lm.tokenizer)
+    tokenizer.chat_template = PASS_THROUGH
+    return sk.LanguageModel(lm.hf, tokenizer, lm.name)
+
+
+def with_chains(
+    lm: sk.LanguageModel, items: Suite, plain: Mapping[str, Record], told: sk.Decoration | None
+) -> Suite:
+    """The items, each prompt as the model reads it, up to the end of the chain that it wrote."""
+    asked = []
+    for item in items:
+        prompt = item.prompt if told is None else told.prompt(item.prompt)
+        system = None if told is None else told.system
+        asked.append(replace(item, prompt=lm.renderer.render(prompt, system) + chain_of(plain[item.id])))
+    return replace(items, items=tuple(asked))
+
+
+def chain_of(record: Record) -> str:
+    """The completion up to and including the first closing marker; all of it where the chain never closed."""
+    before, marker, _ = record["completion"].partition(CLOSING)
+    return before + marker
+
+
+def is_closed(record: Record) -> bool:
+    """Whether there is a chain with an answer behind it."""
+    return CLOSING in record["completion"]
+
+
+def joined(plain: Record, answer: Record, cell: Cell) -> Record:
+    """The record of the whole completion: the unsteered chain, then the steered answer.
+
+    Degenerate where the answer is, or the unsteered completion was; its repetition is not known.
+    """
+    if not is_closed(plain):
+        return {**plain, **cell.fields()}
+    thinking = plain["scores"]["tokens_thinking"]
+    total = thinking + answer["tokens"]
+    scores = {**answer["scores"], "tokens_thinking": thinking, "tokens_total": total}
+    scores["degenerate"] = answer["scores"]["degenerate"] or plain["scores"]["degenerate"]
+    del scores["repetition"]
+    return {
+        **plain,
+        **cell.fields(),
+        "completion": f"{chain_of(plain)}\n{answer['completion']}",
+        "tokens": total,
+        "finish": answer["finish"],
+        "scores": scores,
+    }
+
+
+def agreement(plain: Mapping[str, Record], unsteered: Mapping[str, Record]) -> float:
+    """Among closed chains, how often the answer behind the given chain is the answer of the whole completion."""
+    same = [
+        _begins_alike(final_reply(record["completion"]), final_reply(unsteered[item]["completion"]))
+        for item, record in plain.items()
+        if is_closed(record)
+    ]
+    return sum(same) / len(same) if same else float("nan")
+
+
+def _begins_alike(whole: str, again: str) -> bool:
+    """The second is cut off at fewer tokens, so it may be the beginning of the first."""
+    return whole.split() == again.split() or (bool(again) and whole.startswith(again))

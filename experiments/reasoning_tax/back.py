@@ -1,0 +1,224 @@
+"""Paid back: the long variant steered towards what it lost, on the suites where something can be lost.
+
+Each actuator acts on the answer alone; on the primary suite two of them also act on the whole completion. Each
+ungated, and under probes of the prompt: fitted on our suite, and on SelfAware's own `fit`, because gates did not
+transfer before (experiments/does_the_gate_transfer).
+
+Cells are chosen on `choose` by the rules below, for each suite and condition apart, and measured once on `report`.
+UMWP has no recall to give back: the base's is 0.00 there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, product
+
+import steerkit as sk
+from experiments.reasoning_tax.actuators import (
+    Way,
+    Written,
+    at_random,
+    on_answers,
+    on_completions,
+    scope_of,
+    vectors_of,
+    ways_of,
+)
+from experiments.reasoning_tax.after_chains import answered
+from experiments.reasoning_tax.gates import Reading, fitted, reading
+from experiments.reasoning_tax.recovery import DROP, ROOM, recovery
+from experiments.reasoning_tax.results import number
+from experiments.reasoning_tax.setting import (
+    CONDITIONS,
+    PRIMARY,
+    SUITES,
+    TUNED,
+    Setting,
+    Write,
+    by_item,
+    conditions,
+    plain_cell,
+    records_of,
+)
+from steerkit.probing import labelled_prompts
+from steerkit.suites.suite import Suite
+from steerkit.sweeps.choosing import choose_cell
+from steerkit.sweeps.grid import Cell, distinct
+from steerkit.sweeps.store import Record
+from steerkit.sweeps.summary import Row, summarise
+
+# What gates are fitted on, by the suite that they gate. On ours SelfAware's probe reads little (AUROC 0.61).
+FITTED_ON = {"selfaware": ("abstention", "selfaware"), "abstention": ("abstention",)}
+
+# The target is `recovery`'s; the second rule shows how far an actuator goes, ungated, at any price but fluency.
+TARGET, ANY_PRICE = "target", "any price"
+BEST = "best of all"
+
+Probes = Mapping[str, Mapping[str, sk.Probe]]  # by model, then by what they were fitted on
+Picked = dict[tuple[str, str], Way | None]  # by rule and family
+
+
+@dataclass(frozen=True)
+class Place:
+    """A suite in a condition: what was asked, and the base and the long model without steering, by split and item."""
+
+    suite: str
+    condition: str
+    items: Mapping[str, Suite]
+    base: Mapping[str, Mapping[str, Record]]
+    plain: Mapping[str, Mapping[str, Record]]
+
+    @property
+    def title(self) -> str:
+        """Its heading."""
+        return f"### {self.suite}{' (primary)' if self.suite == PRIMARY else ''}, {self.condition}"
+
+
+def paid_back(setting: Setting, write: Write) -> None:
+    """Measure, choose and report, suite by suite; the section is written after each condition of each."""
+    models = {"base": setting.model("base"), TUNED: setting.model(TUNED)}
+    vectors = vectors_of(setting, models[TUNED], models["base"])
+    probes = probes_of(setting, models)
+    parts = ["## Paid back", rules(), "### What the prompt's state says", readable(probes)]
+    write("\n\n".join(parts))
+    for suite in probes[TUNED]:
+        items = {split: setting.items(suite, split) for split in ("choose", "report")}
+        runs = {
+            who: {split: setting.plain(model, who, suite, split) for split in items}
+            for who, model in models.items()
+        }
+        own = (probe for name, probe in probes[TUNED].items() if name in FITTED_ON[suite])
+        found = [reading(models[TUNED], probe, *items.values()) for probe in own]
+        for condition in conditions(suite):
+            cell = plain_cell(condition)
+            asked = {
+                who: {split: by_item(records_of(run, cell)) for split, run in by_split.items()}
+                for who, by_split in runs.items()
+            }
+            place = Place(suite, condition, items, asked["base"], asked[TUNED])
+            parts += in_place(setting, models[TUNED], place, vectors, found)
+            write("\n\n".join(parts))
+
+
+def probes_of(setting: Setting, models: Mapping[str, sk.LanguageModel]) -> Probes:
+    """Each model's probes for what should be abstained from, fitted on the suites that can be asked here."""
+    prompts = {}
+    for suite in FITTED_ON:
+        if suite in setting.suites:  # all of them in a trial, too: to read a prompt costs little
+            fit = sk.load_suite(setting.reference(suite)).split("fit").limit(SUITES[suite].fit)
+            prompts[suite] = labelled_prompts(fit)
+    return {
+        who: {
+            name: fitted(lm, setting.out / "back" / "probes" / who / f"{name}.safetensors", data)
+            for name, data in prompts.items()
+        }
+        for who, lm in models.items()
+    }
+
+
+def readable(probes: Probes) -> str:
+    """How well each model's prompt state tells what should be abstained from."""
+    lines = [
+        "Cross-fitted on `fit`, at the best of all layers:\n",
+        "| model | fitted on | prompts | AUROC | at layer | words alone |",
+        "|---|---|---|---|---|---|",
+    ]
+    for model, by_data in probes.items():
+        for name, probe in by_data.items():
+            data = probe.metadata
+            words = "–" if data.baseline_auroc is None else f"{data.baseline_auroc:.3f}"
+            best = max(data.auroc or (float("nan"),))
+            lines.append(f"| {model} | {name} | {data.data_count} | {best:.3f} | {data.layer} | {words} |")
+    return "\n".join(lines)
+
+
+def rules() -> str:
+    """The rules in words."""
+    return (
+        f"Chosen on `choose`, measured once on `report`. **{TARGET}**: the most recall at no more over-abstention than "
+        f"the base's on `choose` plus {ROOM:.2f}, and at most {DROP:.2f} less accuracy than the long model's. "
+        f"**{ANY_PRICE}**: the most recall without more degenerate completions, ungated. *{BEST}* is the target rule's "
+        "pick among all families. Recall and over-abstention are shown against the base, accuracy and tokens against "
+        "the long model. A line meets the target if by point estimates it has the base's recall, at most its "
+        f"over-abstention plus {ROOM:.2f}, and at least the long model's accuracy less {DROP:.2f}."
+    )
+
+
+def in_place(
+    setting: Setting,
+    lm: sk.LanguageModel,
+    place: Place,
+    vectors: Mapping[str, sk.SteeringVector],
+    found: Sequence[Reading],
+) -> list[str]:
+    """Choose and report in one suite and condition; the parts of its section."""
+    cells = [*on_answers(vectors), *(on_completions(vectors) if place.suite == PRIMARY else [])]
+    ways = [way for cell in cells for way in ways_of(cell, found)]
+    written, _ = written_by(setting, lm, place, cells, "choose")
+    picked = choices(ways, written, place)
+    shown = {f"{rule}: {family}": way for (rule, family), way in picked.items() if way is not None}
+    first = picked[TARGET, BEST]
+    if first is not None and first.acting.steerings:
+        shown[f"{TARGET}: {BEST}, at random"] = at_random(first)
+    acting = distinct(way.acting for way in shown.values())
+    written, agreeing = written_by(setting, lm, place, acting, "report")
+    plain = place.plain["report"]
+    chosen = {label: way.records(written, plain) for label, way in shown.items()}
+    parts = [place.title, recovery(place.base["report"].values(), plain.values(), chosen)]
+    nothing = [f"{rule}: {family}" for (rule, family), way in picked.items() if way is None]
+    if nothing:
+        parts.append(f"No cell meets the bounds on `choose`: {'; '.join(nothing)}.")
+    parts.append(
+        f"Of the unsteered answers {number(agreeing)} are the same words when decoded behind the given chain."
+    )
+    return parts  # fmt: skip
+
+
+def written_by(
+    setting: Setting, lm: sk.LanguageModel, place: Place, cells: Sequence[Cell], split: str
+) -> tuple[Written, float]:
+    """What each ungated cell wrote on a split, and how well decoding behind given chains agrees."""
+    folder = setting.out / "back" / place.suite / place.condition.replace(" ", "-") / split
+    told = CONDITIONS[place.condition]
+    after = [cell for cell in cells if scope_of(cell) == "answer"]
+    items, plain = place.items[split], place.plain[split]
+    written, agreeing = answered(setting, lm, after, items, plain, told, split, folder / "answers")
+    whole = {cell.id: replace(cell, decoration=told) for cell in cells if scope_of(cell) == "completion"}
+    if whole:
+        reference, size = setting.reference(place.suite), setting.size(place.suite, split)
+        run = setting.measured(lm, list(whole.values()), folder / "completions", reference, split, size)
+        written |= {name: by_item(records_of(run, cell)) for name, cell in whole.items()}
+    return written, agreeing
+
+
+def choices(ways: Sequence[Way], written: Written, place: Place) -> Picked:
+    """For each rule and family the way that it picks on `choose`, None where none meets its bounds."""
+    plain = place.plain["choose"]
+    unsteered = ({**record, **Cell().fields()} for record in plain.values())  # in whichever condition
+    rows = {
+        row.cell: row for row in summarise(chain(unsteered, *(way.records(written, plain) for way in ways)))
+    }
+    limit = over_abstention(place.base["choose"].values()) + ROOM
+    bounds = {
+        TARGET: f"recall s.t. over_abstention<={limit:.6f}, accuracy_drop<={DROP}",
+        ANY_PRICE: "recall s.t. degenerate_rise<=0.1",
+    }
+    picked: Picked = {(TARGET, BEST): best(ways, rows, bounds[TARGET])}
+    for rule, family in product(bounds, dict.fromkeys(way.family for way in ways)):
+        own = [way for way in ways if way.family == family]
+        if rule == TARGET or own[0].gate is None:
+            picked[rule, family] = best(own, rows, bounds[rule])
+    return picked
+
+
+def best(ways: Sequence[Way], rows: Mapping[str, Row], rule: str) -> Way | None:
+    """The way that the rule picks."""
+    row = choose_cell([rows[way.cell.id] for way in ways], rule)
+    return next(way for way in ways if way.cell.id == row.cell) if row else None
+
+
+def over_abstention(records: Iterable[Record]) -> float:
+    """The share of answerable items that were abstained from."""
+    (row,) = summarise(records)
+    return row.levels["over_abstention"].value
