@@ -25,10 +25,11 @@ from steerkit.scoring.reply import final_reply
 
 HERE = Path(__file__).parent
 HALVES = ("develop", "held-out")
+SHOWN_ERRORS = 40
 PHRASE_SCORER = "steerkit.scoring.abstention:abstains"
 HEADER = (
-    "| | n | abstain | precision | recall | F1 | found | false alarms | missed | neither |\n"
-    "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+    "| | n | abstain | precision | recall | F1 | agreement | kappa | found | false alarms | missed | neither |\n"
+    "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
 )
 Row = dict[str, Any]  # a completion together with its label
 
@@ -98,11 +99,12 @@ def page(name: str, rows: Sequence[Row], verdicts: Sequence[bool | None]) -> str
     missing = sum(verdict is None for verdict in verdicts)
     parts = [
         f"# {name} against the hand labels",
-        "Written by `measure.py`. Precision and recall of *abstains*, with Wilson 95% intervals. The columns after F1 "
-        "are the confusions: abstentions found, false alarms, abstentions missed, and neither.",
+        "Written by `measure.py`. Precision and recall of *abstains*, with Wilson 95% intervals. Agreement is the "
+        "share on which both say the same, kappa what is left of it beyond chance (Cohen). The last columns are the "
+        "confusions: abstentions found, false alarms, abstentions missed, and neither.",
     ]
     if missing:
-        parts.append(f"{missing} completions got no verdict and are left out.")
+        parts.append(f"{missing} of {len(rows)} completions got no verdict and are left out.")
     parts += [f"## {half}\n\n{table([pair for pair in pairs if pair[0]['half'] == half])}" for half in HALVES]
     wrong = [
         (row, verdict)
@@ -135,12 +137,19 @@ def line(name: str, pairs: Iterable[tuple[Row, bool | None]]) -> str:
         with_interval(seen.both, said),
         with_interval(seen.both, there),
         f1,
+        rounded(seen.raw),
+        rounded(seen.kappa),
         seen.both,
         seen.first_only,
         seen.second_only,
         seen.neither,
     )
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def rounded(share: float | None) -> str:
+    """A rate, where there is one."""
+    return "–" if share is None else f"{share:.2f}"
 
 
 def with_interval(successes: int, n: int, z: float = 1.96) -> str:
@@ -166,7 +175,8 @@ def errors(wrong: Sequence[tuple[Row, bool | None]]) -> str:
             f"  - Q: {json.dumps(row['prompt'], ensure_ascii=False)}\n"
             f"  - A: {json.dumps(row['completion'], ensure_ascii=False)}"
         )
-    return "\n".join(entries)
+    left_out = len(entries) - SHOWN_ERRORS
+    return "\n".join([*entries[:SHOWN_ERRORS], *([f"- and {left_out} more"] if left_out > 0 else [])])
 
 
 if __name__ == "__main__":

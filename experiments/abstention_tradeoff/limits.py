@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from experiments.abstention_tradeoff.tables import shown
 from steerkit.steering import ProbeGate
 from steerkit.sweeps.grid import Cell
 from steerkit.sweeps.store import Record
@@ -63,8 +64,8 @@ def frontier_ratios(records: Iterable[Record], cells: Mapping[str, Cell]) -> str
     answering some questions under one cell and the rest under another. Intervals: bootstrap over twin groups, of the
     whole comparison, hull included.
     """
-    table = {name: rows for name, rows in by_cell(records).items() if name in cells or _unsteered(rows)}
-    plain = next(name for name, rows in table.items() if _unsteered(rows))
+    table = {name: rows for name, rows in by_cell(records).items() if name in cells or is_unsteered(rows)}
+    plain = next(name for name, rows in table.items() if is_unsteered(rows))
     ungated = [name for name in table if name == plain or gate_of(cells[name]) is None]
     gated = [name for name in table if name not in ungated]
     if not gated:
@@ -77,7 +78,7 @@ def frontier_ratios(records: Iterable[Record], cells: Mapping[str, Cell]) -> str
         "|---|---|---|---|---|",
     ]
     lines += [
-        f"| `{cells[name].steerings[0].spec()}` | {recall[name]:.2f} | {over[name]:.2f} | {price[name]:.2f} | "
+        f"| `{shown(cells[name].steerings[0].spec())}` | {recall[name]:.2f} | {over[name]:.2f} | {price[name]:.2f} | "
         f"{ratio[name]:.2f} |"
         for name in ratio
     ]
@@ -167,7 +168,7 @@ def limits(records: Iterable[Record], cells: Mapping[str, Cell]) -> str:
     items that it is let loose on and changes no other.
     """
     table = by_cell(records)
-    plain = next(rows for rows in table.values() if _unsteered(rows))
+    plain = next(rows for rows in table.values() if is_unsteered(rows))
     lines = ["| what | recall | over-abstention | accuracy |", "|---|---|---|---|"]
     lines.append(f"| unsteered | {outcome(plain.values())} |")
     for name, cell in cells.items():
@@ -176,7 +177,9 @@ def limits(records: Iterable[Record], cells: Mapping[str, Cell]) -> str:
         gate = gate_of(cell)
         if gate is None:
             mixed = [table[name][i] if row["should_abstain"] else row for i, row in plain.items()]
-            lines.append(f"| real actuator, perfect gate: `{cell.steerings[0].spec()}` | {outcome(mixed)} |")
+            lines.append(
+                f"| real actuator, perfect gate: `{shown(cell.steerings[0].spec())}` | {outcome(mixed)} |"
+            )
     seen = set()
     for name, cell in cells.items():
         gate = gate_of(cell)
@@ -184,7 +187,7 @@ def limits(records: Iterable[Record], cells: Mapping[str, Cell]) -> str:
             continue
         seen.add((gate.layer, gate.threshold))
         opened = [_forced(row, table[name][i], gate) for i, row in plain.items()]
-        lines.append(f"| real gate ({', '.join(gate.fields)}), perfect actuator | {outcome(opened)} |")
+        lines.append(f"| real gate ({shown(', '.join(gate.fields))}), perfect actuator | {outcome(opened)} |")
     lines += _best_threshold(table, cells, plain)
     return "\n".join(lines)
 
@@ -217,5 +220,6 @@ def _forced(plain: Record, gated: Record, gate: ProbeGate) -> Record:
     return {**plain, "scores": {**plain["scores"], "abstained": True, "correct": correct}}
 
 
-def _unsteered(rows: Mapping[str, Record]) -> bool:
+def is_unsteered(rows: Mapping[str, Record]) -> bool:
+    """Whether these are the unsteered model's records."""
     return next(iter(rows.values()))["role"] == "unsteered"

@@ -3,34 +3,33 @@
 
     python -m experiments.abstention_tradeoff.publish [--runs FOLDER] [--threads 2]
 
-Needs the runs that `run.py` made. Measures the calibrated strengths; everything else is read.
+Needs the runs that `run.py` made, and takes those of `longer.py` where they are. The cell that the card is about is
+what `RULE` picks on `choose` among the gated cells of the vector; its threshold becomes the gate's default. Strengths
+are calibrated where FOLDER does not hold them yet; everything else is read.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 import steerkit as sk
-from experiments.abstention_tradeoff.run import (
-    BUDGETS,
-    HERE,
-    METRICS,
-    MODEL,
-    TOKENS,
-    change,
-    described,
-    level,
-)
+from experiments.abstention_tradeoff.cells import RULES, choices, controls, gates_of, grid
+from experiments.abstention_tradeoff.equal_kl import TARGETS, calibrated
+from experiments.abstention_tradeoff.longer import LONGER
+from experiments.abstention_tradeoff.run import BUDGETS, HERE, LAYERS, MODEL, PUBLIC, SEEDS, TOKENS, fitted
+from experiments.abstention_tradeoff.tables import METRICS, across, change, described, level, table
+from steerkit.steering import Steering
+from steerkit.sweeps.grid import Cell
 from steerkit.sweeps.run import open_run
 
 NAME = "abstain-smollm2-135m-instruct"
-LAYER, STRENGTH = 14, 1.0
-TARGETS = (0.1, 0.5)
+RULE = "bounded"
 CALIBRATED_LAYERS = (8, 12, 14, 16)
-PROMPTS = 16
 
 
 def main() -> None:
@@ -42,47 +41,50 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    response = sk.load_vector(asked.runs / "response.safetensors").renamed(NAME)
-    probe = sk.load_probe(asked.runs / "probe.safetensors")
     lm = sk.load_model(MODEL)
-    items = sk.load_suite("abstention").split("fit").limit(PROMPTS)
-    found = [
-        sk.calibrate(lm, response, CALIBRATED_LAYERS, target_kl=kl, prompts=[item.prompt for item in items])
-        for kl in TARGETS
-    ]
-    vector = response.with_calibration([record for one in found for record in one.records()])
+    vectors, probe = fitted(lm, LAYERS[MODEL], asked.runs)
+    cells, _ = grid(vectors, LAYERS[MODEL], probe)
+    picked = choices(open_run(asked.runs / "choose").summary(), cells)[RULE, "response", True]
+    if picked is None:
+        raise SystemExit(
+            f"no gated cell meets the rule {RULES[RULE]!r} on choose: there is nothing to publish"
+        )
+    (chosen,) = picked.steerings
+    records = calibrated(
+        lambda: lm,
+        vectors["response"],
+        CALIBRATED_LAYERS,
+        TARGETS,
+        asked.runs / "calibrated-response.safetensors",
+    )
+    vector = vectors["response"].renamed(NAME).with_calibration(records)
     folder = Path("vectors")
-    vector.with_probe(probe).save(folder / f"{NAME}.safetensors")
-    (folder / f"{NAME}.md").write_text(card(vector, probe, asked.runs, found), encoding="utf-8")
+    vector.with_probe(leading(probe, chosen)).save(folder / f"{NAME}.safetensors")
+    (folder / f"{NAME}.md").write_text(card(vector, probe, chosen, asked.runs), encoding="utf-8")
 
 
-def card(vector: sk.SteeringVector, probe: sk.Probe, runs: Path, calibrations: list[sk.Calibration]) -> str:
-    """Data, method, layer, strength, every measured number, limits."""
+def leading(probe: sk.Probe, chosen: Steering) -> sk.Probe:
+    """The probe with the chosen threshold as its default."""
+    assert isinstance(chosen.gate, sk.ProbeGate)
+    first = chosen.gate.threshold
+    thresholds = sorted(probe.metadata.thresholds, key=lambda t: t.threshold != first)
+    return replace(probe, metadata=probe.metadata.model_copy(update={"thresholds": tuple(thresholds)}))
+
+
+def card(vector: sk.SteeringVector, probe: sk.Probe, chosen: Steering, runs: Path) -> str:
+    """Data, method, the chosen cell, every measured number, limits."""
     metadata = vector.metadata
     assert metadata.separability is not None
     assert metadata.agreement is not None
-    report = {row.cell: row for row in open_run(runs / "report").summary()}
-    plain = next(row for row in report.values() if row.role == "unsteered")
-    gates = [sk.ProbeGate(probe, t.layer, t.threshold) for t in probe.metadata.thresholds]
-    measured = [f"| unsteered | {' | '.join(level(plain, m) for m in METRICS)} |"]
-    for gate in [None, *gates]:
-        row = report[_cell_id(vector.renamed("response"), gate)]
-        label = "every question" if gate is None else f"gate, probability {gate.threshold:.3f}"
-        measured.append(f"| {label} | {' | '.join(change(row, m) for m in METRICS)} |")
-    doses = [
-        f"| {one.target_kl:g} | {layer.layer} | {layer.strength:.3f} | {layer.at_strength.kl.mean:.3f} | "
-        f"{layer.at_strength.relative_dose:.3f} | {_formula(layer.published)} | {_formula(layer.fisher)} |"
-        for one in calibrations
-        for layer in one
-        if layer.strength is not None and layer.at_strength is not None
-    ]
+    (layer,), strength = chosen.layers, chosen.strength
+    assert isinstance(chosen.gate, sk.ProbeGate)
     return f"""# {NAME}
 
 Makes SmolLM2-135M-Instruct say that it does not know. Loads by its name:
 
 ```console
-$ steerkit generate --steer {NAME}@layer={LAYER},strength={STRENGTH:g} "Who won the football World Cup in 2086?"
-$ steerkit generate --steer {NAME}@layer={LAYER},strength={STRENGTH:g},gate={NAME} "Who wrote Hamlet?"
+$ steerkit generate --steer {NAME}@layer={layer},strength={strength:g} "Who won the football World Cup in 2086?"
+$ steerkit generate --steer {NAME}@layer={layer},strength={strength:g},gate={NAME} "Who wrote Hamlet?"
 ```
 
 Written by `experiments/abstention_tradeoff/publish.py`; do not edit.
@@ -91,52 +93,97 @@ Written by `experiments/abstention_tradeoff/publish.py`; do not edit.
 |---|---|
 | model | {metadata.model}, fingerprint `{metadata.fingerprint}` (the bundled 4-bit weights, dequantised; other weights need `--allow-mismatch`) |
 | method | {metadata.method} of {metadata.pairs_count} contrast pairs (the built-in set `abstention`), aggregation `{metadata.aggregation}`, all layers |
-| measured here | layer {LAYER}, strength {STRENGTH:g}, scope `completion`: in the middle of the grid, picked by no rule; what the rules pick is in the experiment |
-| held-out separability at layer {LAYER} | AUROC {metadata.separability[LAYER]:.2f}; words alone {metadata.baseline_separability:.2f}; agreement of pairs {metadata.agreement[LAYER]:.2f} |
+| chosen | layer {layer}, strength {strength:g}, scope `completion`, gate from probability {chosen.gate.threshold:.3f} on: what the rule `{RULES[RULE]}` picks on the split `choose` among this vector's gated cells (layers {" and ".join(map(str, LAYERS[MODEL]))}, four strengths, five thresholds) |
+| held-out separability at layer {layer} | AUROC {metadata.separability[layer]:.2f}; words alone {metadata.baseline_separability:.2f}; agreement of pairs {metadata.agreement[layer]:.2f} |
 | gate | logistic probe, {probe.metadata.data_count} questions of the suite's split `fit`; {described(probe)} |
 | licence | Apache-2.0, as the model |
 
 ## Measured on the split `report`
 
-Layer {LAYER}, strength {STRENGTH:g}, greedy, at most {TOKENS} tokens, bfloat16; change from the unsteered model with its 95% interval. The
-thresholds were chosen on `choose` for false positive rates of {", ".join(f"{b:g}" for b in BUDGETS)}.
+Layer {layer}, strength {strength:g}, greedy, at most {TOKENS} tokens, bfloat16; change from the unsteered model with its 95% interval. The
+thresholds were chosen on `choose` for false positive rates of {", ".join(f"{b:g}" for b in BUDGETS)}. Bold: the chosen cell.
+Random directions of the same norm: mean over the seeds (smallest to largest).
 
-| steered | {" | ".join(METRICS)} |
-|---|{"---|" * len(METRICS)}
-{chr(10).join(measured)}
+{on_report(chosen, probe, runs)}
 
 All actuators, layers and strengths: [experiments/abstention_tradeoff](../experiments/abstention_tradeoff/results.md).
 
+## Elsewhere
+
+The chosen cell on sets that took no part in fitting or choosing.
+
+{elsewhere(chosen, runs)}
+
 ## Calibration
 
-KL(unsteered ‖ steered) in nats per token on {PROMPTS} prompts of `fit`, teacher-forced on the unsteered roll-out, float32.
+KL(unsteered ‖ steered) in nats per token on {max(r.prompts for r in metadata.calibration or ())} prompts of `fit`, teacher-forced on the unsteered roll-out, float32, with
+its 95% interval; beside it that on the steered model's own roll-out.
 
-| target | layer | strength | measured KL | relative dose | published bound (KL there) | Fisher form (KL there) |
-|---|---|---|---|---|---|---|
-{chr(10).join(doses)}
+{calibration(vector)}
+
+`steerkit calibrate --vector {NAME} --layers {layer} --target-kl 0.1` shows the closed forms beside them.
 
 ## Limits
 
 - Without the gate it makes the model refuse what it knows; with it, it acts on few of the questions that it should.
   The gate is the limit, not the vector: see the experiment.
-- The numbers above have no random control and are of one suite; SelfAware and UMWP are in the experiment, for the rules'
-  picks.
 - The gate was fitted on one suite and does not transfer: [does_the_gate_transfer](../experiments/does_the_gate_transfer/).
 - Abstention is judged by phrase rules, precision 0.87 and recall 0.92 on a held-out labelled half:
   [abstention_scorer](../experiments/abstention_scorer/).
 """
 
 
-def _cell_id(vector: sk.SteeringVector, gate: sk.ProbeGate | None) -> str:
-    from steerkit.sweeps.grid import Cell
+def on_report(chosen: Steering, probe: sk.Probe, runs: Path) -> str:
+    """The chosen cell, its random controls, and the other thresholds."""
+    measured = open_run(runs / "report").summary()
+    plain = next(row for row in measured if row.role == "unsteered")
+    rows = {row.cell: row for row in measured if row.n_items == plain.n_items}
+    lines = [line("unsteered", [level(plain, m) for m in METRICS])]
+    assert isinstance(chosen.gate, sk.ProbeGate)
+    others = [gate for gate in gates_of(probe) if gate.threshold != chosen.gate.threshold]
+    for gate in [chosen.gate, None, *others]:
+        cell = Cell((replace(chosen, gate=gate),))
+        label = f"gate, probability {gate.threshold:.3f}" if gate else "every question"
+        mark = "**" if gate is chosen.gate else ""
+        lines.append(line(f"{mark}{label}{mark}", [change(rows[cell.id], m) for m in METRICS]))
+        random = [rows[control.id] for control in controls([cell], SEEDS) if control.id in rows]
+        if len(random) > 1:
+            values = [across(random, m) for m in METRICS]
+            lines.append(line(f"random directions, {label}: {len(random)}", values))
+    return table(["steered", *METRICS], lines)
 
-    return Cell((vector.at(LAYER, STRENGTH, gate=gate),)).id
+
+def elsewhere(chosen: Steering, runs: Path) -> str:
+    """The unsteered model and the chosen cell on each public set, at each length that was measured."""
+    lines = []
+    for name in PUBLIC:
+        for folder, tokens in ((name, TOKENS), (f"{name}-{LONGER}", LONGER)):
+            if (runs / folder / "run.json").is_file():
+                rows = {row.cell: row for row in open_run(runs / folder).summary()}
+                for label, cell in (("unsteered", Cell()), ("chosen", Cell((chosen,)))):
+                    values = [change(rows[cell.id], m) for m in METRICS]
+                    lines.append(line(f"{name} | {rows[cell.id].n_items} | {tokens} | {label}", values))
+    return table(["set", "items", "tokens at most", "steered", *METRICS], lines)
 
 
-def _formula(measured: object) -> str:
-    if measured is None:
-        return "–"
-    return f"{measured.strength:.4f} ({measured.kl.mean:.1e})"  # type: ignore[attr-defined]
+def calibration(vector: sk.SteeringVector) -> str:
+    """One line a calibrated strength."""
+    lines = []
+    for record in sorted(vector.metadata.calibration or (), key=lambda r: (r.target_kl, r.layer)):
+        low, high = record.interval or (record.measured_kl, record.measured_kl)
+        own = "–" if record.rollout_kl is None else f"{record.rollout_kl:.3f}"
+        lines.append(
+            f"| {record.target_kl:g} | {record.layer} | {record.strength:.3f} | "
+            f"{record.measured_kl:.3f} [{low:.3f}, {high:.3f}] | {own} | "
+            f"{vector.relative_dose(record.layer, record.strength):.3f} |"
+        )
+    headings = ["target", "layer", "strength", "measured KL", "KL on its own roll-out", "relative dose"]
+    return table(headings, lines)
+
+
+def line(label: str, values: Sequence[str]) -> str:
+    """A table's line."""
+    return f"| {label} | {' | '.join(values)} |"
 
 
 if __name__ == "__main__":

@@ -4,34 +4,42 @@
     python -m experiments.abstention_tradeoff.run --model gemma3-270m --limit 72
 
 1. Vectors: response contrast (built-in pairs), question contrast (the suite's `fit` questions by whether they
-   should be abstained from), the response contrast without the mean state, and a learned one (contrastive energy).
-   The probe is fitted on `fit`.
+   should be abstained from), the response contrast without the mean state and without what its questions are
+   about, and a learned one (contrastive energy). The probe is fitted on `fit`.
 2. `choose`: the whole grid, ungated and under the probe at five thresholds; the prompts and the bias besides.
-   The rules below pick a cell for each actuator, ungated and gated.
-3. `report`, once: the cells that were picked, their random controls, and for the response contrast the whole
-   frontier, chosen or not. The same cells on SelfAware and UMWP, which took no part in anything.
+   The rules of `cells.py` pick a cell for each actuator, ungated and gated.
+3. `report`, once: the cells that were picked, their random controls, and of some vectors the whole grid, chosen or
+   not. The cells that were picked on SelfAware and UMWP, which took no part in anything.
 4. What limits it: the detector, the gate's threshold and the actuator, each beside a perfect other.
 
-Resumable; results.md (another model's: results-MODEL.md) is written from the run directories.
+Resumable; results.md and grid.md (another model's: results-MODEL.md, grid-MODEL.md) are written from the run
+directories.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from rich.progress import Progress
 
 import steerkit as sk
+from experiments.abstention_tradeoff.cells import (
+    CONTROLLED,
+    RULES,
+    Picked,
+    choices,
+    controls,
+    gate_with_budget,
+    grid,
+)
+from experiments.abstention_tradeoff.frontiers import frontiers
 from experiments.abstention_tradeoff.limits import frontier_ratios, limits
-from steerkit.errors import MisuseError
-from steerkit.sweeps.choosing import choose_cell, parse_rule
-from steerkit.sweeps.confirmation import relative_doses
-from steerkit.sweeps.grid import Cell, build_grid, distinct
+from experiments.abstention_tradeoff.tables import chosen_table, described, dose_table, grid_table
+from steerkit.projection import shared_directions
+from steerkit.sweeps.grid import Cell, distinct
 from steerkit.sweeps.run import measure_cells
 from steerkit.sweeps.summary import Row
 
@@ -40,23 +48,18 @@ MODEL = "smollm2-135m-instruct"
 # Two layers around the middle of each model. Those of the first were known to act from choose_then_report, which had
 # chosen them on `choose` and measured three of their cells on `report`.
 LAYERS = {MODEL: (12, 14), "gemma3-270m": (8, 10)}
-STRENGTHS = (0.5, 0.75, 1.0, 1.25)
 BUDGETS = (0.05, 0.1, 0.2, 0.35, 0.5)
-DECORATIONS = ("dont-know-system", "dont-know-instruction", "refusal-bias@bias=2", "refusal-bias@bias=4")
+SHOWN_BUDGET = 0.1  # the gate under which directions are compared at equal dose
 KL_BUDGET = 0.3
-RULES = {
-    "strict": "recall s.t. over_abstention_rise<=0.05, accuracy_drop<=0.02",
-    "bounded": "recall s.t. over_abstention_rise<=0.15",
-    "open": "recall s.t. degenerate_rise<=0.1",
-}
+SEEDS = range(5)  # of the random directions beside the response contrast's picks; the others' get one
+WHOLE = ("response", "question", "projected-content")  # measured on `report` chosen or not
 PUBLIC = {"selfaware": "selfaware/SelfAware.json", "umwp": "umwp/StandardDataset.jsonl"}
 PUBLIC_ITEMS = 300
 TOKENS = 32
-METRICS = ("abstention_recall", "over_abstention", "accuracy", "tokens", "truncated", "degenerate")
 
 
 def main() -> None:
-    """Run what is not there yet and write results.md."""
+    """Run what is not there yet and write results.md and grid.md."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -74,85 +77,146 @@ def main() -> None:
     out = asked.out or HERE / "runs" / asked.model
     layers = LAYERS[asked.model]
     vectors, probe = fitted(lm, layers, out)
-    gates = [sk.ProbeGate(probe, t.layer, t.threshold) for t in probe.metadata.thresholds]
 
-    cells = build_grid(
-        vectors,
-        layers,
-        STRENGTHS,
-        control_strengths=(),
-        gates=[None, *gates],
-        decorations=[sk.parse_decoration(name) for name in DECORATIONS],
-    )
-    wide = measured(lm, cells, out / "choose", suite="abstention", split="choose", limit=asked.limit)
-    picked = choices(wide.summary(), cells)
-
-    frontier = [c for c in cells if any(s.vector.name == "response" for s in c.steerings)]
+    cells, beside = grid(vectors, layers, probe)
+    everything = distinct([*cells, *beside])
+    wide = measured(lm, everything, out / "choose", suite="abstention", split="choose", limit=asked.limit)
+    wide_rows = wide.summary()
+    picked = choices(wide_rows, cells)
     chosen = [cell for cell in picked.values() if cell is not None]
-    cells_to_report = distinct([Cell(), *chosen, *controls(chosen), *frontier])
     narrow = measured(
-        lm, cells_to_report, out / "report", suite="abstention", split="report", limit=asked.limit
+        lm,
+        distinct([Cell(), *chosen, *whole(cells), *beside, *controls(chosen), *seeded(picked)]),
+        out / "report",
+        suite="abstention",
+        split="report",
+        limit=asked.limit,
     )
+    narrow_rows = narrow.summary()
+    size = "every item" if asked.limit is None else f"{asked.limit} items"
     parts = [
         "# What abstention recall costs, actuator by actuator",
-        f"Written by `run.py`. {asked.model}, {asked.dtype}, greedy, at most {TOKENS} tokens, "
-        f"{'every item' if asked.limit is None else f'{asked.limit} items'} of a split; changes are against the "
-        "unsteered model; 95% intervals, paired bootstrap over twin groups.",
+        f"Written by `run.py`. {asked.model}, {asked.dtype}, greedy, at most {TOKENS} tokens, {size} of a split. "
+        "Changes are against the unsteered model; 95% intervals, paired bootstrap over twin groups. Strengths and "
+        "thresholds are shown to three digits.",
         f"Probe: {described(probe)}",
-        "## Chosen on `choose`, measured once on `report`",
-        "\n".join(f"- **{name}**: `{rule}`" for name, rule in RULES.items()),
-        chosen_table(picked, narrow.summary()),
-        "## The response contrast, gated against ungated, on `report`",
-        frontier_ratios(narrow.directory.records(), {c.id: c for c in frontier}),
-        "## What limits it, on `report`",
-        limits(narrow.directory.records(), {c.id: c for c in frontier}),
+        *on_report(narrow, narrow_rows, picked, cells),
+        "## How far each actuator gets with all its cells",
+        "Hulls, in hindsight; what the columns mean stands in `frontiers.py`. On `report`, with the cells that were "
+        f"measured there (all of {', '.join(WHOLE)}; of the others, those that were picked):",
+        frontiers(narrow.directory.records(), cells),
+        "On `choose`, with the whole grid:",
+        frontiers(wide.directory.records(), cells),
+        *at_equal_dose(vectors, layers, gate_with_budget(probe, SHOWN_BUDGET), narrow_rows, wide_rows),
     ]
-    if asked.data is not None:
-        for name, file in PUBLIC.items():
-            suite = f"{name}:{asked.data / file}"
-            run = measured(
-                lm,
-                distinct([Cell(), *chosen]),
-                out / name,
-                suite=suite,
-                split="report",
-                limit=PUBLIC_ITEMS,
-            )
-            measured_there = list(run.directory.records())
-            parts += [
-                f"## {name}, never seen in fitting or choosing",
-                chosen_table(picked, run.summary()),
-                frontier_ratios(measured_there, {c.id: c for c in frontier}),
-                limits(measured_there, {c.id: c for c in frontier}),
-            ]
-    parts += ["## The grid on `choose`", grid_table(wide.summary())]
+    for name, file in PUBLIC.items() if asked.data else ():
+        found = measured(
+            lm,
+            distinct([Cell(), *chosen]),
+            out / name,
+            suite=f"{name}:{asked.data / file}",
+            split="report",
+            limit=PUBLIC_ITEMS,
+        )
+        parts += elsewhere(name, found, picked, cells)
+    suffix = "" if asked.model == MODEL else f"-{asked.model}"
     text = "\n\n".join(parts) + "\n"
-    name = "results.md" if asked.model == MODEL else f"results-{asked.model}.md"
-    (HERE / name).write_text(text, encoding="utf-8")
+    (HERE / f"results{suffix}.md").write_text(text, encoding="utf-8")
+    asked_for = {cell.id for cell in everything}
+    page = [
+        "# The grid on `choose`",
+        f"Written by `run.py`; measured as in [results{suffix}.md](results{suffix}.md).",
+        grid_table([row for row in wide_rows if row.cell in asked_for]),
+    ]
+    (HERE / f"grid{suffix}.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
     print(text)
+
+
+def on_report(run: sk.Run, rows: Sequence[Row], picked: Picked, cells: Sequence[Cell]) -> list[str]:
+    """What was picked, what the gate is worth, and what limits it."""
+    records = list(run.directory.records())
+    return [
+        "## Chosen on `choose`, measured on `report`",
+        "\n".join(f"- **{name}**: `{rule}`" for name, rule in RULES.items()),
+        "Random directions, one a seed: mean (smallest to largest).",
+        chosen_table(picked, rows, SEEDS),
+        "## The response contrast, gated against ungated, on `report`",
+        frontier_ratios(records, of_response(cells)),
+        "## What limits it, on `report`",
+        limits(records, of_response(cells)),
+    ]
+
+
+def at_equal_dose(
+    vectors: Mapping[str, sk.SteeringVector],
+    layers: Sequence[int],
+    gate: sk.ProbeGate,
+    reported: Sequence[Row],
+    chosen_on: Sequence[Row],
+) -> list[str]:
+    """The question contrast beside the response contrast and a random direction, on both splits."""
+    return [
+        "## The question contrast at the response contrast's dose",
+        f"Gated: the threshold that was chosen for {SHOWN_BUDGET:.0%} false positives. On `report`:",
+        dose_table(vectors, layers, CONTROLLED, gate, reported),
+        "On `choose`:",
+        dose_table(vectors, layers, CONTROLLED, gate, chosen_on),
+    ]
+
+
+def elsewhere(name: str, run: sk.Run, picked: Picked, cells: Sequence[Cell]) -> list[str]:
+    """The cells that were picked, on another set."""
+    records = list(run.directory.records())
+    return [
+        f"## {name}, never seen in fitting or choosing",
+        chosen_table(picked, run.summary()),
+        frontier_ratios(records, of_response(cells)),
+        limits(records, of_response(cells)),
+    ]
+
+
+def whole(cells: Sequence[Cell]) -> list[Cell]:
+    """All cells of the vectors whose frontier is measured on `report`."""
+    return [cell for cell in cells if any(s.vector.name in WHOLE for s in cell.steerings)]
+
+
+def seeded(picked: Picked) -> list[Cell]:
+    """Random directions of every seed beside what the bounded rules pick of the response contrast."""
+    cells = [picked[rule, "response", gated] for rule in ("strict", "bounded") for gated in (False, True)]
+    return controls([cell for cell in cells if cell is not None], SEEDS)
+
+
+def of_response(cells: Sequence[Cell]) -> dict[str, Cell]:
+    """The response contrast's cells by id."""
+    return {cell.id: cell for cell in cells if any(s.vector.name == "response" for s in cell.steerings)}
 
 
 def fitted(
     lm: sk.LanguageModel, layers: Sequence[int], out: Path
-) -> tuple[list[sk.SteeringVector], sk.Probe]:
-    """The vectors and the probe, made once and kept in `out`."""
+) -> tuple[dict[str, sk.SteeringVector], sk.Probe]:
+    """The vectors by name and the probe, made once and kept in `out`."""
     out.mkdir(parents=True, exist_ok=True)
 
-    def kept(name: str, make: object) -> sk.SteeringVector:
+    def kept(name: str, make: Callable[[], sk.SteeringVector]) -> sk.SteeringVector:
         path = out / f"{name}.safetensors"
         if not path.is_file():
-            make().renamed(name).save(path)  # type: ignore[operator]
+            make().renamed(name).save(path)
         return sk.load_vector(path)
 
     pairs = sk.load_pairs("abstention")
     response = kept("response", lambda: sk.extract(lm, pairs))
+
+    def without(what: str) -> sk.SteeringVector:
+        return sk.project_out(response, *shared_directions(what, response, lm, pairs))
+
     vectors = [
         response,
         kept("question", lambda: sk.extract(lm, sk.load_pairs("suite:abstention"), aggregation="prompt")),
-        kept("projected", lambda: without_mean(response)),
+        kept("projected", lambda: without("mean")),
+        kept("projected-content", lambda: without("content")),
         kept("learned", lambda: sk.learn(lm, pairs, layers, kl_budget=KL_BUDGET)),
     ]
-    return vectors, fitted_probe(lm, out / "probe.safetensors", BUDGETS)
+    return {v.name: v for v in vectors}, fitted_probe(lm, out / "probe.safetensors", BUDGETS)
 
 
 def fitted_probe(lm: sk.LanguageModel, path: Path, budgets: Sequence[float]) -> sk.Probe:
@@ -166,131 +230,18 @@ def fitted_probe(lm: sk.LanguageModel, path: Path, budgets: Sequence[float]) -> 
     return sk.load_probe(path)
 
 
-def without_mean(vector: sk.SteeringVector) -> sk.SteeringVector:
-    """The vector without the mean state of its pairs."""
-    from steerkit.projection import mean_state
-
-    return sk.project_out(vector, mean_state(vector), "the mean state")
-
-
 def measured(lm: sk.LanguageModel, cells: Sequence[Cell], out: Path, **options: object) -> sk.Run:
     """The cells on a suite, with a progress bar."""
+    options = {"max_new_tokens": TOKENS, **options}
     with Progress() as bar:
         task = bar.add_task(out.name)
         return measure_cells(
             lm,
             cells,
             out=out,
-            max_new_tokens=TOKENS,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
             **options,  # type: ignore[arg-type]
         )
-
-
-def actuator(cell: Cell) -> tuple[str, bool]:
-    """What acts, and whether a gate decides when."""
-    if cell.decoration is not None:
-        return cell.decoration.name, cell.decoration.gate is not None
-    return cell.steerings[0].vector.name, cell.steerings[0].gate is not None
-
-
-def choices(rows: Sequence[Row], cells: Sequence[Cell]) -> Mapping[tuple[str, str, bool], Cell | None]:
-    """For each rule, actuator, and gated or not: the cell that the rule picks, None where none meets its bounds."""
-    acting = [cell for cell in cells if cell.steerings or cell.decoration]
-    by_id = {cell.id: cell for cell in acting}
-    picked: dict[tuple[str, str, bool], Cell | None] = {}
-    for rule, (name, gated) in itertools.product(RULES, dict.fromkeys(map(actuator, acting))):
-        own = {cell.id for cell in acting if actuator(cell) == (name, gated)}
-        row = choose_cell([r for r in rows if r.cell in own], parse_rule(RULES[rule]), doses=_doses(acting))
-        picked[rule, name, gated] = by_id[row.cell] if row else None
-    return picked
-
-
-def _doses(cells: Sequence[Cell]) -> Mapping[str, float] | None:
-    try:
-        return relative_doses(cells)
-    except MisuseError:
-        return None
-
-
-def controls(cells: Sequence[Cell]) -> list[Cell]:
-    """A random direction of the same norm in the place of each chosen vector, under the same gate."""
-    return [
-        replace(
-            cell,
-            steerings=tuple(replace(s, vector=s.vector.random_control()) for s in cell.steerings),
-            controls=cell.steerings[0].vector.name,
-        )
-        for cell in cells
-        if cell.steerings
-    ]
-
-
-def described(probe: sk.Probe) -> str:
-    """The probe's own numbers in a sentence."""
-    data = probe.metadata
-    assert data.auroc is not None
-    thresholds = "; ".join(
-        f"budget {t.budget:g}: layer {t.layer}, fires for {t.choose_true_positive_rate:.2f} / "
-        f"{t.choose_false_positive_rate:.2f}"
-        for t in data.thresholds
-    )
-    return (
-        f"cross-fitted AUROC {data.auroc[data.layer]:.3f} at layer {data.layer} (words alone "
-        f"{data.baseline_auroc:.3f}); on `choose`, for questions that should be abstained from / others: {thresholds}."
-    )
-
-
-def chosen_table(picked: Mapping[tuple[str, str, bool], Cell | None], rows: Sequence[Row]) -> str:
-    """One line a choice, with its random control behind it where that was measured."""
-    by_id = {row.cell: row for row in rows}
-    lines = [
-        "| rule | actuator | cell | " + " | ".join(METRICS) + " |",
-        "|---|---|---|" + "---|" * len(METRICS),
-    ]
-    plain = next(row for row in rows if row.role == "unsteered")
-    lines.append(f"| | unsteered | | {' | '.join(level(plain, m) for m in METRICS)} |")
-    for (rule, name, gated), cell in picked.items():
-        label = f"{name}, {'gated' if gated else 'ungated'}"
-        if cell is None:
-            lines.append(
-                f"| {rule} | {label} | no cell meets the bounds | {' | '.join([''] * len(METRICS))} |"
-            )
-            continue
-        row = by_id[cell.id]
-        spec = (row.steering or row.decoration or "").replace("|", "/")
-        lines.append(f"| {rule} | {label} | `{spec}` | {' | '.join(change(row, m) for m in METRICS)} |")
-        for control in controls([cell]):
-            if control.id in by_id:
-                values = " | ".join(change(by_id[control.id], m) for m in METRICS)
-                lines.append(f"| | its random control | | {values} |")
-    return "\n".join(dict.fromkeys(lines))
-
-
-def grid_table(rows: Sequence[Row]) -> str:
-    """Every cell."""
-    lines = ["| cell | " + " | ".join(METRICS) + " |", "|---|" + "---|" * len(METRICS)]
-    for row in rows:
-        spec = row.steering or row.decoration or "unsteered"
-        values = " | ".join(f"{row.levels[m].value:.2f}" if m in row.levels else "–" for m in METRICS)
-        lines.append(f"| `{spec}` | {values} |")
-    return "\n".join(lines)
-
-
-def level(row: Row, metric: str) -> str:
-    """A metric with its interval."""
-    if metric not in row.levels:
-        return "–"
-    e = row.levels[metric]
-    return f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]"
-
-
-def change(row: Row, metric: str) -> str:
-    """A metric and its change from the unsteered model, with the change's interval."""
-    if metric not in row.levels:
-        return "–"
-    e = row.changes[metric]
-    return f"{row.levels[metric].value:.2f} ({e.value:+.2f} [{e.low:+.2f}, {e.high:+.2f}])"
 
 
 if __name__ == "__main__":

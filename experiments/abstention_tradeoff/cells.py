@@ -1,0 +1,110 @@
+"""What is measured: the grid of actuators, the rules that pick from it, and the controls of what was picked."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import steerkit as sk
+from steerkit.errors import MisuseError
+from steerkit.sweeps.choosing import choose_cell, parse_rule
+from steerkit.sweeps.confirmation import relative_doses
+from steerkit.sweeps.grid import Cell, build_grid, distinct
+from steerkit.sweeps.summary import Row
+
+STRENGTHS = (0.5, 0.75, 1.0, 1.25)
+CONTROLLED = (0.5, 1.0, 1.25)  # random directions are measured at the doses that these strengths have
+DECORATIONS = ("dont-know-system", "dont-know-instruction", "refusal-bias@bias=2", "refusal-bias@bias=4")
+RULES = {
+    "strict": "recall s.t. over_abstention_rise<=0.05, accuracy_drop<=0.02",
+    "bounded": "recall s.t. over_abstention_rise<=0.15",
+    "open": "recall s.t. degenerate_rise<=0.1",
+}
+Gates = Sequence[sk.ProbeGate | None]
+Picked = Mapping[tuple[str, str, bool], Cell | None]  # by rule, actuator, and whether it is gated
+
+
+def grid(
+    vectors: Mapping[str, sk.SteeringVector], layers: Sequence[int], probe: sk.Probe
+) -> tuple[list[Cell], list[Cell]]:
+    """Every actuator, ungated and under each of the probe's thresholds; and random directions beside one of them.
+
+    The question contrast is some twenty times shorter than the others, so it is measured at the strengths that give
+    it the response contrast's relative doses; the random directions are of its norm, at the same strengths.
+    """
+    gates: Gates = [None, *gates_of(probe)]
+    response, question = vectors["response"], vectors["question"]
+    others = [vector for name, vector in vectors.items() if name != "question"]
+    decorations = [sk.parse_decoration(name) for name in DECORATIONS]
+    cells = build_grid(others, layers, STRENGTHS, control_strengths=(), gates=gates, decorations=decorations)
+    beside = []
+    for layer in layers:
+        strengths = [matched_strength(question, response, layer, strength) for strength in STRENGTHS]
+        cells += build_grid([question], [layer], strengths, control_strengths=(), gates=gates)
+        beside += [
+            control
+            for strength, own in zip(STRENGTHS, strengths, strict=True)
+            for gate in gates
+            for control in controls([Cell((question.at(layer, own, gate=gate),))])
+            if strength in CONTROLLED
+        ]
+    return distinct(cells), beside
+
+
+def gates_of(probe: sk.Probe) -> list[sk.ProbeGate]:
+    """The probe at each of its thresholds, the one that fires least leading."""
+    return [sk.ProbeGate(probe, t.layer, t.threshold) for t in probe.metadata.thresholds]
+
+
+def gate_with_budget(probe: sk.Probe, budget: float) -> sk.ProbeGate:
+    """The probe at the threshold that was chosen for this share of false positives."""
+    found = next(t for t in probe.metadata.thresholds if t.budget == budget)
+    return sk.ProbeGate(probe, found.layer, found.threshold)
+
+
+def matched_strength(vector: sk.SteeringVector, to: sk.SteeringVector, layer: int, strength: float) -> float:
+    """The strength at which `vector` has the relative dose of `to` at `strength`, to a hundredth."""
+    own, wanted = vector.relative_dose(layer, 1.0), to.relative_dose(layer, strength)
+    assert own is not None
+    assert wanted is not None
+    return round(wanted / own, 2)
+
+
+def actuator(cell: Cell) -> tuple[str, bool]:
+    """What acts, and whether a gate decides when."""
+    if cell.decoration is not None:
+        return cell.decoration.name, cell.decoration.gate is not None
+    return cell.steerings[0].vector.name, cell.steerings[0].gate is not None
+
+
+def choices(rows: Sequence[Row], cells: Sequence[Cell]) -> Picked:
+    """For each rule, actuator, and gated or not: the cell that the rule picks, None where none meets its bounds."""
+    acting = [cell for cell in cells if cell.steerings or cell.decoration]
+    by_id = {cell.id: cell for cell in acting}
+    picked: dict[tuple[str, str, bool], Cell | None] = {}
+    for rule, (name, gated) in itertools.product(RULES, dict.fromkeys(map(actuator, acting))):
+        own = {cell.id for cell in acting if actuator(cell) == (name, gated)}
+        row = choose_cell([r for r in rows if r.cell in own], parse_rule(RULES[rule]), doses=_doses(acting))
+        picked[rule, name, gated] = by_id[row.cell] if row else None
+    return picked
+
+
+def _doses(cells: Sequence[Cell]) -> Mapping[str, float] | None:
+    try:
+        return relative_doses(cells)
+    except MisuseError:
+        return None
+
+
+def controls(cells: Sequence[Cell], seeds: Iterable[int] = (0,)) -> list[Cell]:
+    """Random directions of the same norm, one a seed, in the place of each chosen vector, under the same gate."""
+    return [
+        replace(
+            cell,
+            steerings=tuple(replace(s, vector=s.vector.random_control(seed)) for s in cell.steerings),
+            controls=cell.steerings[0].vector.name,
+        )
+        for cell, seed in itertools.product(cells, seeds)
+        if cell.steerings
+    ]
