@@ -29,12 +29,14 @@ $(READY): pyproject.toml constraints.txt
 test: setup lint
 	$(BIN)/python -m pytest
 
-# vLLM for a CPU, in an environment of its own: it pins other versions.
+# vLLM for a CPU, in an environment of its own: it pins other versions. Torch comes first and brings what it needs,
+# which is little where pip finds a CPU build and gigabytes of CUDA libraries where PyPI alone serves it.
 test-vllm: .venv-vllm/.ready
 	.venv-vllm/bin/python -m pytest -m vllm tests/vllm
 
 .venv-vllm/.ready: constraints-vllm.txt pyproject.toml
 	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet $$(grep '^torch==' constraints-vllm.txt)
 	.venv-vllm/bin/python -m pip install --quiet --no-deps -r constraints-vllm.txt
 	.venv-vllm/bin/python -m pip install --quiet --no-deps --editable .
 	@touch $@

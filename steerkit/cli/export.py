@@ -26,7 +26,7 @@ class Target(StrEnum):
 NEXT = {
     Target.MERGED: "load it like any model: steerkit chat --model {out}",
     Target.GGUF: "use it: llama-cli -m MODEL.gguf --control-vector {out}",
-    Target.LM_EVAL: "use it: lm_eval --model steered --model_args pretrained=MODEL,steer_path={out} --tasks TASK",
+    Target.LM_EVAL: "use it: lm_eval --model steered --model_args pretrained={model},steer_path={out} --tasks TASK",
 }
 
 
@@ -67,7 +67,7 @@ def export(
     from steerkit.spec import parse_spec
 
     steerings = [parse_spec(spec) for spec in specs]
-    outcome = None
+    outcome, folder = None, model
     match to:
         case Target.MERGED:
             lm = console.load(model, device, dtype)
@@ -88,6 +88,7 @@ def export(
             if verify:
                 consumers.LM_EVAL.check(consumer_python)
             lm = console.load(model, device, dtype)
+            folder = lm.hf.name_or_path  # lm-eval knows no bundled names
             export_lm_eval(lm, steerings, out, allow_mismatch=allow_mismatch)
             if verify:
                 outcome = verification.verify_lm_eval(
@@ -96,7 +97,7 @@ def export(
     if as_json:
         console.print_json({"out": str(out), "verification": None if outcome is None else asdict(outcome)})
     else:
-        console.say(f"wrote {out}; {NEXT[to].format(out=out)}")
+        console.say(f"wrote {out}; {NEXT[to].format(out=out, model=folder)}")
         if outcome is not None:
             _print(outcome)
     if outcome is not None and not outcome.passed:

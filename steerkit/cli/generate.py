@@ -8,6 +8,7 @@ import typer
 from rich.markup import escape
 
 from steerkit.cli import console, options
+from steerkit.cli.engine import EngineChoice
 
 
 def generate(
@@ -25,18 +26,23 @@ def generate(
     batch_size: options.BatchSize = None,
     compare: Annotated[bool, typer.Option("--compare", help="Show the unsteered completion too.")] = False,
     allow_mismatch: options.AllowMismatch = False,
+    engine: options.Engine = "transformers",
+    server: options.Servers = None,
+    served_name: options.ServedName = None,
+    timeout: options.Timeout = None,
+    vllm_option: options.VllmOptions = None,
     as_json: options.Json = False,
 ) -> None:
-    """Complete PROMPTS with every --steer applied in order."""
+    """Complete PROMPTS with every --steer applied in order, here or, with --engine, in vLLM or on servers."""
+    chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), device)
     from steerkit.engines.base import Decoding, Request
-    from steerkit.engines.transformers import TransformersEngine
     from steerkit.prompts import check_prompt
     from steerkit.spec import parse_spec
 
     steerings = tuple(parse_spec(spec) for spec in steer or ())
     for prompt in prompts:
         check_prompt(prompt)
-    engine = TransformersEngine(console.load(model, device, dtype), batch_size, allow_mismatch=allow_mismatch)
+    runs_on = chosen.open(model, dtype, batch_size, allow_mismatch=allow_mismatch)
     decoding = Decoding(max_new_tokens, temperature, top_p, seed)
     variants = [(), steerings] if compare and steerings else [steerings]
     requests = [
@@ -47,7 +53,7 @@ def generate(
     ]
     with console.progress("generating") as progress:
         completions = []
-        for completion in engine.generate(requests):
+        for completion in runs_on.generate(requests):
             completions.append(completion)
             progress(len(completions), len(requests))
     completions.sort(key=lambda c: c.request.key)  # type: ignore[arg-type, return-value]  # our own tuples

@@ -30,7 +30,7 @@ from steerkit.errors import MisuseError, SteerkitError
 from steerkit.models.load import DTYPES
 from steerkit.steering import Steering
 from steerkit.vllm.requests import ARGUMENT, DIGESTS, PROMPT_TOKENS, digests_of
-from steerkit.vllm.served import ServedModel, row_seed
+from steerkit.vllm.served import ServedModel, log_probabilities, row_seed
 
 API_KEY_VARIABLE = "STEERKIT_SERVER_API_KEY"
 WORTH_ANOTHER_TRY = (408, 425, 429)
@@ -39,6 +39,14 @@ TIMEOUT = 300.0  # seconds
 LONGEST_PAUSE = 30.0
 # Names no vector, so that a server with the plugin refuses it and one without answers.
 PROBE_SPEC = "@"
+# A server fills in what a request leaves out from the model's generation_config.json, where other penalties may stand.
+NEUTRAL = {
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
 
 Job = TypeVar("Job")
 Answer = dict[str, Any]
@@ -164,13 +172,9 @@ class ServerEngine:
         out, as it is later; SteerkitError where none can be.
         """
         self.model.check(request.steerings, exact=self._exact)
-        needed = len(self.model.encode(request)) + request.decoding.max_new_tokens
+        self.model.encode(request, self._context_length)
         self._try_everywhere(request.steerings)
-        if needed > self._context_length:
-            raise MisuseError(
-                f"prompt and completion need {needed} tokens, but a server reads {self._context_length}: shorten the "
-                "prompt or lower --max-new-tokens"
-            )
+        self.model.encode(request, self._context_length)  # which a server may have said is shorter
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Complete each request; completions are yielded as they arrive, in any order."""
@@ -203,13 +207,14 @@ class ServerEngine:
 
     def _complete(self, request: Request, gone: threading.Event) -> Completion:
         self.model.check(request.steerings, exact=self._exact)
-        ids = self.model.encode(request)
+        ids = self.model.encode(request, self._context_length)
         decoding = request.decoding
         body = {
             "prompt": list(ids),
             "max_tokens": decoding.max_new_tokens,
             "temperature": decoding.temperature,
             "top_p": decoding.top_p,
+            **NEUTRAL,
             "stop_token_ids": list(self.model.stop_ids),
             "return_token_ids": True,
         }
@@ -220,6 +225,11 @@ class ServerEngine:
         if not isinstance(token_ids, list) or finish not in ("stop", "length"):
             raise SteerkitError(
                 f"a server answered without token ids, or ended with {finish!r}: it must be vLLM"
+            )
+        if finish == "length" and len(token_ids) < decoding.max_new_tokens:
+            raise MisuseError(
+                f"a server cut a completion off at {len(token_ids)} of {decoding.max_new_tokens} tokens: start it "
+                "without a limit of its own (--override-generation-config), or lower --max-new-tokens"
             )
         return self.model.completion(request, ids, token_ids, finish)
 
@@ -234,7 +244,7 @@ class ServerEngine:
         scored = choice.get("prompt_logprobs")
         if not isinstance(scored, list) or len(scored) != len(text.ids):
             raise SteerkitError("a server answered without log-probabilities of the prompt: it must be vLLM")
-        taken = tuple(
+        taken = log_probabilities(
             scored[i][str(text.ids[i])]["logprob"] for i in range(text.prompt_length, len(text.ids))
         )
         return place, ContinuationScore(request, taken)

@@ -14,7 +14,7 @@ from steerkit.engines.base import Completion, ContinuationScore, Finish, Request
 from steerkit.errors import MisuseError, SteerkitError
 from steerkit.steering import Steering
 from steerkit.vllm.requests import ARGUMENT, PROMPT_TOKENS
-from steerkit.vllm.served import ServedModel, row_seed
+from steerkit.vllm.served import ServedModel, log_probabilities, row_seed
 
 # No more distinct steerings than vLLM's tables hold by default, and enough rows to keep its batch full.
 WINDOW = 256
@@ -103,7 +103,9 @@ class VllmEngine:
             prepared.append(((place, text.prompt_length), text.ids, parameters))
         scores: dict[int, ContinuationScore] = {}
         for ((place, start), ids), output in self._run(prepared):
-            taken = tuple(output.prompt_logprobs[i][ids[i]].logprob for i in range(start, len(ids)))
+            taken = log_probabilities(
+                output.prompt_logprobs[i][ids[i]].logprob for i in range(start, len(ids))
+            )
             scores[place] = ContinuationScore(requests[place], taken)
         return [scores[place] for place in range(len(requests))]
 
@@ -113,14 +115,7 @@ class VllmEngine:
 
     def _encode(self, request: Request) -> tuple[int, ...]:
         self.model.check(request.steerings, exact=self._exact)
-        ids = self.model.encode(request)
-        needed = len(ids) + request.decoding.max_new_tokens
-        if needed > self.context_length:
-            raise MisuseError(
-                f"prompt and completion need {needed} tokens, but vLLM was started for {self.context_length}: "
-                "raise max_model_len"
-            )
-        return ids
+        return self.model.encode(request, self.context_length)
 
     def _job(self, request: Request) -> tuple[Request, tuple[int, ...], Any]:
         ids = self._encode(request)

@@ -41,16 +41,27 @@ from steerkit.models import load_model
 from steerkit.prompts import Message, Prompt
 from steerkit.spec import parse_spec
 
-UNKNOWN = (
-    "best_of",
-    "frequency_penalty",
-    "presence_penalty",
-    "logit_bias",
-    "top_k",
-    "logprobs",
-    "prompt_logprobs",
-    "response_schema",
-)
+# What the provider honours, and what Inspect sees to itself. Anything else that is set would be lost.
+HONOURED = {"max_tokens", "temperature", "top_p", "seed", "stop_seqs", "num_choices"}
+OF_INSPECT = {
+    "adaptive_connections",
+    "attempt_timeout",
+    "batch",
+    "cache",
+    "cache_prompt",
+    "extra_headers",
+    "fail_on_refusal",
+    "fallback_models",
+    "internal_tools",
+    "max_connections",
+    "max_retries",
+    "max_tool_output",
+    "parallel_tool_calls",
+    "reasoning_history",
+    "stream_idle_timeout",
+    "system_message",
+    "timeout",
+}
 MAX_TOKENS = 2048  # where a task names no limit, as Inspect's own local providers have it
 GATHER = 0.05  # seconds in which concurrent calls are waited for before a batch starts
 
@@ -192,8 +203,8 @@ def refuse_unknown(tools: Sequence[Any], config: GenerateConfig) -> None:
     """Raise MisuseError for what would change the completion and is not there."""
     if tools:
         raise MisuseError("the steerkit provider has no tools: use a task without them")
-    for name in UNKNOWN:
-        if getattr(config, name, None):
+    for name, value in config.model_dump(exclude_none=True).items():
+        if value and name not in HONOURED | OF_INSPECT:
             raise MisuseError(f"the steerkit provider has no {name}: leave it out")
 
 

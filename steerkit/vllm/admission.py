@@ -30,6 +30,7 @@ from steerkit.vllm.requests import (
     PROMPT_TOKENS,
     asked_for,
     check_digests,
+    our_names,
     parse_prompt_tokens,
     parse_steerings,
 )
@@ -39,9 +40,14 @@ from steerkit.vllm.vectors import PROBE_GATE, VectorShelf
 # Beyond this a state's squares overflow in the norm that follows, and the row's keys and values with it.
 LARGEST_SHIFT = {torch.float32: 1e8, torch.bfloat16: 1e8, torch.float16: 1e3}
 LARGEST_GAIN = 1e4
-# Programs whose payload is kept ready: a grid's cells come again with every prompt.
-KEPT = 256
+# Cells whose constants are kept ready: a grid's cells come again with every prompt. Each is up to three vectors.
+KEPT = 4096
 MOST_CHECKED = 4096
+# What of a steering the payload expresses; a steering with any other field is refused by the field's name.
+EXPRESSED = {"vector", "layers", "strength", "operation", "scope", "target", "gate"}
+# Connectors that find keys and values by vLLM's own block hashes, which `sharing` makes tell steerings apart. The
+# others look them up by tokens alone, or carry them to another server.
+BY_BLOCK_HASH = {"OffloadingConnector", "SimpleCPUOffloadConnector"}
 
 
 class Admission:
@@ -59,6 +65,7 @@ class Admission:
         self._checked: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
         self._wires: OrderedDict[tuple[tuple[str, ...], int | None], dict[str, Any] | None] = OrderedDict()
+        self._kept_cells = 0
 
     def trust(self, *, exact: bool) -> None:
         """Let an engine in this process say whether vectors must be of these very weights."""
@@ -71,14 +78,21 @@ class Admission:
         """
         if not asked_for(extra_args):
             return None
-        value = extra_args[ARGUMENT]
         first = parse_prompt_tokens(extra_args.get(PROMPT_TOKENS))
         if prompt_length is None:
             raise MisuseError("a prompt given as embeddings cannot be steered: its tokens are not known")
         if first is not None and first > prompt_length:
             raise MisuseError(f"{PROMPT_TOKENS} is {first}, but the prompt has {prompt_length} tokens")
+        return self._wire(extra_args, first)
+
+    def check(self, extra_args: dict[str, Any]) -> None:
+        """Raise what `wire` would raise, as far as it does not depend on the prompt."""
+        if asked_for(extra_args):
+            self._wire(extra_args, parse_prompt_tokens(extra_args.get(PROMPT_TOKENS)))
+
+    def _wire(self, extra_args: dict[str, Any], first: int | None) -> dict[str, Any] | None:
         with self._lock:  # vLLM checks raw prompts in a thread of their own
-            steerings = self._steerings(value)
+            steerings = self._steerings(extra_args[ARGUMENT])
             check_digests(extra_args.get(DIGESTS), steerings)
             self._check_setup()
             for steering in steerings:
@@ -97,8 +111,10 @@ class Admission:
         key = (tuple(steering.digest for steering in steerings), first)
         if key not in self._wires:
             self._wires[key] = self._made(steerings, first)
-            if len(self._wires) > KEPT:
-                self._wires.popitem(last=False)
+            self._kept_cells += _size(self._wires[key])
+            while self._kept_cells > KEPT and len(self._wires) > 1:
+                self._kept_cells -= _size(self._wires.popitem(last=False)[1])
+        self._wires.move_to_end(key)
         return self._wires[key]
 
     def _made(self, steerings: Sequence[Steering], first: int | None) -> dict[str, Any] | None:
@@ -111,15 +127,18 @@ class Admission:
     def _check_setup(self) -> None:
         parallel = self._config.parallel_config
         passes = getattr(self._config.compilation_config, "pass_config", None)
+        transfer = getattr(self._config, "kv_transfer_config", None)
+        connector = getattr(transfer, "kv_connector", None)
         for reason, holds in (
             ("micro-batches (--enable-dbo)", getattr(parallel, "use_ubatching", False)),
             ("prefill context parallelism", getattr(parallel, "prefill_context_parallel_size", 1) > 1),
             ("sequence parallelism", bool(getattr(passes, "enable_sp", False))),
             ("--kv-sharing-fast-prefill", self._config.cache_config.kv_sharing_fast_prefill),
             ("an encoder-decoder model", self._config.model_config.is_encoder_decoder),
+            (f"the KV connector {connector}", connector is not None and connector not in BY_BLOCK_HASH),
         ):
             if holds:
-                raise MisuseError(f"this server runs with {reason}, where positions cannot be steered")
+                raise MisuseError(f"this server runs with {reason}, where a request cannot be steered safely")
 
     def _check(self, steering: Steering) -> None:
         for vector in steering.vectors:
@@ -131,10 +150,10 @@ class Admission:
                 self._checked.add(key)
         if steering.gate is not None and not isinstance(steering.gate, Gate):
             raise MisuseError(PROBE_GATE)
-        for field, plain in (("half_life", None), ("positions", "every")):
-            if (asked := getattr(steering, field)) != plain:
+        for field in dataclasses.fields(steering):
+            if field.name not in EXPRESSED and (asked := getattr(steering, field.name)) != field.default:
                 raise MisuseError(
-                    f"{field!r} {asked!r} is not supported in vLLM: use the transformers engine"
+                    f"{field.name!r} {asked!r} is not supported in vLLM: use the transformers engine"
                 )
         if steering.scope in ("thinking", "answer"):
             if self._config.speculative_config is not None:
@@ -189,7 +208,7 @@ def _check_inputs(processor: Any) -> None:
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         first_init(self, *args, **kwargs)
         self.steerkit = Admission(self.vllm_config, self.tokenizer, Settings.from_environment())
-        _refuse_beams()
+        _check_http(self.steerkit)
 
     @functools.wraps(first_process)
     def process(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -240,32 +259,48 @@ def _count_requests(processor: Any) -> None:
     processor.__init__, processor.add_request = init, add
 
 
-def _refuse_beams() -> None:
-    """Beam search builds its own sampling parameters and would lose the steering without a word."""
+def _check_http(admission: Admission) -> None:
+    """Check HTTP requests as soon as they are read: a stream that has begun can no longer be refused with a 4xx.
+
+    Two would lose their steering without a word. Beam search builds sampling parameters of its own, and vLLM passes
+    over fields that it does not know, such as ours outside `vllm_xargs`.
+    """
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+    from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
-    for kind in (ChatCompletionRequest, CompletionRequest):
-        original = kind.to_beam_search_params
-        if hasattr(original, "__wrapped__"):
-            continue
+    def check(request: Any, *, beams: bool) -> None:
+        if our_names(request.model_extra):
+            raise _refused(f"{ARGUMENT!r} stands in vllm_xargs, not beside it")
+        if beams and our_names(request.vllm_xargs):
+            raise _refused("beam search cannot be steered in vLLM: drop use_beam_search")
+        try:
+            admission.check(request.vllm_xargs or {})
+        except SteerkitError as error:
+            raise _refused(str(error)) from error
+
+    def wrap(kind: Any, name: str, *, beams: bool) -> None:
+        original = getattr(kind, name)
+        original = getattr(original, "__wrapped__", original)  # of an engine that was in this process before
 
         @functools.wraps(original)
-        def refusing(self: Any, *args: Any, original: Any = original, **kwargs: Any) -> Any:
-            if asked_for_quietly(self.vllm_xargs):
-                raise _refused("beam search cannot be steered in vLLM: drop use_beam_search")
+        def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
+            check(self, beams=beams)
             return original(self, *args, **kwargs)
 
-        kind.to_beam_search_params = refusing
+        setattr(kind, name, checked)
 
-
-def asked_for_quietly(extra_args: Any) -> bool:
-    """Whether extra arguments name anything of ours, rightly spelt or not."""
-    names: Sequence[Any] = list(extra_args or ())
-    return any(isinstance(name, str) and name.lower().startswith(ARGUMENT) for name in names)
+    for kind in (ChatCompletionRequest, CompletionRequest, ResponsesRequest):
+        wrap(kind, "to_sampling_params", beams=False)
+    for kind in (ChatCompletionRequest, CompletionRequest):
+        wrap(kind, "to_beam_search_params", beams=True)
 
 
 def _refused(message: str) -> Exception:
     from vllm.exceptions import VLLMValidationError
 
     return VLLMValidationError(message, parameter=ARGUMENT)
+
+
+def _size(wire: dict[str, Any] | None) -> int:
+    return 1 if wire is None else len(wire["cells"])

@@ -14,6 +14,8 @@ from typing import Any
 from steerkit.errors import SteerkitError
 
 Wire = dict[str, Any]
+# How many ended requests may be remembered before they are looked for: nobody tells a ledger that one ended.
+SWEEP_AT = 1024
 
 
 class CellsExhaustedError(SteerkitError):
@@ -30,13 +32,16 @@ class Ledger:
         self._capacity = capacity
         self._is_alive = is_alive
         self._requests: dict[str, Wire] = {}
+        self._sweep_at = SWEEP_AT
         self._programs: Counter[str] = Counter()
         self._cells: Counter[tuple[int, str]] = Counter()
 
     def admit(self, request_id: str, wire: Wire) -> None:
         """Count this request in, or raise CellsExhaustedError and leave everything as it was."""
+        if len(self._requests) >= self._sweep_at:
+            self._forget_ended()
         if not self._fits(wire):
-            self._forget(name for name in list(self._requests) if not self._is_alive(name))
+            self._forget_ended()
             if not self._fits(wire):
                 raise CellsExhaustedError(
                     f"{len(self._programs)} distinct steerings are running and there is room for {self._capacity} on a "
@@ -50,6 +55,10 @@ class Ledger:
     def forget(self, request_id: str) -> None:
         """The request has ended."""
         self._forget([request_id])
+
+    def _forget_ended(self) -> None:
+        self._forget([name for name in self._requests if not self._is_alive(name)])
+        self._sweep_at = max(SWEEP_AT, 2 * len(self._requests))  # so that a sweep costs each request once
 
     def _fits(self, wire: Wire) -> bool:
         if wire["key"] in self._programs:

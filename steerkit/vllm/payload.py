@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from steerkit.engines.table import ANSWER, PROMPT, THINKING, Constants, Program
+from steerkit.errors import SteerkitError
 from steerkit.steering import Steering
 
 PHASES = (PROMPT, THINKING, ANSWER)
@@ -58,8 +59,13 @@ class Payload:
         markers: tuple[tuple[int, ...], tuple[int, ...]],
         first: int | None = None,
     ) -> Payload | None:
-        """The payload of an ordered list of steerings; None where none of them acts on anything."""
+        """The payload of an ordered list of steerings; None where none of them acts on anything.
+
+        Raises SteerkitError for a program that this form cannot express, which `admission` has refused by field.
+        """
         program = Program.of(steerings)
+        if program.fades or program.tells_steps_apart:  # neither cells nor bundles could say so
+            raise SteerkitError("a program that follows steps or fades came past the front end's checks")
         if not program.compositions:
             return None
         cells: dict[str, Cell] = {}

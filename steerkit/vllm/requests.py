@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from steerkit.errors import MisuseError
@@ -32,9 +32,14 @@ WIDE_RANGE = re.compile(r"[0-9]{4}\s*:|:\s*[0-9]{4}")
 Load = Callable[[str], SteeringVector]
 
 
+def our_names(arguments: Iterable[Any] | None) -> list[str]:
+    """Which of these names of arguments are ours, rightly spelt or not."""
+    return [name for name in arguments or () if isinstance(name, str) and name.lower().startswith(ARGUMENT)]
+
+
 def asked_for(extra_args: Mapping[str, Any] | None) -> bool:
     """Whether these extra arguments ask for steering. Raises MisuseError for a misspelt argument."""
-    ours = [key for key in extra_args or () if isinstance(key, str) and key.lower().startswith(ARGUMENT)]
+    ours = our_names(extra_args)
     for key in ours:
         if key not in ARGUMENTS:
             raise MisuseError(f"unknown argument {key[:80]!r}: the arguments are {', '.join(ARGUMENTS)}")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from steerkit.engines.base import Completion, Decoding, Finish, Request
-from steerkit.errors import InputError, MisuseError
+from steerkit.errors import InputError, MisuseError, SteerkitError
 from steerkit.models.bundled import bundled_folder
 from steerkit.models.catalogue import BUNDLED
 from steerkit.models.language_model import THINKING_MARKERS
@@ -81,8 +81,12 @@ class ServedModel:
         opening, closing = (tuple(self.renderer.encode(marker)) for marker in THINKING_MARKERS)
         return opening, closing
 
-    def encode(self, request: Request) -> tuple[int, ...]:
-        """The prompt's token ids. Raises MisuseError where prompt and completion do not fit the model."""
+    def encode(self, request: Request, reads: int) -> tuple[int, ...]:
+        """The prompt's token ids.
+
+        Raises MisuseError where prompt and completion are longer than the `reads` tokens that the model is served for,
+        or where a decoration asks for what vLLM cannot do.
+        """
         prompt, system = request.prompt, request.system
         if (decoration := request.decoration) is not None:
             for field in dataclasses.fields(decoration):
@@ -94,10 +98,10 @@ class ServedModel:
             prompt, system = decoration.prompt(prompt), decoration.system_prompt(system)
         ids = tuple(self.renderer.encode_prompt(prompt, system))
         needed = len(ids) + request.decoding.max_new_tokens
-        if needed > self.context_length:
+        if needed > reads:
             raise MisuseError(
-                f"prompt and completion need {needed} tokens, but {self.name} reads {self.context_length}: shorten the "
-                "prompt or lower --max-new-tokens"
+                f"prompt and completion need {needed} tokens, but {self.name} is served for {reads}: shorten the "
+                "prompt, lower --max-new-tokens, or raise vLLM's max_model_len"
             )
         return ids
 
@@ -138,6 +142,16 @@ class ServedModel:
         text = torch.tensor([[*prompt_ids, *generated]])
         inside = thinking_positions(text, *(torch.tensor(marker) for marker in self.markers))
         return int(inside[0, len(prompt_ids) - 1 : -1].sum())
+
+
+def log_probabilities(scores: Iterable[float]) -> tuple[float, ...]:
+    """What vLLM says of given tokens. Raises SteerkitError where it was told to say something else of them."""
+    taken = tuple(scores)
+    if max(taken, default=0.0) > 1e-3:  # rounding aside, none is above 0
+        raise SteerkitError(
+            "vLLM gives logits instead of log-probabilities: start it without --logprobs-mode"
+        )
+    return taken
 
 
 def row_seed(decoding: Decoding, prompt_ids: Sequence[int], sample: int) -> int:

@@ -1,4 +1,4 @@
-"""`steerkit sweep` and `doctor` through servers that steer as the plugin does, without a vLLM."""
+"""`steerkit sweep`, `generate` and `doctor` through servers that steer as the plugin does, without a vLLM."""
 
 from __future__ import annotations
 
@@ -149,6 +149,21 @@ def test_a_sweep_through_servers_has_the_records_of_the_transformers_engine(
     assert engines == ["transformers", "server"]
 
 
+def test_generate_through_a_server_says_what_it_says_here(
+    server: FakeServer, tiny_folder: Path, tiny_vector: Path
+) -> None:
+    prompt = load_suite("abstention").split("choose").items[0].prompt
+    asked = ("--model", tiny_folder, "--steer", f"{tiny_vector}@layer=1,strength=4", "--compare", "--json")
+    asked = (*asked, "--max-new-tokens", 6, prompt)
+    here, there = (steerkit("generate", *asked, *more) for more in ((), through(server)))
+    assert there.code == 0, there.err
+    assert json.loads(there.out) == json.loads(here.out)
+    assert len({row["completion"] for row in json.loads(there.out)}) == 2
+    refused = steerkit("generate", "--model", tiny_folder, "--server", server.url, "Hi")
+    assert (refused.code, len(refused.err.splitlines())) == (2, 1)
+    assert "--server belongs to --engine server" in refused.err
+
+
 def test_a_run_that_servers_began_goes_on_here(sweep: Sweep, server: FakeServer, tmp_path: Path) -> None:
     assert sweep(tmp_path / "run", *through(server)).code == 0
     before = (tmp_path / "run" / "records.jsonl").read_bytes()
@@ -239,7 +254,7 @@ def test_a_server_that_was_started_for_shorter_texts_is_heard(
     server.models = [{"id": "the-model", "max_model_len": 30}]
     done = sweep(tmp_path / "run", *through(server))
     assert (done.code, (tmp_path / "run").exists()) == (2, False)
-    assert "a server reads 30" in done.err
+    assert "is served for 30" in done.err
 
 
 @pytest.mark.parametrize(

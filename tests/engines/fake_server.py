@@ -15,8 +15,8 @@ Reply = tuple[int, dict[str, Any], dict[str, str]]
 def completion(body: dict[str, Any]) -> dict[str, Any]:
     """What a deterministic server answers: tokens drawn from the prompt and the steering alone."""
     asked = json.dumps([body["prompt"], body.get("vllm_xargs"), body.get("seed")]).encode()
-    drawn = hashlib.sha256(asked).digest()
-    tokens = [5 + 60 + byte % 40 for byte in drawn[: body["max_tokens"]]]
+    drawn = hashlib.shake_256(asked).digest(body["max_tokens"])
+    tokens = [5 + 60 + byte % 40 for byte in drawn]
     scored = [None, *({str(token): {"logprob": -token / 100}} for token in body["prompt"][1:])]
     return {
         "choices": [

@@ -82,6 +82,9 @@ def test_a_request_becomes_one_completion_of_its_own_tokens(
         assert body["vllm_xargs"]["steerkit"] == [s.spec() for s in request.steerings]
         assert body["vllm_xargs"]["steerkit_digests"] == [request.steerings[0].vector.digest]
         assert (body["model"], body["temperature"], body["max_tokens"]) == ("the-model", 0.0, 6)
+        # What is left out, a server takes from the model's generation_config.json.
+        assert (body["repetition_penalty"], body["top_p"], body["top_k"], body["min_p"]) == (1.0, 1.0, 0, 0.0)
+        assert (body["presence_penalty"], body["frequency_penalty"]) == (0.0, 0.0)
         got = completions[request.key]
         assert list(got.token_ids) == completion(body)["choices"][0]["token_ids"]
         assert got.text == lm.renderer.decode(got.token_ids)
@@ -99,6 +102,16 @@ def test_the_token_that_ended_a_completion_is_not_part_of_it(served: ServedModel
     answer = {"choices": [{"token_ids": [70, 71, stop], "finish_reason": "stop"}]}
     [got] = engine(served, start(lambda _s, _b: (200, answer, {}))).generate([Request("hello")])
     assert (got.token_ids, got.finish) == ((70, 71), "stop")
+
+
+def test_a_completion_that_the_server_cut_off_is_none(served: ServedModel, start: Start) -> None:
+    short = {"choices": [{"token_ids": [70, 71], "finish_reason": "length"}]}
+    with pytest.raises(MisuseError, match="cut a completion off at 2 of 6 tokens"):
+        list(
+            engine(served, start(lambda _s, _b: (200, short, {}))).generate(
+                [Request("hello", (), Decoding(6))]
+            )
+        )
 
 
 def test_sampled_rows_have_a_seed_of_prompt_and_sample_alone(
@@ -125,6 +138,15 @@ def test_scores_are_those_of_the_continuation(lm: LanguageModel, served: ServedM
         assert score.log_probabilities == tuple(-i / 100 for i in text.ids[text.prompt_length :])
         body = next(b for b in server.answered if b["prompt"] == list(text.ids))
         assert body["vllm_xargs"]["steerkit_prompt_tokens"] == text.prompt_length
+
+
+def test_logits_do_not_pass_for_log_probabilities(served: ServedModel, start: Start) -> None:
+    def logits(_server: FakeServer, body: dict[str, Any]) -> Reply:
+        entries = [None, *({str(token): {"logprob": 7.5}} for token in body["prompt"][1:])]
+        return 200, {"choices": [{"prompt_logprobs": entries}]}, {}
+
+    with pytest.raises(SteerkitError, match="logits instead of log-probabilities"):
+        engine(served, start(logits)).score([ScoreRequest("2 + 2?", "four")])
 
 
 def test_no_more_than_the_concurrency_is_under_way_and_requests_are_drawn_as_needed(

@@ -228,7 +228,7 @@ def test_ways_differ_in_what_they_do_and_compete_within_their_family(
     assert {way.family for way in ways} == {
         f"{actuator}, {gate}"
         for actuator in (
-            "own on the answer", "own-answer on the answer", "base on the answer", "answer-bias",
+            "own on the answer", "own-answer on the answer", "base on the answer", "bias on the answer",
             "own on the completion", "base on the completion",
         )
         for gate in ("ungated", "gate of ours")

@@ -122,6 +122,7 @@ def test_a_stop_sequence_ends_a_completion(tiny: LanguageModel, tiny_folder: Pat
     [
         ({}, {"top_k": 5}, "top_k"),
         ({}, {"frequency_penalty": 0.5}, "frequency_penalty"),
+        ({}, {"reasoning_tokens": 64}, "reasoning_tokens"),
         ({"steer": "nowhere.safetensors@layer=1"}, {}, "nowhere.safetensors"),
     ],
 )

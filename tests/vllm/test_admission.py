@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,14 +10,16 @@ from typing import Any
 import pytest
 import torch
 
+from steerkit.engines.operations import Constants
 from steerkit.errors import SteerkitError
 from steerkit.models import LanguageModel
 from steerkit.probes import Probe, ProbeMetadata
-from steerkit.steering import ProbeGate
+from steerkit.steering import ProbeGate, Steering
 from steerkit.vector import SteeringVector
+from steerkit.vllm import admission as front_door
 from steerkit.vllm.admission import Admission
 from steerkit.vllm.identity import checkpoint_fingerprint
-from steerkit.vllm.payload import Payload, is_wire
+from steerkit.vllm.payload import NUMBERS, VECTORS, Payload, is_wire
 from steerkit.vllm.settings import Settings
 from tests.tiny import random_vector, tiny_model
 
@@ -117,7 +120,43 @@ def test_a_hostile_or_mistaken_request_is_refused_by_name(
 ) -> None:
     with pytest.raises(SteerkitError, match=named):
         admission.wire(arguments, 9)
+    if "the prompt" not in named:  # all else is refused before the prompt is known
+        with pytest.raises(SteerkitError, match=named):
+            admission.check(arguments)
     assert admission.wire({"steerkit": "good@layer=2"}, 9) is not None  # and leaves the server as it was
+
+
+def test_a_field_that_vllm_does_not_know_is_refused_by_name(
+    admission: Admission, tiny: LanguageModel
+) -> None:
+    @dataclass(frozen=True, eq=False)
+    class Decaying(Steering):
+        decay: float = 1.0
+
+    vector = random_vector(tiny)
+    assert admission.wire({"steerkit": (Decaying(vector, (1,)),)}, 9) is not None
+    with pytest.raises(SteerkitError, match=r"'decay' 0\.5 is not supported"):
+        admission.wire({"steerkit": (Decaying(vector, (1,), decay=0.5),)}, 9)
+
+
+def test_a_payload_holds_all_constants_or_is_none(tiny: LanguageModel) -> None:
+    assert {field.name for field in fields(Constants)} == {*VECTORS, *NUMBERS, "halvings"}
+    vector = random_vector(tiny)
+    for asked in (vector.at(1, half_life=8.0), vector.at(1, positions="boundaries")):
+        with pytest.raises(SteerkitError, match="past the front end's checks"):
+            Payload.of((asked,), ((3,), (4,)))
+
+
+def test_what_is_kept_ready_is_bounded_by_its_cells(
+    admission: Admission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(front_door, "KEPT", 8)
+    for number in range(40):
+        spec = f"good@layer=0:3,strength={number}"
+        wire = admission.wire({"steerkit": spec}, 9)
+        assert admission.wire({"steerkit": spec}, 9) is wire
+        kept = [len(w["cells"]) for w in admission._wires.values() if w is not None]
+        assert sum(kept) <= 8
 
 
 def test_half_precision_refuses_what_it_cannot_hold(
@@ -163,6 +202,7 @@ def test_scopes_that_follow_the_text_are_refused_where_it_cannot_be_followed(
         {"parallel_config": SimpleNamespace(pipeline_parallel_size=1, prefill_context_parallel_size=2)},
         {"compilation_config": SimpleNamespace(pass_config=SimpleNamespace(enable_sp=True))},
         {"cache_config": SimpleNamespace(kv_sharing_fast_prefill=True)},
+        {"kv_transfer_config": SimpleNamespace(kv_connector="LMCacheConnectorV1")},
     ],
 )
 def test_a_setup_whose_tokens_are_split_up_is_refused(
@@ -171,6 +211,14 @@ def test_a_setup_whose_tokens_are_split_up_is_refused(
     there = Admission(config(checkpoint, **changes), tiny.tokenizer, Settings(vectors=shelf.resolve()))
     with pytest.raises(SteerkitError, match="this server runs with"):
         there.wire({"steerkit": "good@layer=1"}, 9)
+
+
+def test_a_cache_that_goes_by_block_hashes_is_no_obstacle(
+    tiny: LanguageModel, checkpoint: Path, shelf: Path
+) -> None:
+    offloading = config(checkpoint, kv_transfer_config=SimpleNamespace(kv_connector="OffloadingConnector"))
+    there = Admission(offloading, tiny.tokenizer, Settings(vectors=shelf.resolve()))
+    assert there.wire({"steerkit": "good@layer=1"}, 9) is not None
 
 
 def test_layers_that_the_server_does_not_hook_are_refused(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerkit.vllm.ledger import CellsExhaustedError, Ledger
+from steerkit.vllm.ledger import SWEEP_AT, CellsExhaustedError, Ledger
 
 
 def wire(program: str, *cells: tuple[int, str]) -> dict:
@@ -38,6 +38,15 @@ def test_a_layer_is_full_though_the_programs_are_few() -> None:
     ledger.admit("c", wire("c", (2, "z")))
     ledger.forget("a")
     ledger.admit("b", wire("b", (1, "z")))
+
+
+def test_ended_requests_are_forgotten_though_there_is_room() -> None:
+    alive = ""
+    ledger = Ledger(8, lambda name: name == alive)
+    for number in range(50_000):
+        alive = f"r{number}"
+        ledger.admit(alive, wire("always the same", (3, "cell")))
+    assert len(ledger._requests) <= 2 * SWEEP_AT
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5), st.booleans())))

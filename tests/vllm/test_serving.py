@@ -36,7 +36,10 @@ pytestmark = pytest.mark.vllm
 
 MODEL = "smollm2-135m-instruct"
 CELLS = 6
+FLOOD = 10_000
 START_SECONDS = 150.0
+# Stands for a model whose generation_config.json has defaults of its own, which our requests must not pick up.
+OWN_DEFAULTS = '{"repetition_penalty": 1.3, "top_k": 5}'
 
 
 class Server:
@@ -54,7 +57,7 @@ class Server:
         options += f" --host 127.0.0.1 --port {port} --served-model-name model"
         more = {"VLLM_CPU_KVCACHE_SPACE": "1", "STEERKIT_VECTORS": str(vectors), "STEERKIT_CELLS": str(CELLS)}
         self.process = subprocess.Popen(
-            [*program, folder, *options.split()],
+            [*program, folder, *options.split(), "--override-generation-config", OWN_DEFAULTS],
             env={"VLLM_CPU_OMP_THREADS_BIND": "0", **os.environ} | more,
             stdout=log.open("w"),
             stderr=subprocess.STDOUT,
@@ -152,6 +155,8 @@ ATTACKS: list[Any] = [
     "good@layer=1,strength=nan",
     "good@layer=1,strength=1e38",
     "good@layer=1,scope=nowhere",
+    "good@layer=1,half_life=8",
+    "good@layer=1,positions=boundaries",
     "x" * 100_000,
     "[" * 60_000,
     ["good@layer=1"] * 10_000,
@@ -169,7 +174,9 @@ def test_hostile_requests_get_4xx_and_bystanders_their_own_answers(servers: list
     with ThreadPoolExecutor(8) as pool:
         bystanders = [pool.submit(server.complete, tokens=24) for _ in range(4)]
         replies = list(pool.map(server.complete, ATTACKS))
+        streamed = list(pool.map(lambda attack: server.complete(attack, stream=True), ATTACKS))
     assert [status // 100 for status, _ in replies] == [4] * len(ATTACKS), replies
+    assert [status // 100 for status, _ in streamed] == [4] * len(ATTACKS), streamed
     assert all(
         "error" in answer and "/" not in answer["error"]["message"].replace("and/or", "")
         for _, answer in replies[4:7]
@@ -191,23 +198,54 @@ def test_misspelt_or_forged_arguments_are_refused(servers: list[Server]) -> None
         assert servers[0].complete(vllm_xargs=arguments)[0] in (400, 422), arguments
 
 
+def test_steering_beside_vllm_xargs_is_refused_rather_than_passed_over(servers: list[Server]) -> None:
+    body = {"model": "model", "max_tokens": 4, "steerkit": ["good@layer=10"]}
+    chat = {"messages": [{"role": "user", "content": "Hi"}]}
+    for path, more in (
+        ("/v1/completions", {"prompt": "Hi"}),
+        ("/v1/chat/completions", chat),
+        ("/v1/responses", {"input": "Hi"}),
+    ):
+        status, answer = servers[0].send(path, body | more)
+        assert status == 400, path
+        assert "vllm_xargs" in answer["error"]["message"]
+
+
+def test_every_choice_of_a_request_is_steered(servers: list[Server]) -> None:
+    def choices(cell: str | None, count: int) -> list[str]:
+        status, answer = servers[0].complete(cell, n=count, temperature=1, top_k=1)
+        assert status == 200, answer
+        return [choice["text"] for choice in answer["choices"]]
+
+    steered = choices("good@layer=10", 1)
+    assert choices("good@layer=10", 3) == 3 * steered
+    assert choices(None, 1) != steered
+
+
 def test_beam_search_is_refused_rather_than_unsteered(servers: list[Server]) -> None:
     assert servers[0].complete("good@layer=10", use_beam_search=True, n=2)[0] == 400
     assert servers[0].complete(use_beam_search=True, n=2)[0] == 200
 
 
-def test_too_many_distinct_cells_fail_alone(servers: list[Server]) -> None:
-    server = servers[0]
-    _, plain = server.complete(tokens=24)
+def test_ten_thousand_distinct_cells_fail_alone(servers: list[Server]) -> None:
+    server, own = servers[0], "good@layer=10,strength=0.5"
+    alone = [server.complete(cell, 24)[1]["choices"][0]["text"] for cell in (None, own)]
+    assert alone[0] != alone[1]
+
+    def patient(cell: str | None) -> str:
+        while (answer := server.complete(cell, 24))[0] == 429:
+            time.sleep(0.05)
+        return answer[1]["choices"][0]["text"]
+
     with ThreadPoolExecutor(40) as pool:
-        bystander = pool.submit(server.complete, tokens=24)
-        replies = list(
-            pool.map(lambda i: server.complete(f"good@layer=10,strength={i / 100}", 64), range(1, 200))
-        )
+        bystanders = [pool.submit(patient, cell) for cell in (None, own)]
+        flood = (f"good@layer=10,strength={1 + number / 1000}" for number in range(FLOOD))
+        replies = list(pool.map(lambda cell: server.complete(cell, 16), flood))
     counts = Counter(status for status, _ in replies)
+    print(dict(counts))
     assert set(counts) == {200, 429}
     assert counts[200] >= CELLS
-    assert bystander.result()[1]["choices"][0]["text"] == plain["choices"][0]["text"]
+    assert [bystander.result() for bystander in bystanders] == alone
     assert server.complete("good@layer=10,strength=7")[0] == 200  # room comes back
 
 

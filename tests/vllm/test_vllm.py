@@ -17,7 +17,7 @@ pytest.importorskip("vllm")
 
 import torch
 
-from steerkit.decoration import built_in_decorations
+from steerkit.decoration import Decoration, ThinkingBudget, built_in_decorations
 from steerkit.diagnosis import diagnose_vllm
 from steerkit.engines.base import Completion, Decoding, Request, ScoreRequest
 from steerkit.engines.transformers import TransformersEngine
@@ -25,6 +25,7 @@ from steerkit.engines.vllm import VllmEngine
 from steerkit.errors import MisuseError
 from steerkit.models import LanguageModel
 from steerkit.probes import Probe, ProbeMetadata
+from steerkit.spec import parse_spec
 from steerkit.steering import ProbeGate, Steering
 from steerkit.suites.suite import load_suite
 from steerkit.sweeps.run import sweep
@@ -164,6 +165,17 @@ def test_a_refused_request_leaves_the_others_untouched(smollm: LanguageModel, en
     assert run(engine, [Request("Name a fruit.", (), Decoding(6), key="p")])["p"].token_ids == plain.token_ids
 
 
+def test_vllms_own_generate_takes_a_spec(engine: VllmEngine) -> None:
+    from vllm import SamplingParams
+
+    spec = "abstain-smollm2-135m-instruct@layer=14,strength=1.25"
+    [expected] = engine.generate([Request("Name a fruit.", (parse_spec(spec),), Decoding(8))])
+    greedy = SamplingParams(temperature=0, max_tokens=8, extra_args={"steerkit": [spec]})
+    prompt = {"prompt_token_ids": engine.model.renderer.encode_prompt("Name a fruit.")}
+    [done] = engine._llm.generate([prompt], greedy, use_tqdm=False)
+    assert tuple(done.outputs[0].token_ids[: expected.tokens]) == expected.token_ids
+
+
 def test_the_realised_shift_is_the_commanded_one_at_every_layer(engine: VllmEngine) -> None:
     diagnosis = diagnose_vllm(engine)
     assert len(diagnosis.errors) == engine.model.n_layers
@@ -210,10 +222,33 @@ def test_what_vllm_cannot_do_is_refused_before_a_run_is_begun(
         "bias": {"decorations": [built_in_decorations()["refusal-bias"]]},
         "length": {"max_new_tokens": 600},
     }[field]
-    named = {"length": "vLLM was started for 512"}.get(field, f"'{field}'")
+    named = {"length": "is served for 512"}.get(field, f"'{field}'")
     with pytest.raises(MisuseError, match=named):
         sweep(engine, [strong], out=tmp_path / "run", **asked)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "asked"), [("half_life", {"half_life": 8.0}), ("positions", {"positions": "boundaries"})]
+)
+def test_what_vllm_cannot_steer_is_refused_by_every_call(
+    field: str, asked: dict[str, Any], engine: VllmEngine, strong: SteeringVector
+) -> None:
+    steering = strong.at(10, **asked)
+    request = Request("Name a fruit.", (steering,), Decoding(4))
+    for call in (
+        lambda: engine.check(request),
+        lambda: list(engine.generate([request])),
+        lambda: engine.score([ScoreRequest("Name a fruit.", "An apple.", (steering,))]),
+    ):
+        with pytest.raises(MisuseError, match=f"'{field}'.*not supported in vLLM"):
+            call()
+
+
+def test_a_rule_on_logits_is_refused(engine: VllmEngine) -> None:
+    budget = Decoration("budget", rule=ThinkingBudget(4))
+    with pytest.raises(MisuseError, match="has a 'rule'"):
+        list(engine.generate([Request("Name a fruit.", decoration=budget)]))
 
 
 def test_the_command_line_sweeps_with_vllm_in_a_process_of_its_own(
@@ -297,3 +332,21 @@ def _counted(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> Callable[[]
 
     monkeypatch.setattr(scheduler, "_preempt_request", counting)
     return lambda: count[0]
+
+
+def test_tensor_parallel_workers_steer_as_one(gemma: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers that hold a part of every matrix each; Gemma 3, as SmolLM2's nine heads cannot be halved."""
+    cores = sorted(os.sched_getaffinity(0))  # one each, where there are two
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", f"{cores[0]}|{cores[-1]}")
+    options = {"dtype": "float32", "enforce_eager": True, "max_model_len": 256, "max_num_seqs": 16}
+    engine = VllmEngine("gemma3-270m", tensor_parallel_size=2, **options)
+    v, w = (random_vector(gemma, seed, size=8.0, name=f"v{seed}") for seed in (1, 2))
+    cells: list[tuple[Steering, ...]] = [
+        (),
+        (v.at(4),),
+        (v.at([4, 12], -0.5, scope="all"), w.at(12, operation="ablate")),
+        (w.at(9, 0.3, operation="rotate", scope="all"),),
+    ]
+    diagnosis = diagnose_vllm(engine)
+    assert diagnosis.healthy, diagnosis.errors
+    assert_agree(gemma, engine, grid(["The capital of France is", "Once upon a time"], cells, 12))

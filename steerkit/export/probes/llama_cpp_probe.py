@@ -3,8 +3,9 @@
     python llama_cpp_probe.py REQUEST.json
 
 The request names `model`, `control_vector`, `texts` (token ids), `keep` (how many last positions of each text),
-`layers`, `scale` and `out`. Conditions, in this order: unsteered; the whole file; each of `layers` alone, `scale`
-times as strong. Their logits go to `out`, `[condition, text * keep, vocabulary]` float32.
+`layers`, `unrounded` and `out`. Conditions, in this order: unsteered; the whole file; each of `layers` alone. Their
+logits go to `out`, `[condition, text * keep, vocabulary]` float32. `unrounded` keeps keys and values in float32,
+where llama.cpp's default is float16.
 
 The file is read by ggml's own GGUF reader, and laid out in memory as llama.cpp's loader does it: direction.N at
 offset (N - 1) * n_embd.
@@ -113,13 +114,11 @@ def main() -> None:
         n_threads_batch=threads,
         logits_all=True,
         verbose=False,
+        type_k=llama_cpp.GGML_TYPE_F32 if request["unrounded"] else None,
+        type_v=llama_cpp.GGML_TYPE_F32 if request["unrounded"] else None,
     )
     directions = read_control_vector(request["control_vector"])
-    conditions = [
-        {},
-        directions,
-        *({layer: request["scale"] * directions[layer]} for layer in request["layers"]),
-    ]
+    conditions = [{}, directions, *({layer: directions[layer]} for layer in request["layers"])]
     measured = []
     for condition in conditions:
         apply(model, condition)
