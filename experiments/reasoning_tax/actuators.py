@@ -21,11 +21,12 @@ from steerkit.sweeps.store import Record
 AFTER_CHAIN = "Okay, let me think about this.\n</think>\n"
 
 # On the answer a cell costs a sentence, on the whole completion a chain: a grid of the one, a handful of the other.
-# At layers 12 and 14 the base's vector is known to act; 16 stands for "later".
-ANSWER_LAYERS, ANSWER_STRENGTHS = (12, 16), (0.5, 1.0, 1.5)
+# At layers 12 and 14 the base's vector is known to act; 16 stands for "later". The two largest strengths and biases
+# were added after the others had given nothing back, on `choose` as on `report`.
+ANSWER_LAYERS, ANSWER_STRENGTHS = (12, 16), (0.5, 1.0, 1.5, 3.0, 6.0)
 COMPLETION_LAYERS, COMPLETION_STRENGTHS = (14,), (1.0,)
-ON_COMPLETION = ("own", "base")
-BIASES = (4.0, 8.0)
+ON_COMPLETION: tuple[str, ...] = ()
+BIASES = (4.0, 8.0, 16.0, 32.0)
 
 Written = Mapping[str, Mapping[str, Record]]  # by the id of an ungated cell, then by item
 
@@ -90,10 +91,13 @@ def on_completions(vectors: Mapping[str, sk.SteeringVector]) -> list[Cell]:
 
 
 def bias_on_answers(bias: float) -> sk.Decoration:
-    """The built-in bias on refusal openers, where an answer begins: behind the marker comes a line break."""
+    """The built-in bias on refusal openers, where an answer begins: behind the marker comes a line break.
+
+    A run keeps one bias for a name, hence a name for each: so the grid may grow.
+    """
     known = sk.parse_decoration("refusal-bias")
     openers = tuple(f"\n{opener}" for opener in known.openers)
-    return replace(known, name="answer-bias", openers=openers, bias=bias)
+    return replace(known, name=f"answer-bias-{bias:g}", openers=openers, bias=bias)
 
 
 def ways_of(cell: Cell, found: Iterable[Reading]) -> Iterator[Way]:
@@ -112,7 +116,7 @@ def scope_of(cell: Cell) -> Scope:
 def actuator(cell: Cell) -> str:
     """What acts, and where."""
     if cell.decoration is not None:
-        return cell.decoration.name
+        return "bias on the answer"
     return f"{cell.steerings[0].vector.name} on the {scope_of(cell)}"
 
 

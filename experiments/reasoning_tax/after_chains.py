@@ -8,7 +8,9 @@ and only what follows is decoded:
    prompt as the model's own template renders it, then the chain up to and including `</think>`.
 2. So the marker's last token is the prompt's last, from whose output the first answer token comes: just where
    scope `answer` begins in the whole completion.
-3. A chain that never closed has no answer to steer, and its record is the unsteered one.
+3. A chain that never closed has no answer to steer, and its record is the unsteered one. So that twins stay
+   together its item is asked all the same, with the marker alone for a prompt: equal rows run once, and what comes of
+   it is not used.
 
 In float32 the completions are those of the ordinary way, token by token (a test compares them), provided that the
 chain's text reads back as the tokens that were written. The unsteered answer is decoded here too, to see that it does.
@@ -77,18 +79,20 @@ def with_chains(
     lm: sk.LanguageModel, items: Suite, plain: Mapping[str, Record], told: sk.Decoration | None
 ) -> Suite:
     """The items, each prompt as the model reads it, up to the end of the chain that it wrote."""
+    system = None if told is None else told.system
     asked = []
     for item in items:
-        prompt = item.prompt if told is None else told.prompt(item.prompt)
-        system = None if told is None else told.system
-        asked.append(replace(item, prompt=lm.renderer.render(prompt, system) + chain_of(plain[item.id])))
+        text = CLOSING
+        if is_closed(plain[item.id]):
+            prompt = item.prompt if told is None else told.prompt(item.prompt)
+            text = lm.renderer.render(prompt, system) + chain_of(plain[item.id])
+        asked.append(replace(item, prompt=text))
     return replace(items, items=tuple(asked))
 
 
 def chain_of(record: Record) -> str:
-    """The completion up to and including the first closing marker; all of it where the chain never closed."""
-    before, marker, _ = record["completion"].partition(CLOSING)
-    return before + marker
+    """The completion up to and including the first closing marker."""
+    return record["completion"].partition(CLOSING)[0] + CLOSING
 
 
 def is_closed(record: Record) -> bool:

@@ -29,13 +29,13 @@ Runs = Mapping[str, Mapping[str, sk.Run]]  # by suite, then by model
 
 
 def before_and_after(setting: Setting, variants: Sequence[str], write: Write) -> None:
-    """Measure the base and the variants; the section is written after each model."""
+    """Measure the base and the variants, the primary suite first; the section is written after each."""
+    models = {name: setting.model(name) for name in ("base", *variants)}
     runs: dict[str, dict[str, sk.Run]] = {}
-    for name in ("base", *variants):
-        lm = setting.model(name)
-        for suite in setting.suites:
+    for suite in setting.suites:
+        for name, lm in models.items():
             runs.setdefault(suite, {})[name] = setting.plain(lm, name, suite, "report")
-        write(section(runs))
+            write(section(runs))
 
 
 def section(runs: Runs) -> str:
