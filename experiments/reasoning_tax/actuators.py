@@ -25,7 +25,7 @@ AFTER_CHAIN = "Okay, let me think about this.\n</think>\n"
 # were added after the others had given nothing back, on `choose` as on `report`.
 ANSWER_LAYERS, ANSWER_STRENGTHS = (12, 16), (0.5, 1.0, 1.5, 3.0, 6.0)
 COMPLETION_LAYERS, COMPLETION_STRENGTHS = (14,), (1.0,)
-ON_COMPLETION: tuple[str, ...] = ()
+ON_COMPLETION = ("own", "base")
 BIASES = (4.0, 8.0, 16.0, 32.0)
 
 Written = Mapping[str, Mapping[str, Record]]  # by the id of an ungated cell, then by item
