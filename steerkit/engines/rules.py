@@ -117,11 +117,9 @@ class Markers:
         return Thinking(is_open, state.spent + state.is_open, tail)
 
 
-@dataclass(frozen=True)
-class ForcedClosing:
-    """`ThinkingBudget` as tokens: what is missing of the closing marker is forced once `tokens` were thought."""
+class _FollowsThinking:
+    """A rule whose state is how far thinking has come, and nothing besides."""
 
-    tokens: int
     markers: Markers
 
     def start(self, prompt: Sequence[int]) -> Thinking:
@@ -131,6 +129,14 @@ class ForcedClosing:
     def after(self, state: Thinking, token: int) -> Thinking:
         """One token on."""
         return self.markers.after(state, token)
+
+
+@dataclass(frozen=True)
+class ForcedClosing(_FollowsThinking):
+    """`ThinkingBudget` as tokens: what is missing of the closing marker is forced once `tokens` were thought."""
+
+    tokens: int
+    markers: Markers
 
     def edits(self, state: Thinking) -> Edits:
         """The marker's next token, where the budget is spent and thinking still open."""
@@ -184,20 +190,12 @@ class ThoughtSwitches:
 
 
 @dataclass(frozen=True)
-class ReflectionWave:
+class ReflectionWave(_FollowsThinking):
     """`CyclicReflex` as tokens: `first` begin its words."""
 
     first: Tokens
     wave: CyclicReflex
     markers: Markers
-
-    def start(self, prompt: Sequence[int]) -> Thinking:
-        """Where the prompt leaves thinking."""
-        return self.markers.start(prompt)
-
-    def after(self, state: Thinking, token: int) -> Thinking:
-        """One token on."""
-        return self.markers.after(state, token)
 
     def edits(self, state: Thinking) -> Edits:
         """The wave at the number of tokens thought so far, on every word's first token."""
