@@ -23,7 +23,7 @@ from steerkit.vector import SteeringVector
 
 Operation = Literal["add", "ablate", "clamp", "rotate"]
 Scope = Literal["completion", "prompt", "all", "thinking", "answer"]
-Positions = Literal["every", "boundaries"]
+Positions = Literal["boundaries", "lines", "every"]  # from few to all
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 POSITIONS: tuple[Positions, ...] = get_args(Positions)
@@ -106,7 +106,8 @@ class Steering:
     positions. Padding is never steered.
 
     `positions` narrows a scope of the completion down to `boundaries`, the positions where a step ends: the text
-    read so far ends in an empty line (two newlines, in one token or two), as in SEAL (arXiv 2504.07986). With a
+    read so far ends in an empty line (two newlines, in one token or two), as in SEAL (arXiv 2504.07986); or to
+    `lines`, where it ends in a newline, for models whose steps are lines. With a
     `half_life` of H tokens the strength at the position from whose output completion token i is sampled, counted
     from 0, is `strength` · 2^(-i / H); None: it stays the same.
     """

@@ -49,6 +49,7 @@ REASONER = (
     Family("fading", "style-mean", 14, "thinking", (1, 2), half_life=64),
     Family("fading", "learned", 14, "thinking", (1, 2), half_life=64),
     Family("step boundaries", "style-mean", 14, "thinking", (2,), positions="boundaries"),
+    Family("line ends", "style-mean", 14, "thinking", (2, 4, 8), positions="lines"),
     Family(RANDOM, "style-mean", 14, "thinking", (1, 2), random=True),
 )
 BASE = (

@@ -49,17 +49,17 @@ LEAST_ACCURACY = 0.30
 TOKENS = 512  # the longest chain that was trained on has fewer
 # Sizes, for about 35 minutes in two threads at 900 tokens/s where unsteered chains have 200 tokens. Changes are paired,
 # so of what only stands beside the chosen cell fewer items are enough.
-LEVEL_ITEMS = 200
-CHOOSE_ITEMS = 80
-FINAL_ITEMS = 320
+LEVEL_ITEMS = 100
+CHOOSE_ITEMS = 40
+FINAL_ITEMS = 160
 REPORT_ITEMS = 1000
-COMPARED_ITEMS = 200
-TWIN_ITEMS = 96  # half of them with an answer
-ABSTENTION_ITEMS = 160
+COMPARED_ITEMS = 60
+TWIN_ITEMS = 64  # half of them with an answer
+ABSTENTION_ITEMS = 120
 KL_PROMPTS = 8
-OWN_WORDS_PROBLEMS = 80
+OWN_WORDS_PROBLEMS = 60
 OWN_WORDS_LEVELS = (1, 2, 3)
-TIMED_PROBLEMS = 64
+TIMED_PROBLEMS = 32
 TIMED_BATCH = 32
 TIMED_TURNS = 3
 TOKENS_A_SECOND = 900  # for the plan that is printed; nothing that is measured depends on it

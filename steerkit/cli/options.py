@@ -35,7 +35,7 @@ Steer = Annotated[
     typer.Option(
         "--steer",
         metavar="SPEC",
-        help="VECTOR@layer=14,strength=1.5[,half_life=…][,positions=boundaries]; repeat to compose.",
+        help="VECTOR@layer=14,strength=1.5[,half_life=…][,positions=boundaries|lines]; repeat to compose.",
     ),
 ]
 Gate = Annotated[

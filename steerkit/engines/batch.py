@@ -13,7 +13,7 @@ from transformers.cache_utils import Cache
 
 from steerkit.engines.base import Completion, Decoding, Finish, Request
 from steerkit.engines.cache import KeysAndValues, aligned_cache, keys_and_values
-from steerkit.engines.layout import completion_phases, step_ends
+from steerkit.engines.layout import completion_phases, line_ends
 from steerkit.engines.rules import Edits, LogitRule
 from steerkit.engines.sampling import next_tokens
 from steerkit.engines.table import ANSWER, Program, RowTable, thinking_positions
@@ -248,7 +248,7 @@ class RunningBatch:
             return
         phase = torch.full_like(self._positions, ANSWER)
         if table.follows_text:
-            ends = step_ends(self._history, self._lm.line_breaks) if table.tells_steps_apart else None
+            ends = line_ends(self._history, self._lm.line_breaks) if table.tells_steps_apart else None
             phase = completion_phases(self._history, self._lm.thinking_markers, ends)[:, -1:]
         table.point(phase, self._positions - self._prompts)
 

@@ -205,8 +205,8 @@ class _Watch:
         has_past = cached is not None and cached.get_seq_length() > 0
         if self._table.follows_text and (given.get("input_ids") is None or has_past):
             raise MisuseError(
-                "scopes 'thinking' and 'answer' and positions 'boundaries' need the whole text as token ids, or "
-                "generate"
+                "scopes 'thinking' and 'answer' and positions 'boundaries' and 'lines' need the whole text as "
+                "token ids, or generate"
             )
         if self._table.fades and has_past:
             raise MisuseError("a half-life needs to know where the completion begins: use generate")

@@ -36,8 +36,8 @@ from steerkit.models.sites import hidden_of, with_hidden
 from steerkit.steering import ProbeGate, Steering
 
 NOWHERE, PROMPT, THINKING, ANSWER = range(4)
-STEP_END = 2  # added to the two phases of the completion where a position ends a step
-PHASES = 6
+LINE_END, STEP_END = 2, 4  # added to a phase of the completion where a position ends a line, or a step too
+PHASES = 8
 PHASES_OF_SCOPE = {
     "prompt": (PROMPT,),
     "completion": (THINKING, ANSWER),
@@ -82,12 +82,14 @@ class Program:
     @property
     def tells_thinking_apart(self) -> bool:
         """Whether thinking and answer positions are steered differently."""
-        return self._differ(THINKING, ANSWER) or self._differ(THINKING + STEP_END, ANSWER + STEP_END)
+        return any(self._differ(THINKING + end, ANSWER + end) for end in (0, LINE_END, STEP_END))
 
     @property
     def tells_steps_apart(self) -> bool:
-        """Whether positions that end a step are steered differently from the others."""
-        return any(self._differ(phase, phase + STEP_END) for phase in (THINKING, ANSWER))
+        """Whether positions that end a step or a line are steered differently from the others."""
+        return any(
+            self._differ(phase, phase + end) for phase in (THINKING, ANSWER) for end in (LINE_END, STEP_END)
+        )
 
     @property
     def fades(self) -> bool:
@@ -100,10 +102,12 @@ class Program:
 
 
 def _phases(steering: Steering) -> tuple[int, ...]:
-    """The phases in which a steering acts: at the end of a step and elsewhere, or there alone."""
+    """The phases in which a steering acts: everywhere in its scope, or at the ends of lines or steps alone."""
     phases = PHASES_OF_SCOPE[steering.scope]
-    ends = tuple(phase + STEP_END for phase in phases if phase != PROMPT)
-    return ends if steering.positions == "boundaries" else phases + ends
+    completion = [phase for phase in phases if phase != PROMPT]
+    steps = tuple(phase + STEP_END for phase in completion)
+    lines = tuple(phase + LINE_END for phase in completion) + steps
+    return {"boundaries": steps, "lines": lines, "every": phases + lines}[steering.positions]
 
 
 class RowTable:

@@ -106,7 +106,7 @@ def cell_strength(row: Row) -> str:
 
 
 def cell_timing(row: Row) -> str:
-    """When the cell's steering acts, if not everywhere alike: its half-life in tokens, `boundaries`, or both."""
+    """When the cell's steering acts, if not everywhere alike: its half-life in tokens, its positions, or both."""
     fading = [] if row.half_life is None else [f"½ {row.half_life:g}"]
     narrowed = [row.positions] if row.positions and row.positions != "every" else []
     return " ".join([*fading, *narrowed]) or MISSING
@@ -121,8 +121,8 @@ def trade_off_table(rows: Sequence[Row], title: str | None = None) -> Table:
     """The rows of a summary as a table for 100 columns: a long vector name is cut, a number never is.
 
     95% intervals stand in brackets, for three metrics at most; `random` is the random direction for the cell
-    above it. Where a run has several scopes, or steerings that fade or act at boundaries only, their columns take
-    the place of the side effects; where it has gates, their thresholds have a column.
+    above it. Where a run has several scopes, or steerings that fade or act at the ends of steps or lines only, their
+    columns take the place of the side effects; where it has gates, their thresholds have a column.
     """
     several_scopes = len(scopes(rows)) > 1
     timed = any(cell_timing(row) != MISSING for row in rows)

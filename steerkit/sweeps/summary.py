@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from steerkit.steering import POSITIONS
 from steerkit.sweeps.statistics import (
     CELL_FIELDS,
     METRICS,
@@ -49,16 +50,16 @@ class Row:
     positions: str | None = None
 
     @property
-    def place(self) -> tuple[str, str, str, str, float, int, float]:
+    def place(self) -> tuple[str, str, str, int, float, int, float]:
         """(vector, operation, scope, positions, half-life, layer, strength); a random control has those of its cell.
 
         So of cells that differ only in when they act, the one that pushes less comes first: at boundaries before
-        everywhere, and fading fast before slowly or not at all.
+        line ends before everywhere, and fading fast before slowly or not at all.
         """
         vector = self.controls or self.vector or self.steering
         half_life = math.inf if self.half_life is None else self.half_life
         layer = -1 if self.layer is None else self.layer
-        when = self.positions or "", half_life
+        when = POSITIONS.index(self.positions) if self.positions else -1, half_life
         return vector, self.operation or "", self.scope or "", *when, layer, self.strength or 0.0
 
 

@@ -13,8 +13,8 @@ from steerkit.decoration import Decoration
 from steerkit.engines.base import Completion, Decoding, Request, ScoreRequest
 from steerkit.engines.context import steer
 from steerkit.engines.divergence import divergences
-from steerkit.engines.layout import step_ends
-from steerkit.engines.table import Program
+from steerkit.engines.layout import line_ends
+from steerkit.engines.table import LINE_END, STEP_END, Program
 from steerkit.engines.transformers import TransformersEngine
 from steerkit.errors import MisuseError
 from steerkit.models import LanguageModel
@@ -23,7 +23,7 @@ from tests.engines import reference
 from tests.tiny import random_vector
 
 LAYER = 1
-# Begins every completion, so that there are steps to end: by one empty line, by two, and none by a single newline.
+# Begins every completion, so that there are steps to end, by one empty line and by two, and a line that ends no step.
 SCRIPT = "ab\n\ncd\ne\n\n\nf</think>\n\ng"
 PROMPTS = ["hi <think>", "a longer question?\n\n<think>"]
 
@@ -38,6 +38,8 @@ def cells(lm: LanguageModel) -> list[Steering]:
         v.at(LAYER, 4.0, positions="boundaries"),
         v.at(LAYER, 4.0, "thinking", positions="boundaries"),
         v.at(LAYER, 4.0, "answer", positions="boundaries", half_life=8),
+        v.at(LAYER, 4.0, positions="lines"),
+        v.at(LAYER, 4.0, "thinking", positions="lines", half_life=20),
         w.at(LAYER, 1.0),
     ]
 
@@ -69,8 +71,8 @@ def acts_at(lm: LanguageModel, steering: Steering, read: Sequence[int]) -> bool:
     thinking = last.get(opening, -1) > last.get(closing, -1)
     if steering.scope in ("thinking", "answer") and thinking != (steering.scope == "thinking"):
         return False
-    ends = lm.tokenizer.decode(list(read), skip_special_tokens=False).endswith("\n\n")
-    return steering.positions == "every" or ends
+    text = lm.tokenizer.decode(list(read), skip_special_tokens=False)
+    return text.endswith({"every": "", "lines": "\n", "boundaries": "\n\n"}[steering.positions])
 
 
 def reference_logits(
@@ -188,10 +190,15 @@ def test_an_empty_line_ends_a_step_however_it_is_tokenised(smollm: LanguageModel
     one_by_one = [token for char in text for token in smollm.renderer.encode(char)]
     assert len(one_by_one) > len(ids)
     for tokens in (ids, one_by_one):
-        found = step_ends(torch.tensor([tokens]), smollm.line_breaks)[0].tolist()
+        found = line_ends(torch.tensor([tokens]), smollm.line_breaks)[0].tolist()
         read = [smollm.tokenizer.decode(tokens[: i + 1]) for i in range(len(tokens))]
-        assert found == [so_far.endswith("\n\n") for so_far in read]
-        assert 3 <= sum(found) <= 4
+        kinds = [
+            STEP_END if so_far.endswith("\n\n") else LINE_END if so_far.endswith("\n") else 0
+            for so_far in read
+        ]
+        assert found == kinds
+        assert 3 <= found.count(STEP_END) <= 4
+        assert LINE_END in found
 
 
 def test_a_bare_pass_that_cannot_know_the_completion_is_refused(tiny: LanguageModel) -> None:

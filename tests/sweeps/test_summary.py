@@ -39,7 +39,7 @@ def test_rows_are_ordered_with_each_control_after_its_cell(tmp_path):
 
 def cells_that_differ_in_when_they_act() -> list[Cell]:
     """One vector at one layer, strength and scope, each with its random control."""
-    timings = itertools.product((None, 64.0, 16.0), ("every", "boundaries"))
+    timings = itertools.product((None, 64.0, 16.0), ("every", "lines", "boundaries"))
     cells = [Cell()]
     for half_life, positions in timings:
         for v, controls in ((vector(), None), (vector().random_control(), "abstain")):
@@ -52,15 +52,17 @@ def test_cells_that_differ_in_when_they_act_are_told_apart(tmp_path):
     with RunWriter(tmp_path, protocol(), environment()) as writer:
         run_sweep(SyntheticEngine(), items(8), cells, writer)
     rows = summarise(RunDirectory(tmp_path).records(), resamples=10)[1:]
-    assert [row.role for row in rows] == ["steered", "random"] * 6
+    assert [row.role for row in rows] == ["steered", "random"] * 9
     steered, controls = rows[::2], rows[1::2]
     assert [row.place for row in controls] == [row.place for row in steered]
-    assert len({row.place for row in steered}) == 6
+    assert len({row.place for row in steered}) == 9
     assert [(row.positions, row.half_life) for row in steered] == [
-        (positions, half_life) for positions in ("boundaries", "every") for half_life in (16.0, 64.0, None)
+        (positions, half_life)
+        for positions in ("boundaries", "lines", "every")
+        for half_life in (16.0, 64.0, None)
     ]
-    assert [actuator(row) for row in steered[1::2]] == [
-        "abstain (half-life 64, boundaries)", "abstain (half-life 16)", "abstain"
+    assert [actuator(row) for row in steered[1::3]] == [
+        "abstain (half-life 64, boundaries)", "abstain (half-life 64, lines)", "abstain (half-life 64)"
     ]  # fmt: skip
     written = list(csv.DictReader(write_summary(rows, tmp_path / "summary.csv").open()))
     assert [(row["half_life"], row["positions"]) for row in written[:2]] == [("16.0", "boundaries")] * 2
