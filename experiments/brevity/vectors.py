@@ -16,7 +16,6 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
-from statistics import median
 
 import steerkit as sk
 from experiments.reasoning_tax.chains import completion
@@ -29,10 +28,10 @@ from steerkit.pairs import ContrastPair, ContrastPairs
 from steerkit.prompts import Prompt
 
 PAIRS = 50
-# A step of training holds the distributions of all its tokens, so it takes few pairs, none of the long ones.
-LEARNED_PAIRS = 16
+# A step of training holds the distributions of all its tokens, so it takes few pairs, the shortest ones.
+LEARNED_PAIRS = 8
 LEARNED_LAYER = 14
-LEARNING_STEPS = 20
+LEARNING_STEPS = 16
 KL_BUDGET = 0.3
 OWN_WORDS_TOKENS = 256
 
@@ -51,11 +50,10 @@ def style_pairs(count: int) -> ContrastPairs:
     raise AssertionError("questions have no end")
 
 
-def shorter_half(pairs: ContrastPairs, count: int) -> ContrastPairs:
-    """The first `count` of the pairs whose long side is of at most median length."""
-    middle = median(len(pair.negative) for pair in pairs)
-    some = [pair for pair in pairs if len(pair.negative) <= middle][:count]
-    return ContrastPairs(f"{pairs.name}, {len(some)} of the shorter half", tuple(some))
+def shortest(pairs: ContrastPairs, count: int) -> ContrastPairs:
+    """The `count` pairs whose long sides are the shortest."""
+    some = sorted(pairs.pairs, key=lambda pair: len(pair.negative))[:count]
+    return ContrastPairs(f"{pairs.name}, the {len(some)} shortest", tuple(some))
 
 
 def reasoner_vectors(lm: sk.LanguageModel, folder: Path, steps: int) -> dict[str, sk.SteeringVector]:
@@ -68,7 +66,7 @@ def reasoner_vectors(lm: sk.LanguageModel, folder: Path, steps: int) -> dict[str
             "style-last": lambda: sk.extract(lm, style, aggregation="last"),
             "style-mean": lambda: sk.extract(lm, style, aggregation="mean"),
             "learned": lambda: sk.learn(
-                lm, shorter_half(style, LEARNED_PAIRS), LEARNED_LAYER, kl_budget=KL_BUDGET, steps=steps
+                lm, shortest(style, LEARNED_PAIRS), LEARNED_LAYER, kl_budget=KL_BUDGET, steps=steps
             ),
         },
     )

@@ -1,7 +1,11 @@
-"""What the long variant is steered with, where, and under which gates: the ways of paying back, fixed beforehand.
+"""What the long variant is steered with, where, and under which gates: the ways of paying back.
 
 Actuators: its own vector, fitted where its completions begin (in the chain's place) and where its answers begin
-(behind a chain), and the base's; beside them a bias on how the answer opens. The instruction is the condition "told".
+(behind a chain), the base's, and two learned vectors (`learned.py`); beside them a bias on how the answer opens and a
+reply that is forced. The instruction is the condition "told".
+
+Three places. On the answer, the chain stays as it is. On the completion, the chain is steered too. With the thinking
+closed, there is no chain that states an answer: the budget for thinking is 0 and the answer is steered.
 """
 
 from __future__ import annotations
@@ -9,25 +13,33 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Literal
 
 import steerkit as sk
+from experiments.reasoning_tax import learned
+from experiments.reasoning_tax.after_chains import CLOSING
 from experiments.reasoning_tax.gates import Reading, gated, under_gate
 from experiments.reasoning_tax.setting import Setting, kept
 from steerkit.pairs import ContrastPairs
-from steerkit.steering import Scope
 from steerkit.sweeps.grid import Cell
 from steerkit.sweeps.store import Record
 
 AFTER_CHAIN = "Okay, let me think about this.\n</think>\n"
 
 # On the answer a cell costs a sentence, on the whole completion a chain: a grid of the one, a handful of the other.
-# At layers 12 and 14 the base's vector is known to act; 16 stands for "later". The two largest strengths and biases
-# were added after the others had given nothing back, on `choose` as on `report`.
-ANSWER_LAYERS, ANSWER_STRENGTHS = (12, 16), (0.5, 1.0, 1.5, 3.0, 6.0)
+# At layers 12 and 14 the base's vector is known to act; 16 stands for "later". The largest strength and bias were added
+# after the others had given nothing back, on `choose` as on `report`; the learned vectors and what is done with the
+# thinking closed after these had given nothing either, on a few items of `choose`.
+ANSWER_LAYERS, ANSWER_STRENGTHS = (12, 16), (0.5, 1.0, 1.5, 3.0)
 COMPLETION_LAYERS, COMPLETION_STRENGTHS = (14,), (1.0,)
-ON_COMPLETION = ("own", "base")
-BIASES = (4.0, 8.0, 16.0, 32.0)
+ON_ANSWER, ON_COMPLETION = ("own", "own-answer", "base"), ("own", "base")
+BIASES = (4.0, 8.0, 16.0)
+LEARNED_STRENGTHS = (0.7, 1.0, 1.4)
+CLOSED_STRENGTHS, HALF_LIVES = (1.0, 1.4), (None, 8.0)
+# Nats enough that nothing else is written: how far the gate alone goes, whatever acts behind it.
+FORCED = sk.Decoration("forced-reply", openers=(CLOSING + learned.REPLY,), bias=100.0)
 
+ActingOn = Literal["answer", "completion", "closed thinking"]
 Written = Mapping[str, Mapping[str, Record]]  # by the id of an ungated cell, then by item
 
 
@@ -53,13 +65,15 @@ class Way:
 def vectors_of(
     setting: Setting, lm: sk.LanguageModel, base: sk.LanguageModel
 ) -> dict[str, sk.SteeringVector]:
-    """The three vectors, made once and kept."""
+    """The vectors by name, made once and kept."""
     pairs = sk.load_pairs("abstention")
     assert isinstance(pairs, ContrastPairs)
     makers = {
         "own": lambda: sk.extract(lm, pairs),
         "own-answer": lambda: sk.extract(lm, after_a_chain(pairs)),
         "base": lambda: sk.extract(base, pairs),
+        "learned-answer": lambda: learned.for_answers(lm, pairs),
+        "learned-closed": lambda: learned.for_closed_thinking(lm, pairs),
     }
     return {name: kept(setting.out / "back" / f"{name}.safetensors", make) for name, make in makers.items()}
 
@@ -75,9 +89,10 @@ def after_a_chain(pairs: ContrastPairs) -> ContrastPairs:
 
 def on_answers(vectors: Mapping[str, sk.SteeringVector]) -> list[Cell]:
     """The cells that act on the answer alone."""
+    means = product(ON_ANSWER, ANSWER_LAYERS, ANSWER_STRENGTHS)
+    trained = product(("learned-answer",), learned.LAYERS, LEARNED_STRENGTHS)
     steered = [
-        Cell((vector.at(layer, strength, "answer"),))
-        for vector, layer, strength in product(vectors.values(), ANSWER_LAYERS, ANSWER_STRENGTHS)
+        Cell((vectors[name].at(layer, strength, "answer"),)) for name, layer, strength in [*means, *trained]
     ]
     return [*steered, *(Cell(decoration=bias_on_answers(bias)) for bias in BIASES)]
 
@@ -88,6 +103,29 @@ def on_completions(vectors: Mapping[str, sk.SteeringVector]) -> list[Cell]:
         Cell((vectors[name].at(layer, strength, "completion"),))
         for name, layer, strength in product(ON_COMPLETION, COMPLETION_LAYERS, COMPLETION_STRENGTHS)
     ]
+
+
+def on_closed_thinking(vectors: Mapping[str, sk.SteeringVector]) -> list[Cell]:
+    """The cells that close the thinking at once: by itself, with the answer steered, and with a reply forced."""
+    vector = vectors["learned-closed"]
+    steered = [
+        Cell((vector.at(layer, strength, "answer", half_life=half_life),), decoration=learned.AT_ONCE)
+        for layer, strength, half_life in product(learned.LAYERS, CLOSED_STRENGTHS, HALF_LIVES)
+    ]
+    return [Cell(decoration=learned.AT_ONCE), *steered, Cell(decoration=FORCED)]
+
+
+def in_condition(cell: Cell, told: sk.Decoration | None) -> Cell:
+    """The cell as the engine runs it in a condition: its decoration and the condition's instruction in one."""
+    if told is None or cell.decoration is None:
+        return replace(cell, decoration=cell.decoration or told)
+    own = cell.decoration
+    return replace(
+        cell,
+        decoration=replace(
+            own, name=f"{told.name}-{own.name}", system=told.system, instruction=told.instruction
+        ),
+    )
 
 
 def bias_on_answers(bias: float) -> sk.Decoration:
@@ -108,16 +146,23 @@ def ways_of(cell: Cell, found: Iterable[Reading]) -> Iterator[Way]:
             yield Way(under_gate(cell, gate), cell, read, gate)
 
 
-def scope_of(cell: Cell) -> Scope:
+def acting_on(cell: Cell) -> ActingOn:
     """Where an ungated cell acts; the bias is on the answer."""
-    return cell.steerings[0].scope if cell.steerings else "answer"
+    if cell.decoration is not None and (cell.decoration.rule or cell.decoration.name == FORCED.name):
+        return "closed thinking"
+    return "completion" if cell.steerings and cell.steerings[0].scope == "completion" else "answer"
 
 
 def actuator(cell: Cell) -> str:
     """What acts, and where."""
-    if cell.decoration is not None:
+    place = acting_on(cell)
+    if cell.steerings:
+        how = "with the thinking closed" if place == "closed thinking" else f"on the {place}"
+        return f"{cell.steerings[0].vector.name} {how}"
+    if place == "answer":
         return "bias on the answer"
-    return f"{cell.steerings[0].vector.name} on the {scope_of(cell)}"
+    assert cell.decoration is not None
+    return "forced reply" if cell.decoration.name == FORCED.name else "thinking closed"
 
 
 def at_random(way: Way) -> Way:

@@ -1,27 +1,29 @@
 """Paid back: the long variant steered towards what it lost, on the suites where something can be lost.
 
-Each actuator acts on the answer alone; on the primary suite two of them also act on the whole completion. Each
-ungated, and under probes of the prompt: fitted on our suite, and on SelfAware's own `fit`, because gates did not
-transfer before (experiments/does_the_gate_transfer).
+Each actuator acts on the answer alone, or behind thinking that is closed at once; on the primary suite two of them
+also act on the whole completion. Each ungated, and under probes of the prompt: fitted on our suite, and on SelfAware's
+own `fit`, because gates did not transfer before (experiments/does_the_gate_transfer).
 
 Cells are chosen on `choose` by the rules below, for each suite and condition apart, and measured once on `report`.
-UMWP has no recall to give back: the base's is 0.00 there.
+Our suite as it is and UMWP have no recall to give back: the base's is 0.07 at most.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, product
 
 import steerkit as sk
 from experiments.reasoning_tax.actuators import (
     Way,
     Written,
+    acting_on,
     at_random,
+    in_condition,
     on_answers,
+    on_closed_thinking,
     on_completions,
-    scope_of,
     vectors_of,
     ways_of,
 )
@@ -37,7 +39,6 @@ from experiments.reasoning_tax.setting import (
     Setting,
     Write,
     by_item,
-    conditions,
     plain_cell,
     records_of,
 )
@@ -48,6 +49,8 @@ from steerkit.sweeps.grid import Cell, distinct
 from steerkit.sweeps.store import Record
 from steerkit.sweeps.summary import Row, summarise
 
+# Where something was lost.
+PLACES = {"selfaware": ("as it is", "told"), "abstention": ("told",)}
 # What gates are fitted on, by the suite that they gate. On ours SelfAware's probe reads little (AUROC 0.61).
 FITTED_ON = {"selfaware": ("abstention", "selfaware"), "abstention": ("abstention",)}
 
@@ -90,7 +93,7 @@ def paid_back(setting: Setting, write: Write) -> None:
         }
         own = (probe for name, probe in probes[TUNED].items() if name in FITTED_ON[suite])
         found = [reading(models[TUNED], probe, *items.values()) for probe in own]
-        for condition in conditions(suite):
+        for condition in PLACES[suite]:
             cell = plain_cell(condition)
             asked = {
                 who: {split: by_item(records_of(run, cell)) for split, run in by_split.items()}
@@ -153,7 +156,9 @@ def in_place(
     found: Sequence[Reading],
 ) -> list[str]:
     """Choose and report in one suite and condition; the parts of its section."""
-    cells = [*on_answers(vectors), *(on_completions(vectors) if place.suite == PRIMARY else [])]
+    cells = [*on_answers(vectors), *on_closed_thinking(vectors)]
+    if place.suite == PRIMARY:
+        cells += on_completions(vectors)
     ways = [way for cell in cells for way in ways_of(cell, found)]
     written, _ = written_by(setting, lm, place, cells, "choose")
     picked = choices(ways, written, place)
@@ -181,14 +186,16 @@ def written_by(
     """What each ungated cell wrote on a split, and how well decoding behind given chains agrees."""
     folder = setting.out / "back" / place.suite / place.condition.replace(" ", "-") / split
     told = CONDITIONS[place.condition]
-    after = [cell for cell in cells if scope_of(cell) == "answer"]
+    after = [cell for cell in cells if acting_on(cell) == "answer"]
     items, plain = place.items[split], place.plain[split]
     written, agreeing = answered(setting, lm, after, items, plain, told, split, folder / "answers")
-    whole = {cell.id: replace(cell, decoration=told) for cell in cells if scope_of(cell) == "completion"}
-    if whole:
-        reference, size = setting.reference(place.suite), setting.size(place.suite, split)
-        run = setting.measured(lm, list(whole.values()), folder / "completions", reference, split, size)
-        written |= {name: by_item(records_of(run, cell)) for name, cell in whole.items()}
+    for where in ("completion", "closed thinking"):
+        whole = {cell.id: in_condition(cell, told) for cell in cells if acting_on(cell) == where}
+        if whole:
+            reference, size = setting.reference(place.suite), setting.size(place.suite, split)
+            out = folder / where.replace(" ", "-")
+            run = setting.measured(lm, list(whole.values()), out, reference, split, size)
+            written |= {name: by_item(records_of(run, cell)) for name, cell in whole.items()}
     return written, agreeing
 
 

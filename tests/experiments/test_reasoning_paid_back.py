@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 import steerkit as sk
-from experiments.reasoning_tax import after_chains
+from experiments.reasoning_tax import after_chains, learned
 from experiments.reasoning_tax.actuators import (
     Way,
+    acting_on,
     at_random,
     bias_on_answers,
+    in_condition,
     on_answers,
+    on_closed_thinking,
     on_completions,
     ways_of,
 )
@@ -21,13 +24,15 @@ from experiments.reasoning_tax.after_chains import answered, chain_of, joined
 from experiments.reasoning_tax.back import ANY_PRICE, BEST, TARGET, Place, choices
 from experiments.reasoning_tax.data import dress, training_rows
 from experiments.reasoning_tax.gates import BUDGETS, Reading, fitted, gated, reading, under_gate
-from experiments.reasoning_tax.setting import Setting, by_item
+from experiments.reasoning_tax.setting import TOLD, Setting, by_item
 from steerkit.decoration import Decoration
 from steerkit.engines.base import Decoding, Request
 from steerkit.engines.transformers import TransformersEngine
 from steerkit.models import LanguageModel
+from steerkit.pairs import ContrastPairs
 from steerkit.probing import labelled_prompts
 from steerkit.prompts import Renderer
+from steerkit.scoring.abstention import abstains
 from steerkit.scoring.score import score_completion
 from steerkit.suites.suite import Suite, load_suite
 from steerkit.sweeps.grid import Cell
@@ -216,20 +221,23 @@ def test_ways_differ_in_what_they_do_and_compete_within_their_family(
     probe = fitted(tiny, tmp_path / "ours.safetensors", labelled_prompts(fit))
     gates = [sk.ProbeGate(probe, 1, threshold) for threshold in (0.3, 0.6)]
     vectors = {
-        name: random_vector(tiny, seed, name=name) for seed, name in enumerate(("own", "own-answer", "base"))
+        name: random_vector(tiny, seed, name=name)
+        for seed, name in enumerate(("own", "own-answer", "base", "learned-answer", "learned-closed"))
     }
     layers = 4  # too few for the study's layers
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("experiments.reasoning_tax.actuators.ANSWER_LAYERS", (1, layers - 1))
         patch.setattr("experiments.reasoning_tax.actuators.COMPLETION_LAYERS", (2,))
-        cells = [*on_answers(vectors), *on_completions(vectors)]
+        patch.setattr("experiments.reasoning_tax.learned.LAYERS", (1, layers - 1))
+        cells = [*on_answers(vectors), *on_closed_thinking(vectors), *on_completions(vectors)]
     ways = [way for cell in cells for way in ways_of(cell, [Reading(gates, {})])]
     assert len({way.cell.id for way in ways}) == len(ways) == 3 * len(cells)
     assert {way.family for way in ways} == {
         f"{actuator}, {gate}"
         for actuator in (
             "own on the answer", "own-answer on the answer", "base on the answer", "bias on the answer",
-            "own on the completion", "base on the completion",
+            "learned-answer on the answer", "own on the completion", "base on the completion",
+            "thinking closed", "learned-closed with the thinking closed", "forced reply",
         )
         for gate in ("ungated", "gate of ours")
     }  # fmt: skip
@@ -270,3 +278,41 @@ def test_a_chain_given_back_as_text_reads_as_the_tokens_that_were_written(smollm
         assert tuple(written[: len(given)]) == tuple(given)
         rest = renderer.decode(written[len(given) :])
         assert rest == row.completion.partition("</think>")[2].strip()
+
+
+def test_a_condition_and_closed_thinking_go_into_one_decoration(thinker: LanguageModel) -> None:
+    vectors = {"learned-closed": random_vector(thinker)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.reasoning_tax.learned.LAYERS", (1,))
+        closed, *_, forced = on_closed_thinking(vectors)
+    for cell in (closed, forced):
+        told = in_condition(cell, TOLD)
+        assert told.decoration is not None
+        assert told.decoration.instruction == TOLD.instruction
+        assert acting_on(cell) == "closed thinking"
+        assert in_condition(cell, None).id == cell.id
+        assert told.decoration.digest not in (TOLD.digest, cell.decoration.digest)
+    assert in_condition(Cell(), TOLD).decoration == TOLD
+
+
+def test_vectors_are_learned_behind_what_the_model_writes(thinker: LanguageModel) -> None:
+    seen: list[ContrastPairs] = []
+    pairs = sk.load_pairs("abstention")
+    some = ContrastPairs("some", pairs.pairs[:4])
+    chains = [f"{CHAIN}\nIt is {i}." for i in range(3)] + ["It never ends"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learned, "_learned", lambda lm, made: seen.append(made) or (lm, made))
+        patch.setattr(learned, "_written", lambda *_: chains)
+        for make in (learned.for_answers, learned.for_closed_thinking):
+            make(thinker, some)
+    behind, closed = (made.pairs for made in seen)
+    assert [pair.id for pair in behind] == [pair.id for pair in some.pairs[:3]]
+    renders = [thinker.renderer.render(pair.prompt) for pair in some.pairs]
+    assert [pair.prompt for pair in behind] == [text + CHAIN for text in renders[:3]]
+    assert [pair.negative for pair in behind] == [f"\nIt is {i}." for i in range(3)]
+    assert [pair.prompt for pair in closed] == [f"{text}</think>" for text in renders]
+    assert {pair.positive for pair in (*behind, *closed)} == {learned.REPLY}
+
+
+def test_the_reply_of_the_learned_vectors_is_scored_as_an_abstention() -> None:
+    assert abstains(learned.REPLY)

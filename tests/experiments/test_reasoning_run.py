@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.reasoning_tax import actuators, run
+from experiments.reasoning_tax import actuators, learned, run
 from experiments.reasoning_tax.setting import SUITES, Setting, conditions, plain_cell
 from steerkit.errors import MisuseError
 from steerkit.sweeps.run import open_run
@@ -60,6 +60,10 @@ def test_the_study_says_what_it_has_measured_so_far_and_resumes(
 ) -> None:
     monkeypatch.setattr(actuators, "ANSWER_LAYERS", (1,))
     monkeypatch.setattr(actuators, "COMPLETION_LAYERS", (2,))
+    monkeypatch.setattr(learned, "LAYERS", (1,))
+    monkeypatch.setattr(learned, "STEPS", 2)
+    # a random model closes no block by itself
+    monkeypatch.setattr(learned, "_written", lambda _, pairs, *__: ["So.\n</think>\nIt is 3."] * len(pairs))
     page = setting.out / "results.md"
     run.measure(setting, ["before"], page)
     early = page.read_text()
