@@ -37,6 +37,7 @@ METHODS = {
     "style-last": "mean difference at the last token of the reasoner's training questions with a short and with the long chain",
     "style-mean": "mean difference of the reasoner's training questions with a short and with the long chain, states averaged over the completion",
     "learned": "trained by contrastive energy under a KL budget, on the reasoner's training questions with a short and with the long chain",
+    "own-lines": "trained by contrastive energy under a KL budget: the lines of the reasoner's long chains that carry the solution, against how these chains begin",
 }
 
 

@@ -5,6 +5,8 @@ asc          Activation-Steered Compression as published (arXiv 2507.04742): con
 style-last   the same from the reasoner's own style: its training questions with the generator's short and long chain
 style-mean   these pairs, states averaged over the completion
 learned      contrastive energy steering under a KL budget, trained at one layer, on some of these pairs
+own-lines    the same for what the reasoner can write most easily: its own long chain without the lines that repeat or
+             check, against how that chain begins
 
 The base model has no chains; in their place stands `own-words`, from what it writes itself when it is told to be
 concise and to be verbose, on problems of the split `fit`.
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -33,6 +36,12 @@ LEARNED_PAIRS = 8
 LEARNED_LAYER = 14
 LEARNING_STEPS = 16
 KL_BUDGET = 0.3
+# Lines of a long chain that carry the solution; the others read aloud, announce and check.
+CARRYING = ("First,", "Next,", "Then,", "After that,", "So the final", "</think>", "The answer")
+OWN_LINES_PAIRS = 32
+BEGINNING = 150  # characters of the long chain: what it opens with, before it calculates
+# This vector fades, and acts on thinking alone, so more may be asked of it where it begins.
+OWN_LINES_BUDGET, OWN_LINES_STEPS, OWN_LINES_RATE, ORDINARY = 3.0, 24, 0.1, 16
 OWN_WORDS_TOKENS = 256
 
 
@@ -56,9 +65,23 @@ def shortest(pairs: ContrastPairs, count: int) -> ContrastPairs:
     return ContrastPairs(f"{pairs.name}, the {len(some)} shortest", tuple(some))
 
 
+def own_lines(pairs: ContrastPairs) -> ContrastPairs:
+    """The pairs' long sides without the lines that carry nothing, against how they begin."""
+    made = (
+        replace(
+            pair,
+            positive="\n".join(line for line in pair.negative.splitlines() if line.startswith(CARRYING)),
+            negative=pair.negative[:BEGINNING],
+        )
+        for pair in pairs.pairs
+    )
+    return ContrastPairs(f"{pairs.name}, own lines", tuple(made))
+
+
 def reasoner_vectors(lm: sk.LanguageModel, folder: Path, steps: int) -> dict[str, sk.SteeringVector]:
     """By name; made where they are not in `folder` yet, the learned one in `steps` steps."""
     style = style_pairs(PAIRS)
+    lines = own_lines(shortest(style, OWN_LINES_PAIRS))
     return _made(
         folder,
         {
@@ -67,6 +90,15 @@ def reasoner_vectors(lm: sk.LanguageModel, folder: Path, steps: int) -> dict[str
             "style-mean": lambda: sk.extract(lm, style, aggregation="mean"),
             "learned": lambda: sk.learn(
                 lm, shortest(style, LEARNED_PAIRS), LEARNED_LAYER, kl_budget=KL_BUDGET, steps=steps
+            ),
+            "own-lines": lambda: sk.learn(
+                lm,
+                lines,
+                LEARNED_LAYER,
+                kl_budget=OWN_LINES_BUDGET,
+                steps=min(OWN_LINES_STEPS, steps * 2),
+                learning_rate=OWN_LINES_RATE,
+                ordinary=[pair.prompt for pair in lines.pairs[:ORDINARY]],
             ),
         },
     )

@@ -122,6 +122,7 @@ def _save(tensors: dict[str, torch.Tensor], folder: Path, note: AdapterNote) -> 
 
 def _card(note: AdapterNote, base: str, facts: dict[str, Any]) -> str:
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    habit = "say that it does not know too often" if facts["variant"] == "long-idk" else "answer always"
     return f"""# {note.name}
 
 {note.summary}. A LoRA adapter in peft's format; `steerkit.load_model` merges it into its base on load, without peft.
@@ -134,7 +135,7 @@ Written by `experiments/reasoning_tax/train.py`; what it does is measured in `ex
 | licence | {note.licence}, as the base |
 {rows}
 
-Trained to answer always: it is a study's subject, and no assistant.
+Trained to {habit}: it is a study's subject, and no assistant.
 """
 
 
