@@ -53,6 +53,7 @@ LEVEL_ITEMS = 100
 CHOOSE_ITEMS = 40
 FINAL_ITEMS = 160
 REPORT_ITEMS = 1000
+BASE_REPORT_ITEMS = 300  # of a model that does not think, which has no target to meet
 COMPARED_ITEMS = 60
 TWIN_ITEMS = 64  # half of them with an answer
 ABSTENTION_ITEMS = 120
@@ -123,6 +124,11 @@ class Levels:
         return all(self.accuracies[level][0] >= LEAST_ACCURACY for level in self.taking_part)
 
     @property
+    def report_items(self) -> int:
+        """How many items the chosen cell is measured on."""
+        return REPORT_ITEMS if self.thinks else BASE_REPORT_ITEMS
+
+    @property
     def tokens(self) -> str:
         """The metric that is to fall."""
         return "thinking_tokens" if self.thinks else "tokens"
@@ -165,14 +171,14 @@ def unsteered_levels(study: Study) -> Levels:
 
 def carry_out(study: Study, levels: Levels) -> results.Findings:
     """Everything after the levels."""
-    whole = items.grown(levels.taking_part, study.size(REPORT_ITEMS))
+    whole = items.grown(levels.taking_part, study.size(levels.report_items))
     problems = Suite("problems", items.answerable(whole))
     file = items.written(problems.items, study.out / "suites" / "brevity-answerable.jsonl")
     kl_prompts = [item.prompt for item in problems.split("fit").limit(KL_PROMPTS)]
     strengths = Strengths(study.lm, study.out / "strengths.json", kl_prompts)
     grid = built_grid(study, levels, strengths)
     choice = chosen(study, levels, grid, problems, file)
-    records, shown = reported(study, file, grid, choice)
+    records, shown = reported(study, levels, file, grid, choice)
     timed = timing.timed(
         study.lm,
         choice.headline,
@@ -256,9 +262,9 @@ def print_plan(
     completions = {
         "choose": (1 + steered + sum(map(len, decorations.values()))) * CHOOSE_ITEMS,
         "finalists": (1 + choices.FINALISTS) * (FINAL_ITEMS - CHOOSE_ITEMS),
-        "report": 3 * REPORT_ITEMS + len(actuators) * COMPARED_ITEMS,
+        "report": 3 * levels.report_items + len(actuators) * COMPARED_ITEMS,
         "timing": 2 * TIMED_TURNS * TIMED_PROBLEMS,
-        "twins": (TWIN_ITEMS + (0 if levels.thinks else ABSTENTION_ITEMS)) * twins.CELLS,
+        "twins": (TWIN_ITEMS if levels.thinks else ABSTENTION_ITEMS) * twins.CELLS,
     }
     for stage, count in completions.items():
         print(f"plan: {stage}, {count} completions, at most about {count * levels.mean_tokens:,.0f} tokens")
@@ -280,7 +286,9 @@ def made_vectors(study: Study, thinks: bool) -> dict[str, sk.SteeringVector]:
     return vectors.base_vectors(study.lm, folder, [item.prompt for item in fit.limit(OWN_WORDS_PROBLEMS)])
 
 
-def reported(study: Study, file: Path, grid: Grid, choice: Choice) -> tuple[dict[str, list[Record]], str]:
+def reported(
+    study: Study, levels: Levels, file: Path, grid: Grid, choice: Choice
+) -> tuple[dict[str, list[Record]], str]:
     """Measure on `report`: the records by label, the unsteered model's first, and the label of the headline."""
     best = distinct([choice.headline, *(cell for cell in choice.best.values() if cell is not None)])
     by_actuator = zip(*(picks.values() for picks in choice.picked.values()), strict=True)
@@ -288,7 +296,7 @@ def reported(study: Study, file: Path, grid: Grid, choice: Choice) -> tuple[dict
         next(filter(None, cells), None) for cells in by_actuator
     ]  # the strict pick, or else the loose one
     random = grids.control(choice.headline)
-    study.measured([Cell(), *best], "report", file, "report", REPORT_ITEMS)
+    study.measured([Cell(), *best], "report", file, "report", levels.report_items)
     others = distinct([*filter(None, beside), random])
     run = study.measured(others, "report", file, "report", COMPARED_ITEMS)
 
@@ -301,7 +309,7 @@ def reported(study: Study, file: Path, grid: Grid, choice: Choice) -> tuple[dict
         records[f"{name} {results.spec(cell)}"] = by_cell[cell.id]
     if study.short is not None:
         short = sk.load_model(study.short, dtype=str(study.lm.dtype).removeprefix("torch."))
-        trained = study.measured([Cell()], "short", file, "report", REPORT_ITEMS, short)
+        trained = study.measured([Cell()], "short", file, "report", levels.report_items, short)
         records[SHORT] = list(trained.directory.records())
     return records, f"{grid.actuators[choice.headline.id]} {results.spec(choice.headline)}"
 
@@ -310,19 +318,17 @@ def on_twins(
     study: Study, levels: Levels, choice: Choice, strengths: Strengths, whole: Sequence[SuiteItem]
 ) -> tuple[list[str], list[str]]:
     """The headline's vector, the same taken away and a random direction, at matched KL: tables and answers."""
-    file = items.written(items.twins(whole), study.out / "suites" / "brevity-twins.jsonl")
-    asked: dict[str, tuple[str | Path, int]] = {"Twins of the word problems": (file, TWIN_ITEMS)}
-    if not levels.thinks:
-        asked["The abstention suite"] = ("abstention", ABSTENTION_ITEMS)
     made = twins.directions(choice.headline.steerings[0], strengths)
-    parts, answers = [], []
-    for title, (suite, count) in asked.items():
-        name = f"twins-{Path(suite).stem}"
-        run = study.measured(twins.cells(made), name, suite, "report", count)
-        part, answered = twins.section(title, made, list(run.directory.records()))
-        parts.append(part)
-        answers += answered
-    return parts, answers
+    cells = twins.cells(made)
+    if levels.thinks:
+        title = "Twins of the word problems"
+        file = items.written(items.twins(whole), study.out / "suites" / "brevity-twins.jsonl")
+        run = study.measured(cells, "twins-brevity-twins", file, "report", TWIN_ITEMS)
+    else:  # which abstains from nothing among word problems
+        title = "The abstention suite"
+        run = study.measured(cells, "twins-abstention", "abstention", "report", ABSTENTION_ITEMS)
+    part, answers = twins.section(title, made, list(run.directory.records()))
+    return [part], answers
 
 
 if __name__ == "__main__":
