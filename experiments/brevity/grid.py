@@ -36,7 +36,8 @@ class Family:
     random: bool = False  # random directions of the vector's norm, in its place
 
 
-# "Own lines" was added after a trial of it on 16 items of `choose`, when the others were known to save 30% there.
+# "Own lines" was added after a trial of it on 16 items of `choose`, when the others were known to save 30% there, and
+# "both learned" after the second round on `choose`, where one of the two saved 67% and the other doubled the accuracy.
 # Layer 20 of 30 is ASC's two thirds of the depth; 14 is in the middle, where earlier studies of this base steered.
 REASONER = (
     Family("ASC", "asc", 20, "completion", (0.25, 0.5, 1), published=True),
@@ -50,6 +51,8 @@ REASONER = (
     Family("own lines", "own-lines", 14, "thinking", (1.5, 2, 2.5)),
     Family("own lines", "own-lines", 14, "thinking", (3, 4, 5), half_life=32),
     Family("own lines", "own-lines", 14, "thinking", (2, 3, 4), half_life=64),
+    Family("both learned", "both", 14, "thinking", (1, 1.5, 2, 2.5)),
+    Family("both learned", "both", 14, "thinking", (1.5, 2, 2.5), half_life=64),
     Family("fading", "style-mean", 14, "thinking", (1, 2), half_life=64),
     Family("fading", "learned", 14, "thinking", (1, 2), half_life=64),
     Family("step boundaries", "style-mean", 14, "thinking", (2,), positions="boundaries"),

@@ -38,6 +38,7 @@ METHODS = {
     "style-mean": "mean difference of the reasoner's training questions with a short and with the long chain, states averaged over the completion",
     "learned": "trained by contrastive energy under a KL budget, on the reasoner's training questions with a short and with the long chain",
     "own-lines": "trained by contrastive energy under a KL budget: the lines of the reasoner's long chains that carry the solution, against how these chains begin",
+    "both": "the sum of two trained by contrastive energy under a KL budget: on the reasoner's questions with a short and with the long chain, and on the lines of the long chain that carry the solution",
 }
 
 
@@ -61,6 +62,8 @@ def publish(runs: Path, folder: Path = PUBLISHED) -> Path:
         raise MisuseError(f"{runs} holds no choice: run the study first (README.md)")
     choice: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     found = sk.load_vector(runs / "vectors" / f"{choice['vector']}.safetensors")
+    if found.digest != choice["digest"]:
+        raise MisuseError(f"{runs} has another vector {choice['vector']!r} than the one that was chosen")
     model = REASONER if choice["thinks"] else choice["model"]
     strengths = [s for s in read_strengths(runs / "strengths.json") if s.digest == found.digest]
     name = f"brief-{model}"

@@ -138,16 +138,20 @@ def picks_table(picked: Mapping[str, Picks]) -> str:
 
 
 def report_table(records: Mapping[str, Sequence[Record]], tokens: str) -> str:
-    """The unsteered model first; then each cell with its changes and its saving, on the items that both have."""
+    """The unsteered model first; then each cell with its changes and its savings, on the items that both have.
+
+    Of `tokens`, and of all tokens: a model whose thinking is forced shut may go on behind the marker.
+    """
     rows = compared(records)
     plain, *others = records
     lines = table(rows, METRICS).splitlines()
-    lines[0] += " fewer |"
-    lines[1] += "---|"
-    lines[2] += " |"
-    for place, label in enumerate(others, start=3):
-        found = saving(records[plain], records[label], tokens)
-        lines[place] += f" {share(found)} |"
+    for metric in dict.fromkeys((tokens, "tokens")):
+        lines[0] += f" fewer {metric} |"
+        lines[1] += "---|"
+        lines[2] += " |"
+        for place, label in enumerate(others, start=3):
+            found = saving(records[plain], records[label], metric)
+            lines[place] += f" {share(found)} |"
     return "\n".join(lines)
 
 

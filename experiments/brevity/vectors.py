@@ -7,6 +7,7 @@ style-mean   these pairs, states averaged over the completion
 learned      contrastive energy steering under a KL budget, trained at one layer, on some of these pairs
 own-lines    the same for what the reasoner can write most easily: its own long chain without the lines that repeat or
              check, against how that chain begins
+both         the sum of these two, at strengths that `choose` favoured: the one calculates better, the other is brief
 
 The base model has no chains; in their place stands `own-words`, from what it writes itself when it is told to be
 concise and to be verbose, on problems of the split `fit`.
@@ -41,6 +42,7 @@ CARRYING = ("First,", "Next,", "Then,", "After that,", "So the final", "</think>
 OWN_LINES_PAIRS = 32
 BEGINNING = 150  # characters of the long chain: what it opens with, before it calculates
 # This vector fades, and acts on thinking alone, so more may be asked of it where it begins.
+BOTH = {"learned": 0.64, "own-lines": 1.05}  # half the strength at a KL of 0.1, and twice that
 OWN_LINES_BUDGET, OWN_LINES_STEPS, OWN_LINES_RATE, ORDINARY = 3.0, 24, 0.1, 16
 OWN_WORDS_TOKENS = 256
 
@@ -78,6 +80,12 @@ def own_lines(pairs: ContrastPairs) -> ContrastPairs:
     return ContrastPairs(f"{pairs.name}, own lines", tuple(made))
 
 
+def combined(folder: Path) -> sk.SteeringVector:
+    """The sum of the vectors of `BOTH` in a folder, at their strengths."""
+    first, second = (sk.load_vector(folder / f"{name}.safetensors") * share for name, share in BOTH.items())
+    return first + second
+
+
 def reasoner_vectors(lm: sk.LanguageModel, folder: Path, steps: int) -> dict[str, sk.SteeringVector]:
     """By name; made where they are not in `folder` yet, the learned one in `steps` steps."""
     style = style_pairs(PAIRS)
@@ -100,6 +108,7 @@ def reasoner_vectors(lm: sk.LanguageModel, folder: Path, steps: int) -> dict[str
                 learning_rate=OWN_LINES_RATE,
                 ordinary=[pair.prompt for pair in lines.pairs[:ORDINARY]],
             ),
+            "both": lambda: combined(folder),
         },
     )
 

@@ -5,7 +5,8 @@ Actuators: its own vector, fitted where its completions begin (in the chain's pl
 reply that is forced. The instruction is the condition "told".
 
 Three places. On the answer, the chain stays as it is. On the completion, the chain is steered too. With the thinking
-closed, there is no chain that states an answer: the budget for thinking is 0 and the answer is steered.
+closed, no chain has stated an answer: the budget for thinking is 0 and what follows is steered, be it an answer or
+the chain that the model begins all the same.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ ANSWER_LAYERS, ANSWER_STRENGTHS = (12, 16), (0.5, 1.0, 1.5, 3.0)
 COMPLETION_LAYERS, COMPLETION_STRENGTHS = (14,), (1.0,)
 ON_ANSWER, ON_COMPLETION = ("own", "own-answer", "base"), ("own", "base")
 BIASES = (4.0, 8.0, 16.0)
-LEARNED_STRENGTHS = (0.7, 1.0, 1.4)
-CLOSED_STRENGTHS, HALF_LIVES = (1.0, 1.4), (None, 8.0)
-# Nats enough that nothing else is written: how far the gate alone goes, whatever acts behind it.
-FORCED = sk.Decoration("forced-reply", openers=(CLOSING + learned.REPLY,), bias=100.0)
+LEARNED_STRENGTHS = (0.7, 1.0, 1.2, 1.4)
+CLOSED = ((1.0, None), (1.4, 8.0))  # strengths, and half-lives in tokens, of which the marker has three
+# Nats enough that nothing else is written, and then the turn ends: how far the gate goes, whatever acts behind it.
+FORCED = sk.Decoration("canned-reply", openers=(f"{CLOSING}{learned.REPLY}{learned.END}",), bias=100.0)
 
 ActingOn = Literal["answer", "completion", "closed thinking"]
 Written = Mapping[str, Mapping[str, Record]]  # by the id of an ungated cell, then by item
@@ -109,8 +110,11 @@ def on_closed_thinking(vectors: Mapping[str, sk.SteeringVector]) -> list[Cell]:
     """The cells that close the thinking at once: by itself, with the answer steered, and with a reply forced."""
     vector = vectors["learned-closed"]
     steered = [
-        Cell((vector.at(layer, strength, "answer", half_life=half_life),), decoration=learned.AT_ONCE)
-        for layer, strength, half_life in product(learned.LAYERS, CLOSED_STRENGTHS, HALF_LIVES)
+        Cell(
+            (vector.at(learned.LAYERS[0], strength, "answer", half_life=half_life),),
+            decoration=learned.AT_ONCE,
+        )
+        for strength, half_life in CLOSED
     ]
     return [Cell(decoration=learned.AT_ONCE), *steered, Cell(decoration=FORCED)]
 

@@ -34,7 +34,7 @@ from steerkit.sweeps.store import Record
 
 PASS_THROUGH = "{{ messages[0]['content'] }}"
 CLOSING = THINKING_MARKERS[1]
-TOKENS = 48  # an answer that was trained on is one sentence; longer ones are cut off, and counted as such
+TOKENS = 48  # an answer that was trained on is one sentence; longer ones are cut off
 QUESTIONS = "after-chains.jsonl"
 
 ByCell = dict[str, dict[str, Record]]  # by cell id, then by item
@@ -103,7 +103,8 @@ def is_closed(record: Record) -> bool:
 def joined(plain: Record, answer: Record, cell: Cell) -> Record:
     """The record of the whole completion: the unsteered chain, then the steered answer.
 
-    Degenerate where the answer is, or the unsteered completion was; its repetition is not known.
+    Degenerate where the answer is, or the unsteered completion was; its repetition is not known. An answer that is cut
+    off is no abstention and not correct, whatever it has said: it may yet say something else.
     """
     if not is_closed(plain):
         return {**plain, **cell.fields()}
@@ -112,6 +113,8 @@ def joined(plain: Record, answer: Record, cell: Cell) -> Record:
     scores = {**answer["scores"], "tokens_thinking": thinking, "tokens_total": total}
     scores["degenerate"] = answer["scores"]["degenerate"] or plain["scores"]["degenerate"]
     del scores["repetition"]
+    if answer["finish"] == "length":
+        scores |= {"abstained": False, "correct": False}
     return {
         **plain,
         **cell.fields(),

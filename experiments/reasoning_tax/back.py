@@ -27,6 +27,7 @@ from experiments.reasoning_tax.actuators import (
     vectors_of,
     ways_of,
 )
+from experiments.reasoning_tax.after_chains import TOKENS as ANSWER_TOKENS
 from experiments.reasoning_tax.after_chains import answered
 from experiments.reasoning_tax.gates import Reading, fitted, reading
 from experiments.reasoning_tax.recovery import DROP, ROOM, recovery
@@ -56,7 +57,7 @@ FITTED_ON = {"selfaware": ("abstention", "selfaware"), "abstention": ("abstentio
 
 # The target is `recovery`'s; the second rule shows how far an actuator goes, ungated, at any price but fluency.
 TARGET, ANY_PRICE = "target", "any price"
-BEST = "best of all"
+BEST = "best steering"
 
 Probes = Mapping[str, Mapping[str, sk.Probe]]  # by model, then by what they were fitted on
 Picked = dict[tuple[str, str], Way | None]  # by rule and family
@@ -139,12 +140,14 @@ def readable(probes: Probes) -> str:
 def rules() -> str:
     """The rules in words."""
     return (
-        f"Chosen on `choose`, measured once on `report`. **{TARGET}**: the most recall at no more over-abstention than "
+        f"Chosen on `choose`, reported on `report`. **{TARGET}**: the most recall at no more over-abstention than "
         f"the base's on `choose` plus {ROOM:.2f}, and at most {DROP:.2f} less accuracy than the long model's. "
-        f"**{ANY_PRICE}**: the most recall without more degenerate completions, ungated. *{BEST}* is the target rule's "
-        "pick among all families. Recall and over-abstention are shown against the base, accuracy and tokens against "
-        "the long model. A line meets the target if by point estimates it has the base's recall, at most its "
-        f"over-abstention plus {ROOM:.2f}, and at least the long model's accuracy less {DROP:.2f}."
+        f"**{ANY_PRICE}**: the most recall at 0.1 more degenerate completions at most, ungated. *{BEST}* is the target "
+        "rule's pick among all vectors; the forced reply says how far a gate goes, whatever acts behind it. Recall "
+        "and over-abstention are shown against the base, accuracy and tokens against the long model. A line meets "
+        f"the target if by point estimates it has the base's recall, at most its over-abstention plus {ROOM:.2f}, "
+        f"and at least the long model's accuracy less {DROP:.2f}. Answers behind a given chain are decoded for "
+        f"{ANSWER_TOKENS} tokens; a longer one counts as neither an abstention nor correct."
     )
 
 
@@ -211,7 +214,7 @@ def choices(ways: Sequence[Way], written: Written, place: Place) -> Picked:
         TARGET: f"recall s.t. over_abstention<={limit:.6f}, accuracy_drop<={DROP}",
         ANY_PRICE: "recall s.t. degenerate_rise<=0.1",
     }
-    picked: Picked = {(TARGET, BEST): best(ways, rows, bounds[TARGET])}
+    picked: Picked = {(TARGET, BEST): best([w for w in ways if w.acting.steerings], rows, bounds[TARGET])}
     for rule, family in product(bounds, dict.fromkeys(way.family for way in ways)):
         own = [way for way in ways if way.family == family]
         if rule == TARGET or own[0].gate is None:

@@ -17,6 +17,7 @@ from steerkit.engines.base import Decoding, Request
 from steerkit.pairs import ContrastPair, ContrastPairs
 
 REPLY = "\nThe answer is not known."
+END = "<|im_end|>"  # what ends a turn of this model
 AT_ONCE = sk.Decoration("at-once", rule=ThinkingBudget(0))
 LAYERS = (14, 20)
 # Under a gate the vector meets hardly any ordinary question, so the gate bounds what it does there; the budget is too

@@ -63,5 +63,5 @@ def _shown(row: Row, metric: str) -> str:
 
 
 def _spec(records: list[Record]) -> str:
-    spec = records[0]["steering"] or records[0]["decoration"]
+    spec = " with ".join(filter(None, (records[0]["steering"], records[0]["decoration"])))
     return f"`{spec.replace('|', '/')}`"

@@ -9,7 +9,8 @@ the reasoning model: as it is, and with its thinking closed as soon as it is ope
     answer    otherwise
 
 Rows are decoded greedily and apart, so what a router would have written is known from the two runs. Its two ends,
-always and never thinking, stand beside it, and so do routers by chance that think equally often.
+always and never thinking, stand beside it, and so do routers by chance that abstain alike and think equally often.
+Thinking that is closed as soon as it is opened may go on behind the marker: tokens say what that costs.
 """
 
 from __future__ import annotations
@@ -130,8 +131,9 @@ def section(choose: Items, report: Items, probes: Mapping[str, sk.Probe]) -> str
         ways[f"route, thinking for {share:.0%}"] = lambda item, least=least: _three_ways(
             report, item, cut, least
         )
-        ways[f"by chance, thinking for {share:.0%}"] = lambda item, share=share: (
-            "think" if hash_position("routing", item.id) < share else "answer"
+        routed_share = _share_that_thinks(report, cut, least)
+        ways[f"by chance, thinking for {share:.0%}"] = lambda item, share=routed_share: _three_ways(
+            report, item, cut, -1.0 if hash_position("routing", item.id) < share else 2.0
         )
     routes = {name: {item.id: way(item) for item in report.suite} for name, way in ways.items()}
     for name, route in routes.items():
@@ -155,6 +157,13 @@ def section(choose: Items, report: Items, probes: Mapping[str, sk.Probe]) -> str
             "many items of `choose` its threshold approves.",
         ]
     )
+
+
+def _share_that_thinks(items: Items, abstain_from: float, think_from: float) -> float:
+    """Of the items that the router does not abstain from, the share that it has think."""
+    routes = [_three_ways(items, item, abstain_from, think_from) for item in items.suite]
+    kept = [route for route in routes if route != "abstain"]
+    return kept.count("think") / len(kept) if kept else 0.0
 
 
 def _three_ways(items: Items, item: SuiteItem, abstain_from: float, think_from: float) -> str:

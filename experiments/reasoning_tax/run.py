@@ -28,7 +28,6 @@ from experiments.reasoning_tax.before import before_and_after
 from experiments.reasoning_tax.data import VARIANTS
 from experiments.reasoning_tax.routing import routing
 from experiments.reasoning_tax.setting import TUNED, Setting, Write
-from experiments.reasoning_tax.setting import kept as kept  # the brevity study takes it from here
 from experiments.reasoning_tax.worth import worth
 from steerkit.errors import MisuseError
 from steerkit.whole_files import replacing
@@ -54,12 +53,13 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, action="append", help="repeat for several; all if left out")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--limit", type=int, help="at most so many items of a split, for a trial")
+    parser.add_argument("--limit", type=int, help="at most so many items of a split: a trial, kept apart")
     parser.add_argument("--out", type=Path, default=HERE / "runs")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    setting = Setting(asked.adapters, asked.out, asked.data, asked.dtype, asked.limit)
-    page = asked.out / "results.md" if asked.limit else HERE / "results.md"
+    out = asked.out / "trial" if asked.limit else asked.out
+    setting = Setting(asked.adapters, out, asked.data, asked.dtype, asked.limit)
+    page = out / "results.md" if asked.limit else HERE / "results.md"
     measure(setting, asked.part or list(PARTS), page)
     print(page.read_text(encoding="utf-8"))
 

@@ -23,10 +23,10 @@ from steerkit.sweeps.grid import Cell
 from steerkit.sweeps.store import Record
 
 MODELS = ("base", "long", "short")
-# A chain under test is written some nine times over, token by token: 30 chains cost what 270 completions do.
-CHAINS = 30
-INSTRUCTIONS = 80  # half of them plain twins, which say what the constraints cost
-TWINS = 80  # pairs with another number and pairs without a premise, half each
+# A chain under test is written some nine times over, token by token: 16 chains cost what 144 completions do.
+CHAINS = 16
+INSTRUCTIONS = 60  # half of them plain twins, which say what the constraints cost
+TWINS = 60  # pairs with another number and pairs without a premise, half each
 INTRO = "Word problems, each model as it is; changes are against the base."
 
 Found = dict[str, dict[str, list[Record]]]  # records or findings by what was asked, then by model

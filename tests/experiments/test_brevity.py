@@ -163,7 +163,7 @@ def test_a_closed_form_that_breaks_down_makes_no_cell(pushes: dict[str, sk.Steer
 
 @pytest.mark.parametrize("families", [grids.REASONER, grids.BASE])
 def test_the_studies_grids_are_about_forty_cells_whose_vectors_there_are(families: Sequence[Family]) -> None:
-    assert sum(len(family.multiples) + family.published for family in families) <= 45
+    assert sum(len(family.multiples) + family.published for family in families) <= 52
     assert {family.vector for family in families} <= publish.METHODS.keys()
     assert sum(family.random for family in families) == 1
 
