@@ -1,8 +1,8 @@
 """Paid back: the long variant steered towards what it lost, on the suites where something can be lost.
 
-Each actuator acts on the answer alone, or behind thinking that is closed at once; on the primary suite two of them
-also act on the whole completion. Each ungated, and under probes of the prompt: fitted on our suite, and on SelfAware's
-own `fit`, because gates did not transfer before (experiments/does_the_gate_transfer).
+Each actuator acts on the answer alone, or behind thinking that is closed at once; on the primary suite as it is two
+of them also act on the whole completion. Each ungated, and under probes of the prompt: fitted on our suite, and on
+SelfAware's own `fit`, because gates did not transfer before (experiments/does_the_gate_transfer).
 
 Cells are chosen on `choose` by the rules below, for each suite and condition apart, and measured once on `report`.
 Our suite as it is and UMWP have no recall to give back: the base's is 0.07 at most.
@@ -52,6 +52,7 @@ from steerkit.sweeps.summary import Row, summarise
 
 # Where something was lost.
 PLACES = {"selfaware": ("as it is", "told"), "abstention": ("told",)}
+ON_COMPLETIONS = ("selfaware", "as it is")  # chains are steered here alone: each cell writes them all anew
 # What gates are fitted on, by the suite that they gate. On ours SelfAware's probe reads little (AUROC 0.61).
 FITTED_ON = {"selfaware": ("abstention", "selfaware"), "abstention": ("abstention",)}
 
@@ -160,7 +161,7 @@ def in_place(
 ) -> list[str]:
     """Choose and report in one suite and condition; the parts of its section."""
     cells = [*on_answers(vectors), *on_closed_thinking(vectors)]
-    if place.suite == PRIMARY:
+    if (place.suite, place.condition) == ON_COMPLETIONS:
         cells += on_completions(vectors)
     ways = [way for cell in cells for way in ways_of(cell, found)]
     written, _ = written_by(setting, lm, place, cells, "choose")
