@@ -11,7 +11,7 @@ the chain that the model begins all the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
@@ -88,13 +88,13 @@ def after_a_chain(pairs: ContrastPairs) -> ContrastPairs:
     return ContrastPairs(f"{pairs.name}, after a chain", tuple(moved))
 
 
-def on_answers(vectors: Mapping[str, sk.SteeringVector]) -> list[Cell]:
-    """The cells that act on the answer alone."""
-    means = product(ON_ANSWER, ANSWER_LAYERS, ANSWER_STRENGTHS)
-    trained = product(("learned-answer",), learned.LAYERS, LEARNED_STRENGTHS)
-    steered = [
-        Cell((vectors[name].at(layer, strength, "answer"),)) for name, layer, strength in [*means, *trained]
+def on_answers(vectors: Mapping[str, sk.SteeringVector], means: Sequence[str] = ON_ANSWER) -> list[Cell]:
+    """The cells that act on the answer alone, with these of the mean vectors."""
+    places = [
+        *product(means, ANSWER_LAYERS, ANSWER_STRENGTHS),
+        *product(("learned-answer",), learned.LAYERS, LEARNED_STRENGTHS),
     ]
+    steered = [Cell((vectors[name].at(layer, strength, "answer"),)) for name, layer, strength in places]
     return [*steered, *(Cell(decoration=bias_on_answers(bias)) for bias in BIASES)]
 
 
@@ -116,7 +116,12 @@ def on_closed_thinking(vectors: Mapping[str, sk.SteeringVector]) -> list[Cell]:
         )
         for strength, half_life in CLOSED
     ]
-    return [Cell(decoration=learned.AT_ONCE), *steered, Cell(decoration=FORCED)]
+    return [Cell(decoration=learned.AT_ONCE), *steered, forced_reply()]
+
+
+def forced_reply() -> Cell:
+    """The cell that closes the thinking and says that the answer is not known, whatever the model would write."""
+    return Cell(decoration=FORCED)
 
 
 def in_condition(cell: Cell, told: sk.Decoration | None) -> Cell:

@@ -1,8 +1,9 @@
 """Paid back: the long variant steered towards what it lost, on the suites where something can be lost.
 
-Each actuator acts on the answer alone, or behind thinking that is closed at once; on the primary suite as it is two
-of them also act on the whole completion. Each ungated, and under probes of the prompt: fitted on our suite, and on
-SelfAware's own `fit`, because gates did not transfer before (experiments/does_the_gate_transfer).
+Actuators act on the answer alone, behind thinking that is closed at once, and on the whole completion; all of them on
+the primary suite as it is, in the other places those that may do something there. Each ungated, and under probes of
+the prompt: fitted on our suite, and on SelfAware's own `fit`, because gates did not transfer before
+(experiments/does_the_gate_transfer).
 
 Cells are chosen on `choose` by the rules below, for each suite and condition apart, and measured once on `report`.
 Our suite as it is and UMWP have no recall to give back: the base's is 0.07 at most.
@@ -20,6 +21,7 @@ from experiments.reasoning_tax.actuators import (
     Written,
     acting_on,
     at_random,
+    forced_reply,
     in_condition,
     on_answers,
     on_closed_thinking,
@@ -52,7 +54,8 @@ from steerkit.sweeps.summary import Row, summarise
 
 # Where something was lost.
 PLACES = {"selfaware": ("as it is", "told"), "abstention": ("told",)}
-ON_COMPLETIONS = ("selfaware", "as it is")  # chains are steered here alone: each cell writes them all anew
+# Elsewhere the learned answers, the bias and the forced reply alone: the others cost whole chains, or did nothing here.
+WHOLE_GRID = ("selfaware", "as it is")
 # What gates are fitted on, by the suite that they gate. On ours SelfAware's probe reads little (AUROC 0.61).
 FITTED_ON = {"selfaware": ("abstention", "selfaware"), "abstention": ("abstention",)}
 
@@ -160,9 +163,10 @@ def in_place(
     found: Sequence[Reading],
 ) -> list[str]:
     """Choose and report in one suite and condition; the parts of its section."""
-    cells = [*on_answers(vectors), *on_closed_thinking(vectors)]
-    if (place.suite, place.condition) == ON_COMPLETIONS:
-        cells += on_completions(vectors)
+    if (place.suite, place.condition) == WHOLE_GRID:
+        cells = [*on_answers(vectors), *on_closed_thinking(vectors), *on_completions(vectors)]
+    else:
+        cells = [*on_answers(vectors, means=()), forced_reply()]
     ways = [way for cell in cells for way in ways_of(cell, found)]
     written, _ = written_by(setting, lm, place, cells, "choose")
     picked = choices(ways, written, place)
