@@ -53,10 +53,10 @@ LEVEL_ITEMS = 100
 CHOOSE_ITEMS = 40
 FINAL_ITEMS = 160
 REPORT_ITEMS = 1000
-BASE_REPORT_ITEMS = 200  # of a model that does not think, which has no target to meet
+BASE_FINAL_ITEMS, BASE_REPORT_ITEMS = 80, 200  # of a model that does not think, which has no target to meet
 COMPARED_ITEMS = 60
 TWIN_ITEMS = 64  # half of them with an answer
-ABSTENTION_ITEMS = 64
+ABSTENTION_ITEMS = 48
 KL_PROMPTS = 8
 OWN_WORDS_PROBLEMS = 60
 OWN_WORDS_LEVELS = (1, 2, 3)
@@ -122,6 +122,11 @@ class Levels:
     def qualified(self) -> bool:
         """Whether those that take part are there by the rule."""
         return all(self.accuracies[level][0] >= LEAST_ACCURACY for level in self.taking_part)
+
+    @property
+    def final_items(self) -> int:
+        """How many items the finalists are compared on."""
+        return FINAL_ITEMS if self.thinks else BASE_FINAL_ITEMS
 
     @property
     def report_items(self) -> int:
@@ -226,7 +231,7 @@ def chosen(study: Study, levels: Levels, grid: Grid, problems: Suite, file: Path
     cells = {cell.id for cell in grid.cells}
     rows = summarise(r for r in wide.directory.records() if r["item"] in first and r["cell"] in cells)
     last = [Cell(), *choices.finalists(grid, rows, levels.tokens)]
-    narrow = study.measured(last, "choose", file, "choose", FINAL_ITEMS)
+    narrow = study.measured(last, "choose", file, "choose", levels.final_items)
     cells = {cell.id for cell in last}
     final_rows = summarise(r for r in narrow.directory.records() if r["cell"] in cells)
     choice = choices.chosen(grid, rows, final_rows, levels.tokens)
@@ -261,7 +266,7 @@ def print_plan(
     actuators = {family.actuator for family in families} | decorations.keys()
     completions = {
         "choose": (1 + steered + sum(map(len, decorations.values()))) * CHOOSE_ITEMS,
-        "finalists": (1 + choices.FINALISTS) * (FINAL_ITEMS - CHOOSE_ITEMS),
+        "finalists": (1 + choices.FINALISTS) * (levels.final_items - CHOOSE_ITEMS),
         "report": 3 * levels.report_items + len(actuators) * COMPARED_ITEMS,
         "timing": 2 * TIMED_TURNS * TIMED_PROBLEMS,
         "twins": (TWIN_ITEMS if levels.thinks else ABSTENTION_ITEMS) * twins.CELLS,
