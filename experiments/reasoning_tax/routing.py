@@ -51,7 +51,8 @@ Floats = NDArray[np.float64]
 class Items:
     """The items of a split, what each way of answering wrote, and what the probes read.
 
-    `reply` are the tokens of the reply that an abstaining router gives in the model's place.
+    `helps` is empty where thinking helps too rarely for a probe. `reply` are the tokens of the reply that an abstaining
+    router gives in the model's place.
     """
 
     suite: Suite
@@ -69,23 +70,16 @@ def routing(setting: Setting, write: Write) -> None:
     written = {name: _written(setting, lm, name) for name in splits}
     labels = labels_of_help(splits["fit"], *written["fit"])
     helped = sum(prompt.label for prompt in labels)
-    if min(helped, len(labels) - helped) < FEWEST:
-        write(
-            f"## Whether to think\n\nThinking helps on {helped} of {len(labels)} answerable items of `fit`: nothing to "
-            "route."
-        )
-        return
-    probes = {
-        "no_answer": sk.fit_probe(lm, splits["fit"], name="no-answer"),
-        "helps": sk.fit_probe(lm, labels),
-    }
+    probes = {"no_answer": sk.fit_probe(lm, splits["fit"], name="no-answer")}
+    if min(helped, len(labels) - helped) >= FEWEST:
+        probes["helps"] = sk.fit_probe(lm, labels)
     reply = tuple(lm.renderer.encode(I_DONT_KNOW))
-    read = {
-        name: Items(suite, *written[name], *(readings(lm, probe, suite) for probe in probes.values()), reply)
-        for name, suite in splits.items()
-        if name != "fit"
-    }
-    write(section(read["choose"], read["report"], probes))
+    read = {}
+    for name in ("choose", "report"):
+        found = {probe: readings(lm, fitted, splits[name]) for probe, fitted in probes.items()}
+        read[name] = Items(splits[name], *written[name], found["no_answer"], found.get("helps", {}), reply)
+    said = f"Thinking helps on {helped} of {len(labels)} answerable items of `fit`"
+    write(section(read["choose"], read["report"], probes, said))
 
 
 def _written(
@@ -114,8 +108,11 @@ def labels_of_help(
     return LabelledPrompts("thinking-helps", tuple(prompts))
 
 
-def section(choose: Items, report: Items, probes: Mapping[str, sk.Probe]) -> str:
-    """The ends, the routers and the routers by chance, on `report`; thresholds from `choose`."""
+def section(choose: Items, report: Items, probes: Mapping[str, sk.Probe], said: str) -> str:
+    """The ends, the routers and the routers by chance, on `report`; thresholds from `choose`.
+
+    `said` is how often thinking helps. The ends alone where that is too rare to be told from the prompt.
+    """
     ids = [item.id for item in choose.suite]
     lacking = np.array([bool(item.should_abstain) for item in choose.suite])
     cut = cut_within(np.array([choose.no_answer[i] for i in ids]), lacking, ABSTENTION_BUDGET)
@@ -126,7 +123,7 @@ def section(choose: Items, report: Items, probes: Mapping[str, sk.Probe]) -> str
         "always think, or abstain": lambda item: _three_ways(report, item, cut, -1.0),
     }
     shares = {}
-    for share in SHARES:
+    for share in SHARES if choose.helps else ():
         least = float(np.quantile([choose.helps[i] for i in ids], 1 - share))
         ways[f"route, thinking for {share:.0%}"] = lambda item, least=least: _three_ways(
             report, item, cut, least
@@ -150,8 +147,9 @@ def section(choose: Items, report: Items, probes: Mapping[str, sk.Probe]) -> str
     return "\n\n".join(
         [
             "## Whether to think",
-            f"Brevity suite. Probes, cross-fitted on `fit`: {accuracies}. Abstention threshold {cut:.3f}, chosen "
-            f"on `choose` for at most {ABSTENTION_BUDGET:.0%} of the answerable items.",
+            f"Brevity suite. {said}{'' if choose.helps else ': too few to route by'}. Probes, cross-fitted on `fit`: "
+            f"{accuracies}. Abstention threshold {cut:.3f}, chosen on `choose` for at most {ABSTENTION_BUDGET:.0%} of "
+            "the answerable items.",
             table({f"{name} ({shares[name]})": row for name, row in rows.items()}),
             "In parentheses the shares answered at once, thought about and abstained from; a router's name says of how "
             "many items of `choose` its threshold approves.",
@@ -169,7 +167,7 @@ def _share_that_thinks(items: Items, abstain_from: float, think_from: float) -> 
 def _three_ways(items: Items, item: SuiteItem, abstain_from: float, think_from: float) -> str:
     if items.no_answer[item.id] >= abstain_from:
         return "abstain"
-    return "think" if items.helps[item.id] >= think_from else "answer"
+    return "think" if items.helps.get(item.id, 0.0) >= think_from else "answer"
 
 
 def routed(items: Items, route: Mapping[str, str]) -> Iterator[Record]:

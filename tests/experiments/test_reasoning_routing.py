@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 from experiments.reasoning_tax.routing import AT_ONCE, Items, abstention, labels_of_help, routed, section
 from experiments.reasoning_tax.setting import by_item
@@ -51,9 +52,15 @@ def test_a_router_that_sees_what_helps_is_right_as_often_as_thinking_for_fewer_t
         helps=helps | {twin.id: 0.0 for twin in twins},
     )
     probe = SimpleNamespace(name="p", metadata=SimpleNamespace(auroc=(0.5,), layer=0, baseline_auroc=None))
-    lines = section(choose, both, {"no_answer": probe, "helps": probe}).splitlines()  # type: ignore[dict-item]
+    probes: Any = {"no_answer": probe, "helps": probe}
+    lines = section(choose, both, probes, "Thinking helps").splitlines()
     by_name = {line.split(" (")[0].removeprefix("| "): line for line in lines if line.startswith("| ")}
     assert " 1.00 [1.00, 1.00] " in by_name["always think"]
     assert " 0.50 (-0.50 " in by_name["never think"]
     assert " 1.00 (+0.00 [+0.00, +0.00]) " in by_name["route, thinking for 25%"]
     assert " 26.5 (-23.5 " in by_name["route, thinking for 25%"]
+    ends = section(replace(choose, helps={}), replace(both, helps={}), probes, "Thinking helps on 3 of 20")
+    assert "Thinking helps on 3 of 20: too few to route by." in ends
+    assert "| never think, or abstain (1.00 / 0.00 / 0.00)" in ends
+    assert "| always think, or abstain (0.00 / 1.00 / 0.00)" in ends
+    assert "| route" not in ends
