@@ -106,7 +106,7 @@ def card(
 Makes {metadata.model} {what} in fewer words: {results.share(fewer)} fewer {tokens.replace("_", " ")} on the split `report`. Loads by its name:
 
 ```console
-$ steerkit generate --model {metadata.model} --steer {steering.spec()} "A box holds 12 pens. How many pens do 7 boxes hold?"
+$ steerkit generate --model {metadata.model} --steer {steering.spec()} "Keiko is 6 years old. Samir is 3 years older. How old is Samir?"
 ```
 
 Written by `experiments/brevity/publish.py`; do not edit.
