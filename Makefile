@@ -32,7 +32,7 @@ test: setup lint
 # vLLM for a CPU, in an environment of its own: it pins other versions. Torch comes first and brings what it needs,
 # which is little where pip finds a CPU build and gigabytes of CUDA libraries where PyPI alone serves it.
 test-vllm: .venv-vllm/.ready
-	.venv-vllm/bin/python -m pytest -m vllm tests/vllm
+	.venv-vllm/bin/python -m pytest -m vllm tests/integrations/vllm
 
 .venv-vllm/.ready: constraints-vllm.txt pyproject.toml
 	$(PYTHON) -m venv .venv-vllm

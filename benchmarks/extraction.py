@@ -9,7 +9,7 @@ from benchmarks.floor import bare_pass, unique_share, whole_text_batches
 from benchmarks.measure import Seconds, ratios, take_turns
 from benchmarks.rows import Row, at_most
 from benchmarks.setting import Workbench
-from steerkit.activations import capture
+from steerkit.extraction.capture import capture
 
 SETS = ("abstention", "brevity")
 VARIANTS = ("extract", "capture", "capture, nothing shared")

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steerkit.activations import capture
+from steerkit.core.prompts import EncodedText
+from steerkit.extraction.capture import capture
 from steerkit.models import LanguageModel
-from steerkit.prompts import EncodedText
 
 
 @dataclass(frozen=True, eq=False)

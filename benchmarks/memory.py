@@ -23,7 +23,7 @@ import steerkit as sk
 from benchmarks.floor import bare_pass, whole_text_batches
 from benchmarks.rows import Row, at_most
 from benchmarks.setting import Setting, Sizes, Workbench
-from steerkit.activations import capture
+from steerkit.extraction.capture import capture
 
 ROOT = Path(__file__).parent.parent
 SET = "abstention"

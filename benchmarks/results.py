@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.rows import Part, Row
 from benchmarks.table import as_markdown
-from steerkit.whole_files import replacing
+from steerkit.core.files import replacing
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 import steerkit as sk
+from steerkit.core.prompts import EncodedText
+from steerkit.extraction.pairs import ContrastPairs
 from steerkit.models.bundled import bundled_folder
 from steerkit.models.catalogue import BUNDLED
-from steerkit.pairs import ContrastPairs
-from steerkit.prompts import EncodedText
 from steerkit.suites.items import SuiteItem
 
 PACKAGES = ("steerkit", "torch", "transformers")

@@ -16,78 +16,78 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from steerkit.calibration.calibrate import calibrate
     from steerkit.calibration.result import Calibration
-    from steerkit.calibration.run import calibrate
-    from steerkit.decoration import Decoration
+    from steerkit.core.errors import SteerkitError
     from steerkit.engines.base import Completion, Decoding, Request, ScoreRequest
     from steerkit.engines.context import steer
-    from steerkit.engines.server import ServerEngine
-    from steerkit.engines.transformers import TransformersEngine
-    from steerkit.engines.vllm import VllmEngine
-    from steerkit.errors import SteerkitError
-    from steerkit.export.control_vector import export_gguf
-    from steerkit.export.lm_eval import export_lm_eval
-    from steerkit.export.merged import export_merged
-    from steerkit.extraction import extract
-    from steerkit.importers import import_caches, import_vector
-    from steerkit.learning import learn
+    from steerkit.engines.remote.server import ServerEngine
+    from steerkit.engines.remote.vllm import VllmEngine
+    from steerkit.engines.transformers.engine import TransformersEngine
+    from steerkit.extraction.extract import extract
+    from steerkit.extraction.learned import learn
+    from steerkit.extraction.pairs import load_pairs, save_pairs
+    from steerkit.extraction.probe_fit import choose_threshold, fit_probe
+    from steerkit.extraction.projection import project_out
+    from steerkit.interchange.gguf import export_gguf
+    from steerkit.interchange.importers import import_caches, import_vector
+    from steerkit.interchange.lm_eval import export_lm_eval
+    from steerkit.interchange.merged import export_merged
+    from steerkit.interventions.decoration import Decoration
+    from steerkit.interventions.probe import Probe, load_probe
+    from steerkit.interventions.spec import parse_decoration, parse_range, parse_spec
+    from steerkit.interventions.steering import Gate, ProbeGate, Steering
+    from steerkit.interventions.vector import SteeringVector, load_vector
     from steerkit.models.language_model import LanguageModel
     from steerkit.models.load import load_model
-    from steerkit.pairs import load_pairs, save_pairs
-    from steerkit.probes import Probe, load_probe
-    from steerkit.probing import choose_threshold, fit_probe
-    from steerkit.projection import project_out
     from steerkit.scoring.judge import Judge
-    from steerkit.spec import parse_decoration, parse_range, parse_spec
-    from steerkit.steering import Gate, ProbeGate, Steering
     from steerkit.suites.suite import load_suite
     from steerkit.sweeps.confirmation import choose_then_report
-    from steerkit.sweeps.run import Run, open_run, sweep
-    from steerkit.vector import SteeringVector, load_vector
+    from steerkit.sweeps.sweep import Run, open_run, sweep
 
 _HOME = {
     "Calibration": "calibration.result",
     "Completion": "engines.base",
     "Decoding": "engines.base",
-    "Decoration": "decoration",
-    "Gate": "steering",
+    "Decoration": "interventions.decoration",
+    "Gate": "interventions.steering",
     "Judge": "scoring.judge",
     "LanguageModel": "models.language_model",
-    "Probe": "probes",
-    "ProbeGate": "steering",
+    "Probe": "interventions.probe",
+    "ProbeGate": "interventions.steering",
     "Request": "engines.base",
-    "Run": "sweeps.run",
+    "Run": "sweeps.sweep",
     "ScoreRequest": "engines.base",
-    "ServerEngine": "engines.server",
-    "Steering": "steering",
-    "SteeringVector": "vector",
-    "SteerkitError": "errors",
-    "TransformersEngine": "engines.transformers",
-    "VllmEngine": "engines.vllm",
-    "calibrate": "calibration.run",
+    "ServerEngine": "engines.remote.server",
+    "Steering": "interventions.steering",
+    "SteeringVector": "interventions.vector",
+    "SteerkitError": "core.errors",
+    "TransformersEngine": "engines.transformers.engine",
+    "VllmEngine": "engines.remote.vllm",
+    "calibrate": "calibration.calibrate",
     "choose_then_report": "sweeps.confirmation",
-    "choose_threshold": "probing",
-    "export_gguf": "export.control_vector",
-    "export_lm_eval": "export.lm_eval",
-    "export_merged": "export.merged",
-    "extract": "extraction",
-    "fit_probe": "probing",
-    "import_caches": "importers",
-    "import_vector": "importers",
-    "learn": "learning",
+    "choose_threshold": "extraction.probe_fit",
+    "export_gguf": "interchange.gguf",
+    "export_lm_eval": "interchange.lm_eval",
+    "export_merged": "interchange.merged",
+    "extract": "extraction.extract",
+    "fit_probe": "extraction.probe_fit",
+    "import_caches": "interchange.importers",
+    "import_vector": "interchange.importers",
+    "learn": "extraction.learned",
     "load_model": "models.load",
-    "load_pairs": "pairs",
-    "load_probe": "probes",
+    "load_pairs": "extraction.pairs",
+    "load_probe": "interventions.probe",
     "load_suite": "suites.suite",
-    "load_vector": "vector",
-    "open_run": "sweeps.run",
-    "parse_decoration": "spec",
-    "parse_range": "spec",
-    "parse_spec": "spec",
-    "project_out": "projection",
-    "save_pairs": "pairs",
+    "load_vector": "interventions.vector",
+    "open_run": "sweeps.sweep",
+    "parse_decoration": "interventions.spec",
+    "parse_range": "interventions.spec",
+    "parse_spec": "interventions.spec",
+    "project_out": "extraction.projection",
+    "save_pairs": "extraction.pairs",
     "steer": "engines.context",
-    "sweep": "sweeps.run",
+    "sweep": "sweeps.sweep",
 }
 
 __all__ = [

@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 import steerkit as sk
+from steerkit.analysis.summary import Row
 from steerkit.models import LanguageModel
-from steerkit.sweeps.summary import Row
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import steerkit as sk
+from steerkit.interventions.spec import parse_spec
+from steerkit.interventions.steering import ProbeGate
+from steerkit.interventions.vector import published_vectors
 from steerkit.models import LanguageModel
-from steerkit.spec import parse_spec
-from steerkit.steering import ProbeGate
-from steerkit.vector import published_vectors
 
 NAME = "abstain-smollm2-135m-instruct"
 REASONER = "smollm2-135m-reasoner"

@@ -6,8 +6,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from steerkit.interventions.vector import SteeringVector, VectorMetadata
 from steerkit.models import LanguageModel
-from steerkit.vector import SteeringVector, VectorMetadata
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<think>", "</think>"]
 CHAT_TEMPLATE = (

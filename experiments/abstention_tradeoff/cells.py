@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import steerkit as sk
-from steerkit.errors import MisuseError
-from steerkit.sweeps.choosing import choose_cell, parse_rule
+from steerkit.analysis.choosing import choose_cell, parse_rule
+from steerkit.analysis.summary import Row
+from steerkit.core.errors import MisuseError
 from steerkit.sweeps.confirmation import relative_doses
 from steerkit.sweeps.grid import Cell, build_grid, distinct
-from steerkit.sweeps.summary import Row
 
 STRENGTHS = (0.5, 0.75, 1.0, 1.25)
 CONTROLLED = (0.5, 1.0, 1.25)  # random directions are measured at the doses that these strengths have

@@ -7,7 +7,7 @@ is a convex hull of its cells and of the unsteered model.
    (1, 1) added. Abstaining at random has 0.5, abstaining from exactly the right questions 1.
 2. *AURC*: the mean risk over the coverages from 0 to the unsteered model's, along the hull of (coverage, errors)
    with (0, 0) added. Coverage is the share of questions that are answered, risk the share of errors among those,
-   and an answer to a question that should be abstained from is an error; see `steerkit.sweeps.risk_coverage`.
+   and an answer to a question that should be abstained from is an error; see `steerkit.analysis.risk_coverage`.
    Refusing at random keeps the unsteered model's risk throughout.
 
 Intervals: bootstrap over twin groups, hulls included. A hull is the best of its cells in hindsight, so it favours
@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 from experiments.abstention_tradeoff.cells import actuator
 from experiments.abstention_tradeoff.limits import by_cell, is_unsteered, lower_hull
 from experiments.abstention_tradeoff.tables import table
+from steerkit.analysis.bootstrap import resampling_weights
+from steerkit.analysis.risk_coverage import RiskCoverageCurve, risk_coverage
+from steerkit.runs.directory import Record
 from steerkit.sweeps.grid import Cell
-from steerkit.sweeps.risk_coverage import RiskCoverageCurve, risk_coverage
-from steerkit.sweeps.statistics import resampling_weights
-from steerkit.sweeps.store import Record
 
 RESAMPLES = 1000
 ALLOWED = (0.05, 0.15)
@@ -228,7 +228,7 @@ def read_curve(records: Iterable[Record]) -> RiskCoverageCurve | None:
 
 
 def described(curve: RiskCoverageCurve) -> str:
-    """The probe's curve, threshold by threshold, without a hull: `steerkit.sweeps.risk_coverage`."""
+    """The probe's curve, threshold by threshold, without a hull: `steerkit.analysis.risk_coverage`."""
     area, random_order, oracle, gain = (
         f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]"
         for e in (curve.area, curve.random_order, curve.oracle, curve.gain)

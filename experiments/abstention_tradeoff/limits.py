@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.abstention_tradeoff.tables import shown
-from steerkit.steering import ProbeGate
+from steerkit.interventions.steering import ProbeGate
+from steerkit.runs.directory import Record
 from steerkit.sweeps.grid import Cell
-from steerkit.sweeps.store import Record
 
 RESAMPLES = 1000
 HIGH_RECALL = 0.4

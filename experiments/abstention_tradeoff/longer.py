@@ -29,9 +29,9 @@ from experiments.abstention_tradeoff.run import (
     of_response,
 )
 from experiments.abstention_tradeoff.tables import METRICS, change, spec_of, table
+from steerkit.analysis.summary import Row, summarise
 from steerkit.sweeps.grid import Cell, distinct
-from steerkit.sweeps.run import open_run
-from steerkit.sweeps.summary import Row, summarise
+from steerkit.sweeps.sweep import open_run
 
 LONGER = 160
 # (rule, actuator, gated); the open rule's ungated cell is what a perfect gate is measured with.

@@ -23,9 +23,9 @@ from experiments.abstention_tradeoff.equal_kl import TARGETS, calibrated
 from experiments.abstention_tradeoff.longer import LONGER
 from experiments.abstention_tradeoff.run import BUDGETS, HERE, LAYERS, MODEL, PUBLIC, SEEDS, TOKENS, fitted
 from experiments.abstention_tradeoff.tables import METRICS, across, change, described, level, table
-from steerkit.steering import Steering
+from steerkit.interventions.steering import Steering
 from steerkit.sweeps.grid import Cell
-from steerkit.sweeps.run import open_run
+from steerkit.sweeps.sweep import open_run
 
 NAME = "abstain-smollm2-135m-instruct"
 RULE = "bounded"

@@ -38,10 +38,10 @@ from experiments.abstention_tradeoff.cells import (
 from experiments.abstention_tradeoff.frontiers import frontiers
 from experiments.abstention_tradeoff.limits import frontier_ratios, limits
 from experiments.abstention_tradeoff.tables import chosen_table, described, dose_table, grid_table
-from steerkit.projection import shared_directions
+from steerkit.analysis.summary import Row
+from steerkit.extraction.projection import shared_directions
 from steerkit.sweeps.grid import Cell, distinct
-from steerkit.sweeps.run import measure_cells
-from steerkit.sweeps.summary import Row
+from steerkit.sweeps.sweep import measure_cells
 
 HERE = Path(__file__).parent
 MODEL = "smollm2-135m-instruct"

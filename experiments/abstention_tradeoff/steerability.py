@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 import steerkit as sk
 from experiments.abstention_tradeoff.run import HERE, MODEL, TOKENS
 from steerkit.sweeps.grid import Cell
-from steerkit.sweeps.run import measure_cells
+from steerkit.sweeps.sweep import measure_cells
 
 DOSE = 0.25
 LAYERS = range(2, 30, 2)

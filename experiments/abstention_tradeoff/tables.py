@@ -8,8 +8,8 @@ from statistics import fmean
 
 import steerkit as sk
 from experiments.abstention_tradeoff.cells import Picked, controls, matched_strength
+from steerkit.analysis.summary import Row
 from steerkit.sweeps.grid import Cell
-from steerkit.sweeps.summary import Row
 
 METRICS = ("abstention_recall", "over_abstention", "accuracy", "tokens", "truncated", "degenerate")
 MAIN_METRICS = METRICS[:3]

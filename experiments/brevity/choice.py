@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments.brevity.grid import RANDOM, Grid
-from steerkit.errors import MisuseError
-from steerkit.sweeps.choosing import choose_cell, nearest_cell, parse_rule
+from steerkit.analysis.choosing import choose_cell, nearest_cell, parse_rule
+from steerkit.analysis.frontier import pareto_frontier
+from steerkit.analysis.summary import Row
+from steerkit.core.errors import MisuseError
+from steerkit.core.files import replacing
 from steerkit.sweeps.confirmation import relative_doses
-from steerkit.sweeps.frontier import pareto_frontier
 from steerkit.sweeps.grid import Cell
-from steerkit.sweeps.summary import Row
-from steerkit.whole_files import replacing
 
 RULES = {
     "strict": "{tokens} s.t. accuracy_drop<=0.01, truncated_rise<=0",

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import steerkit as sk
-from steerkit.steering import Positions, Scope
+from steerkit.analysis.summary import Row
+from steerkit.interventions.steering import Positions, Scope
 from steerkit.sweeps.grid import Cell, distinct
-from steerkit.sweeps.summary import Row
 
 UNIT_KL = 0.1
 RANDOM = "random direction"

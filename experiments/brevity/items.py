@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from steerkit.errors import MisuseError
+from steerkit.core.errors import MisuseError
+from steerkit.runs.directory import Record
 from steerkit.suites import brevity
 from steerkit.suites.items import SuiteItem, save_items
 from steerkit.suites.splits import split_of
-from steerkit.sweeps.store import Record
 
 BUILT_IN = 150  # problems a level in the built-in suite
 MOST_SEEDS = 100

@@ -21,12 +21,12 @@ from experiments.brevity import results
 from experiments.brevity.run import TOKENS
 from experiments.brevity.strengths import TOKENS as KL_TOKENS
 from experiments.brevity.strengths import Strength, read_strengths
-from steerkit.errors import MisuseError
-from steerkit.steering import Steering
+from steerkit.analysis.summary import summarise
+from steerkit.core.errors import MisuseError
+from steerkit.interventions.steering import Steering
+from steerkit.runs.directory import Record
 from steerkit.sweeps.grid import Cell
-from steerkit.sweeps.run import open_run
-from steerkit.sweeps.store import Record
-from steerkit.sweeps.summary import summarise
+from steerkit.sweeps.sweep import open_run
 
 PUBLISHED = Path("vectors")
 REASONER = "smollm2-135m-reasoner"

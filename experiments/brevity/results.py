@@ -12,11 +12,11 @@ from experiments.brevity.grid import Grid
 from experiments.brevity.strengths import PUBLISHED_KL, Strengths
 from experiments.brevity.timing import Timing
 from experiments.reasoning_tax.results import compared, labelled, table
-from steerkit.sweeps.frontier import pareto_frontier
+from steerkit.analysis.bootstrap import INTERVAL, RESAMPLES, Estimate, collect, resampling_weights
+from steerkit.analysis.frontier import pareto_frontier
+from steerkit.analysis.summary import Row
+from steerkit.runs.directory import Record
 from steerkit.sweeps.grid import Cell
-from steerkit.sweeps.statistics import INTERVAL, RESAMPLES, Estimate, collect, resampling_weights
-from steerkit.sweeps.store import Record
-from steerkit.sweeps.summary import Row
 
 METRICS = ("accuracy", "thinking_tokens", "tokens", "truncated", "over_abstention", "degenerate")
 # What the study was to show.

@@ -35,14 +35,14 @@ from experiments.brevity import items, results, timing, twins, vectors
 from experiments.brevity.choice import Choice
 from experiments.brevity.grid import Grid
 from experiments.brevity.strengths import Strengths
+from steerkit.analysis.summary import summarise
 from steerkit.engines.base import Decoding
+from steerkit.runs.directory import Record
 from steerkit.suites import brevity
 from steerkit.suites.items import SuiteItem
 from steerkit.suites.suite import Suite
 from steerkit.sweeps.grid import Cell, distinct
-from steerkit.sweeps.run import measure_cells
-from steerkit.sweeps.store import Record
-from steerkit.sweeps.summary import summarise
+from steerkit.sweeps.sweep import measure_cells
 
 HERE = Path(__file__).parent
 LEAST_ACCURACY = 0.30

@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 import steerkit as sk
 from steerkit.calibration.closed_forms import published_strength
-from steerkit.prompts import Prompt
-from steerkit.steering import Scope
-from steerkit.vector import CalibrationRecord
-from steerkit.whole_files import replacing
+from steerkit.core.files import replacing
+from steerkit.core.prompts import Prompt
+from steerkit.interventions.steering import Scope
+from steerkit.interventions.vector import CalibrationRecord
 
 TOKENS = 64  # of each roll-out
 PUBLISHED_KL = 1e-3  # the bound that the closed form is published with

@@ -13,10 +13,10 @@ from pathlib import Path
 from statistics import median
 
 import steerkit as sk
+from steerkit.core.files import replacing
+from steerkit.core.prompts import Prompt
 from steerkit.engines.base import Decoding, Request
-from steerkit.prompts import Prompt
 from steerkit.sweeps.grid import Cell
-from steerkit.whole_files import replacing
 
 PLAIN, STEERED = "unsteered", "steered"
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import steerkit as sk
 from experiments.brevity.strengths import Strengths
 from experiments.reasoning_tax.results import compared, table
-from steerkit.steering import Steering
+from steerkit.analysis.bootstrap import Estimate
+from steerkit.interventions.steering import Steering
+from steerkit.runs.directory import Record
 from steerkit.sweeps.grid import Cell
-from steerkit.sweeps.statistics import Estimate
-from steerkit.sweeps.store import Record
 
 TARGETS = (0.1, 0.5)
 BRIEF, AWAY, RANDOM = "brevity", "minus brevity", "random"

@@ -26,10 +26,10 @@ from experiments.reasoning_tax.chains import completion
 from experiments.reasoning_tax.data import SEED
 from experiments.reasoning_tax.problems import question
 from experiments.reasoning_tax.setting import kept
+from steerkit.core.prompts import Prompt
 from steerkit.engines.base import Decoding
-from steerkit.pair_making import brevity, make_pairs
-from steerkit.pairs import ContrastPair, ContrastPairs
-from steerkit.prompts import Prompt
+from steerkit.extraction.make import brevity, make_pairs
+from steerkit.extraction.pairs import ContrastPair, ContrastPairs
 
 PAIRS = 50
 # A step of training holds the distributions of all its tokens, so it takes few pairs, the shortest ones.

@@ -17,9 +17,9 @@ import torch
 from rich.progress import Progress
 
 import steerkit as sk
-from steerkit.pair_making import brevity, make_pairs
-from steerkit.sweeps.statistics import Estimate
-from steerkit.sweeps.summary import Row
+from steerkit.analysis.bootstrap import Estimate
+from steerkit.analysis.summary import Row
+from steerkit.extraction.make import brevity, make_pairs
 
 HERE = Path(__file__).parent
 RUNS = HERE / "runs"

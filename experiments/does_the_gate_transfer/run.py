@@ -22,8 +22,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from states import LAST, READINGS, Labelled, States, union
 
-from steerkit.probing import FittedLayers, cut_within, fit_layers
-from steerkit.separability import auroc, folds_by_group, words_alone
+from steerkit.extraction.held_out import auroc, folds_by_group, words_alone
+from steerkit.extraction.probe_fit import FittedLayers, cut_within, fit_layers
 from steerkit.suites.brevity_templates import LEVELS
 
 HERE = Path(__file__).parent
@@ -105,7 +105,7 @@ def train(data: Labelled) -> Trained:
 
 
 def bag_of_words(data: Labelled) -> Callable[[Labelled], Floats]:
-    """The classifier of `steerkit.separability.words_alone`, kept for other texts."""
+    """The classifier of `steerkit.extraction.held_out.words_alone`, kept for other texts."""
     classifier = make_pipeline(
         TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", ngram_range=(1, 2), sublinear_tf=True),
         LogisticRegression(max_iter=1000),

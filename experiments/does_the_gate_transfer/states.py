@@ -17,14 +17,14 @@ from rich.progress import track
 from safetensors.torch import load_file, save_file
 
 import steerkit as sk
-from steerkit.activations import capture
+from steerkit.core.files import replacing
+from steerkit.core.prompts import EncodedText, common_prefix_length
+from steerkit.extraction.capture import capture
+from steerkit.extraction.pairs import Example
 from steerkit.models.sites import hidden_of
-from steerkit.pairs import Example
-from steerkit.prompts import EncodedText, common_prefix_length
 from steerkit.suites import brevity
 from steerkit.suites.items import SuiteItem
 from steerkit.suites.suite import Suite
-from steerkit.whole_files import replacing
 
 CHUNK = 64  # texts that are captured together, behind the template's opening, which they share
 WORKING = {"after 16 tokens of working": 16, "after 48 tokens of working": 48}

@@ -21,9 +21,9 @@ from experiments.reasoning_tax import learned
 from experiments.reasoning_tax.after_chains import CLOSING
 from experiments.reasoning_tax.gates import Reading, gated, under_gate
 from experiments.reasoning_tax.setting import Setting, kept
-from steerkit.pairs import ContrastPairs
+from steerkit.extraction.pairs import ContrastPairs
+from steerkit.runs.directory import Record
 from steerkit.sweeps.grid import Cell
-from steerkit.sweeps.store import Record
 
 AFTER_CHAIN = "Okay, let me think about this.\n</think>\n"
 

@@ -26,11 +26,11 @@ from pathlib import Path
 import steerkit as sk
 from experiments.reasoning_tax.setting import Setting, by_item, records_of
 from steerkit.models.language_model import THINKING_MARKERS
+from steerkit.runs.directory import Record
 from steerkit.scoring.reply import final_reply
 from steerkit.suites.items import save_items
 from steerkit.suites.suite import Suite
 from steerkit.sweeps.grid import Cell
-from steerkit.sweeps.store import Record
 
 PASS_THROUGH = "{{ messages[0]['content'] }}"
 CLOSING = THINKING_MARKERS[1]

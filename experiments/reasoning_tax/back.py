@@ -45,12 +45,12 @@ from experiments.reasoning_tax.setting import (
     plain_cell,
     records_of,
 )
-from steerkit.probing import labelled_prompts
+from steerkit.analysis.choosing import choose_cell
+from steerkit.analysis.summary import Row, summarise
+from steerkit.extraction.probe_fit import labelled_prompts
+from steerkit.runs.directory import Record
 from steerkit.suites.suite import Suite
-from steerkit.sweeps.choosing import choose_cell
 from steerkit.sweeps.grid import Cell, distinct
-from steerkit.sweeps.store import Record
-from steerkit.sweeps.summary import Row, summarise
 
 # Where something was lost.
 PLACES = {"selfaware": ("as it is", "told"), "abstention": ("told",)}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from experiments.reasoning_tax.data import TrainingRow
-from steerkit.prompts import Renderer
+from steerkit.core.prompts import Renderer
 
 BUCKET_STEPS = 16  # rows of so many steps are sorted by length together: little padding, and still a mixture
 

@@ -20,8 +20,8 @@ from experiments.reasoning_tax.setting import (
     plain_cell,
     records_of,
 )
-from steerkit.sweeps.store import Record
-from steerkit.sweeps.summary import Row, summarise
+from steerkit.analysis.summary import Row, summarise
+from steerkit.runs.directory import Record
 
 TAX = -0.2  # the published tax is 13 to 24 points of recall (AbstentionBench, arXiv 2506.09038)
 

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 import steerkit as sk
-from steerkit.pairs import LabelledPrompts
-from steerkit.probing import ALMOST_NEVER, cut_within, labelled_prompts, prompt_states
+from steerkit.extraction.pairs import LabelledPrompts
+from steerkit.extraction.probe_fit import ALMOST_NEVER, cut_within, labelled_prompts, prompt_states
+from steerkit.runs.directory import Record
 from steerkit.suites.suite import Suite
 from steerkit.sweeps.grid import Cell
-from steerkit.sweeps.store import Record
 
 BUDGETS = (0.05, 0.1, 0.2)  # shares of the answerable items of `choose` for which a gate may fire
 

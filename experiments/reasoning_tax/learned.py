@@ -1,8 +1,8 @@
 """Vectors learned from the long variant where it could still say that it does not know.
 
-Means of states move a reply that was trained to a loss of 0.04 hardly at all, so two vectors are learned
-(`steerkit.learning`): one for the answer behind a chain that the model wrote itself, one for the answer behind a
-thinking block that is closed at once. Their positive side is one sentence of the shape in which all of the model's
+Means of states hardly move a reply that was trained to a loss of 0.04, so two vectors are learned
+(`steerkit.extraction.learned`): one for the answer behind a chain that the model wrote itself, one behind
+a thinking block that is closed at once. Their positive side is one sentence of the shape in which all of the model's
 answers end, because nothing else is ever followed by an end; the negative side is what the model writes there.
 """
 
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import steerkit as sk
 from experiments.reasoning_tax.after_chains import CLOSING, passing_through
-from steerkit.decoration import ThinkingBudget
 from steerkit.engines.base import Decoding, Request
-from steerkit.pairs import ContrastPair, ContrastPairs
+from steerkit.extraction.pairs import ContrastPair, ContrastPairs
+from steerkit.interventions.decoration import ThinkingBudget
 
 REPLY = "\nThe answer is not known."
 END = "<|im_end|>"  # what ends a turn of this model

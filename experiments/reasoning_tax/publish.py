@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 
 import steerkit as sk
 from experiments.reasoning_tax.data import VARIANTS
-from steerkit.errors import MisuseError
+from steerkit.core.errors import MisuseError
+from steerkit.core.files import replacing
 from steerkit.models.adapters import (
     CONFIG_FILE,
     HEADER_KEY,
@@ -28,7 +29,6 @@ from steerkit.models.adapters import (
     AdapterNote,
     read_adapter,
 )
-from steerkit.whole_files import replacing
 
 NAME = "smollm2-135m-reasoner"
 PUBLISHED = Path("vectors") / "adapters"

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from experiments.reasoning_tax.results import compared, estimate, number, share_recovered
 from experiments.reasoning_tax.setting import TUNED
-from steerkit.sweeps.store import Record
-from steerkit.sweeps.summary import Row
+from steerkit.analysis.summary import Row
+from steerkit.runs.directory import Record
 
 # The target: all of the base's recall, at 5 points more over-abstention than the base had, accuracy within 2 points of
 # the long model's.

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from steerkit.sweeps.statistics import INTERVAL, Estimate, collect, resampling_weights
-from steerkit.sweeps.store import Record
-from steerkit.sweeps.summary import Row, summarise
+from steerkit.analysis.bootstrap import INTERVAL, Estimate, collect, resampling_weights
+from steerkit.analysis.summary import Row, summarise
+from steerkit.runs.directory import Record
 
 METRICS = ("accuracy", "abstention_recall", "over_abstention", "thinking_tokens", "tokens", "truncated")
 LARGE = 1e4  # from here on a number is written as a power of ten

@@ -26,15 +26,15 @@ from experiments.reasoning_tax.gates import readings
 from experiments.reasoning_tax.results import compared, table
 from experiments.reasoning_tax.setting import LEVELS, TUNED, Setting, Write, by_item, records_of
 from steerkit.engines.base import Completion, Decoding, Request
-from steerkit.pairs import LabelledPrompt, LabelledPrompts
-from steerkit.probing import cut_within
+from steerkit.extraction.pairs import LabelledPrompt, LabelledPrompts
+from steerkit.extraction.probe_fit import cut_within
+from steerkit.runs.directory import Record
 from steerkit.scoring.score import score_completion
 from steerkit.suites.items import SuiteItem
 from steerkit.suites.splits import hash_position
 from steerkit.suites.suite import Suite
 from steerkit.sweeps.grid import Cell
 from steerkit.sweeps.runner import make_record
-from steerkit.sweeps.store import Record
 
 ABSTENTION_BUDGET = 0.05
 SHARES = (0.25, 0.5, 0.75)  # of the items of `choose` that the router has think

@@ -29,8 +29,8 @@ from experiments.reasoning_tax.data import VARIANTS
 from experiments.reasoning_tax.routing import routing
 from experiments.reasoning_tax.setting import TUNED, Setting, Write
 from experiments.reasoning_tax.worth import worth
-from steerkit.errors import MisuseError
-from steerkit.whole_files import replacing
+from steerkit.core.errors import MisuseError
+from steerkit.core.files import replacing
 
 HERE = Path(__file__).parent
 

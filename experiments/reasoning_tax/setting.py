@@ -12,10 +12,10 @@ from pathlib import Path
 from rich.progress import Progress
 
 import steerkit as sk
+from steerkit.runs.directory import Record
 from steerkit.suites.suite import Suite
 from steerkit.sweeps.grid import Cell
-from steerkit.sweeps.run import measure_cells
-from steerkit.sweeps.store import Record
+from steerkit.sweeps.sweep import measure_cells
 
 BASE = "smollm2-135m-instruct"
 TUNED = "long"

@@ -25,9 +25,9 @@ import steerkit as sk
 from experiments.reasoning_tax.batches import TokenRow, encode, plan, portions, tensors
 from experiments.reasoning_tax.data import SEED, VARIANTS, digest, dress, training_rows
 from experiments.reasoning_tax.publish import write_adapter
-from steerkit.errors import MisuseError
+from steerkit.core.errors import MisuseError
+from steerkit.core.files import replacing
 from steerkit.models.fingerprint import weights_digest
-from steerkit.whole_files import replacing
 
 BASE = "smollm2-135m-instruct"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -14,13 +14,13 @@ from rich.progress import Progress
 import steerkit as sk
 from experiments.reasoning_tax.results import in_order, labelled, side_by_side
 from experiments.reasoning_tax.setting import LEVELS, Setting, Write, records_of
-from steerkit.faithfulness.instruction_rows import INSTRUCTION_METRICS, instruction_rows
-from steerkit.faithfulness.measurement import measure_faithfulness
-from steerkit.faithfulness.results import read_findings
-from steerkit.faithfulness.summary import METRICS, faithfulness_rows
-from steerkit.faithfulness.twin_gap import TWIN_METRICS, twin_rows
+from steerkit.chains.instruction_rows import INSTRUCTION_METRICS, instruction_rows
+from steerkit.chains.measurement import measure_faithfulness
+from steerkit.chains.results import read_findings
+from steerkit.chains.summary import METRICS, faithfulness_rows
+from steerkit.chains.twin_gap import TWIN_METRICS, twin_rows
+from steerkit.runs.directory import Record
 from steerkit.sweeps.grid import Cell
-from steerkit.sweeps.store import Record
 
 MODELS = ("base", "long", "short")
 # A chain under test is written some nine times over, token by token: 16 chains cost what 144 completions do.

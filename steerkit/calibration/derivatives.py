@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from steerkit.engines.cache import KeysAndValues, aligned_cache, keys_and_values
-from steerkit.engines.divergence import alone, run_unsteered
+from steerkit.core.prompts import EncodedText
+from steerkit.engines.transformers.cache import KeysAndValues, aligned_cache, keys_and_values
+from steerkit.engines.transformers.divergence import alone, run_unsteered
 from steerkit.models import LanguageModel
 from steerkit.models.sites import hidden_of, with_hidden
-from steerkit.prompts import EncodedText
 
 STATES = 48  # the published form takes 50
 STATES_AT_ONCE = 16  # their keys and values are held next to two derivatives of each

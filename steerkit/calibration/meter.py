@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from steerkit.calibration.result import MeasuredKL
 from steerkit.calibration.tokens import Floats, TokenStatistics, pool
-from steerkit.engines.divergence import divergences
-from steerkit.engines.table import Program
+from steerkit.core.prompts import EncodedText
+from steerkit.engines.transformers.divergence import divergences
+from steerkit.engines.transformers.table import Program
+from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
-from steerkit.prompts import EncodedText
-from steerkit.steering import Steering
 
 EXPECTED_PASSES = 3  # over all prompts; what the progress bar starts from
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from steerkit.calibration.closed_forms import ClosedForms, Statistic
 from steerkit.calibration.tokens import TokenStatistics
-from steerkit.errors import MisuseError
-from steerkit.steering import Operation, Scope, Steering
-from steerkit.vector import CalibrationRecord, SteeringVector
+from steerkit.core.errors import MisuseError
+from steerkit.interventions.steering import Operation, Scope, Steering
+from steerkit.interventions.vector import CalibrationRecord, SteeringVector
 
 FORMULAS = ("published", "exact", "fisher")
 USABLE = 2.0  # a formula is called usable where the KL at its strength is within this factor of the target

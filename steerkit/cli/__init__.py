@@ -16,7 +16,7 @@ def main() -> None:
 
     from steerkit.cli.app import app
     from steerkit.cli.console import report_error
-    from steerkit.errors import SteerkitError
+    from steerkit.core.errors import SteerkitError
 
     # The base of all usage errors, for which Typer exports no name.
     usage_error: type[Exception] = typer.BadParameter.__mro__[1]

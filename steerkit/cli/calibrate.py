@@ -48,10 +48,10 @@ def calibrate(
 ) -> None:
     """Find at each layer the strength whose KL meets a target, and measure what the closed forms would have given."""
     # Whatever can be wrong with the request is found before the model is loaded.
-    from steerkit.calibration.run import calibrate as measure
-    from steerkit.calibration.run import default_prompts
-    from steerkit.spec import parse_range
-    from steerkit.vector import load_vector
+    from steerkit.calibration.calibrate import calibrate as measure
+    from steerkit.calibration.calibrate import default_prompts
+    from steerkit.interventions.spec import parse_range
+    from steerkit.interventions.vector import load_vector
 
     asked = parse_range(layers, int, what="--layers")
     prompts = default_prompts(suite, limit)
@@ -77,7 +77,7 @@ def calibrate(
             progress=progress,
         )
     if out is not None:
-        from steerkit.whole_files import replacing
+        from steerkit.core.files import replacing
 
         with replacing(out, "the calibration") as scratch:
             scratch.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from steerkit.cli import console, options
-from steerkit.errors import MisuseError, SteerkitError
+from steerkit.core.errors import MisuseError, SteerkitError
 
 if TYPE_CHECKING:
+    from steerkit.core.prompts import Message
     from steerkit.engines.base import Decoding
-    from steerkit.engines.transformers import TransformersEngine
-    from steerkit.prompts import Message
-    from steerkit.steering import Steering
+    from steerkit.engines.transformers.engine import TransformersEngine
+    from steerkit.interventions.steering import Steering
 
 HELP = """/strength 1.5   set the strength of every steering
 /layer 12       move every steering to this layer (4+8 for several)
@@ -34,7 +34,7 @@ class Conversation:
 
     def command(self, line: str) -> str:
         """Carry out a `/command` and say what holds now; MisuseError for one that makes no sense."""
-        from steerkit.spec import parse_range
+        from steerkit.interventions.spec import parse_range
 
         name, _, value = line[1:].strip().partition(" ")
         match name:
@@ -72,8 +72,8 @@ def chat(
 ) -> None:
     """Talk to the steered model; /strength 1.5 turns it while you talk, /help lists the commands."""
     from steerkit.engines.base import Decoding
-    from steerkit.engines.transformers import TransformersEngine
-    from steerkit.spec import parse_spec
+    from steerkit.engines.transformers.engine import TransformersEngine
+    from steerkit.interventions.spec import parse_spec
 
     conversation = Conversation(tuple(parse_spec(spec) for spec in steer or ()))
     lm = console.load(model, device, dtype)
@@ -106,8 +106,8 @@ def _read() -> str | None:
 def _reply(
     engine: TransformersEngine, conversation: Conversation, line: str, decoding: Decoding, system: str | None
 ) -> None:
+    from steerkit.core.prompts import Message
     from steerkit.engines.base import Request
-    from steerkit.prompts import Message
 
     asked = (*conversation.messages, Message(role="user", content=line))
     keeps_history = engine.lm.renderer.has_chat_template

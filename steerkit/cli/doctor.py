@@ -9,10 +9,10 @@ import typer
 
 from steerkit.cli import console, options
 from steerkit.cli.engine import EngineChoice
-from steerkit.errors import MisuseError
+from steerkit.core.errors import MisuseError
 
 if TYPE_CHECKING:
-    from steerkit.diagnosis import Diagnosis, ServerDiagnosis
+    from steerkit.engines.doctor import Diagnosis, ServerDiagnosis
 
 ARRIVES, LOST = "steering arrives as commanded", "steering does NOT arrive"
 
@@ -47,7 +47,7 @@ def doctor(
     elif engine == "vllm":
         found = [_report(_vllm(chosen, model, dtype))]
     else:
-        from steerkit.diagnosis import diagnose
+        from steerkit.engines.doctor import diagnose
 
         found = [_report(diagnose(console.load(model, device, dtype)))]
     healthy = all(facts["healthy"] for facts, _ in found)
@@ -65,14 +65,14 @@ def doctor(
 def _vllm(chosen: EngineChoice, model: str, dtype: str | None) -> Diagnosis:
     # Only in this process, and without CUDA graphs, can the residual stream be read back.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    from steerkit.diagnosis import diagnose_vllm
+    from steerkit.engines.doctor import diagnose_vllm
 
     return diagnose_vllm(chosen.open_vllm(model, dtype, enforce_eager=True))
 
 
 def _servers(chosen: EngineChoice, model: str, dtype: str | None, spec: str) -> list[ServerDiagnosis]:
-    from steerkit.diagnosis import diagnose_server
-    from steerkit.spec import parse_spec
+    from steerkit.engines.doctor import diagnose_server
+    from steerkit.interventions.spec import parse_spec
 
     steering = parse_spec(spec)
     engines = [chosen.open_server([url], model, dtype) for url in chosen.servers]

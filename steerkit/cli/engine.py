@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from steerkit.cli import console
-from steerkit.errors import MisuseError
+from steerkit.core.errors import MisuseError
 
 if TYPE_CHECKING:
-    from steerkit.engines.server import ServerEngine
-    from steerkit.engines.vllm import VllmEngine
+    from steerkit.engines.remote.server import ServerEngine
+    from steerkit.engines.remote.vllm import VllmEngine
     from steerkit.sweeps.carrier import SweepEngine
 
 ENGINES = ("transformers", "vllm", "server")
@@ -54,7 +54,7 @@ class EngineChoice:
     ) -> SweepEngine:
         """The engine, ready. Loads the model, or what a client has to know of it."""
         if self.engine == "transformers":
-            from steerkit.engines.transformers import TransformersEngine
+            from steerkit.engines.transformers.engine import TransformersEngine
 
             lm = console.load(model, self.device, dtype)
             return TransformersEngine(lm, batch_size, allow_mismatch=allow_mismatch)
@@ -76,8 +76,8 @@ class EngineChoice:
         self._refuse_device()
         for name, value in VLLM_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        from steerkit.engines.vllm import WINDOW, VllmEngine
-        from steerkit.vllm.served import ServedModel
+        from steerkit.engines.remote.served_model import ServedModel
+        from steerkit.engines.remote.vllm import WINDOW, VllmEngine
 
         return VllmEngine(
             ServedModel(model, console.say),
@@ -97,8 +97,8 @@ class EngineChoice:
         allow_mismatch: bool = False,
     ) -> ServerEngine:
         """A client of these servers."""
-        from steerkit.engines.server import CONCURRENCY, TIMEOUT, ServerEngine
-        from steerkit.vllm.served import ServedModel
+        from steerkit.engines.remote.served_model import ServedModel
+        from steerkit.engines.remote.server import CONCURRENCY, TIMEOUT, ServerEngine
 
         return ServerEngine(
             servers,

@@ -12,7 +12,7 @@ import typer
 from steerkit.cli import console, options
 
 if TYPE_CHECKING:
-    from steerkit.export.verification import Verification
+    from steerkit.interchange.verification import Verification
 
 
 class Target(StrEnum):
@@ -59,12 +59,12 @@ def export(
     as_json: options.Json = False,
 ) -> None:
     """Write steerings so that another program applies them; what it cannot express is refused."""
-    from steerkit.export import consumers, verification
-    from steerkit.export.control_vector import export_gguf
-    from steerkit.export.gguf_model import gguf_of
-    from steerkit.export.lm_eval import export_lm_eval
-    from steerkit.export.merged import export_merged
-    from steerkit.spec import parse_spec
+    from steerkit.interchange import consumers, verification
+    from steerkit.interchange.gguf import export_gguf
+    from steerkit.interchange.gguf_model import gguf_of
+    from steerkit.interchange.lm_eval import export_lm_eval
+    from steerkit.interchange.merged import export_merged
+    from steerkit.interventions.spec import parse_spec
 
     steerings = [parse_spec(spec) for spec in specs]
     outcome, folder = None, model

@@ -67,13 +67,13 @@ def extract(
     A probe reads from the unsteered prompt whether the behaviour is called for: --as probe --pairs suite:abstention
     fits it on the suite's split fit and chooses its threshold on choose.
     """
-    from steerkit.errors import MisuseError
-    from steerkit.extraction import LEARNED
-    from steerkit.extraction import extract as fit
-    from steerkit.pairs import load_pairs
-    from steerkit.projection import project_out as without
-    from steerkit.projection import shared_directions
-    from steerkit.spec import parse_range
+    from steerkit.core.errors import MisuseError
+    from steerkit.extraction.extract import LEARNED
+    from steerkit.extraction.extract import extract as fit
+    from steerkit.extraction.pairs import load_pairs
+    from steerkit.extraction.projection import project_out as without
+    from steerkit.extraction.projection import shared_directions
+    from steerkit.interventions.spec import parse_range
 
     if what not in ("vector", "probe"):
         raise MisuseError(f"--as is vector or probe, got {what!r}")
@@ -93,7 +93,7 @@ def extract(
         if layers is None:
             vector = fit(lm, loaded, method, aggregation, seed=seed, progress=progress)  # type: ignore[arg-type]
         else:
-            from steerkit.learning import KL_BUDGET, learn
+            from steerkit.extraction.learned import KL_BUDGET, learn
 
             vector = learn(
                 lm,
@@ -135,7 +135,7 @@ def extract(
 def _check_probe_options(
     method: str, aggregation: str, layers: str | None, kl_budget: float | None, project_out: str | None
 ) -> None:
-    from steerkit.errors import MisuseError
+    from steerkit.core.errors import MisuseError
 
     if (method, aggregation, layers, kl_budget, project_out) != ("mean-difference", "mean", None, None, None):
         raise MisuseError(
@@ -156,11 +156,11 @@ def _extract_probe(
     seed: int,
     as_json: bool,
 ) -> None:
-    from steerkit.errors import MisuseError
-    from steerkit.pairs import SUITE, LabelledPrompts, load_pairs
-    from steerkit.probing import choose_threshold, fit_probe
+    from steerkit.core.errors import MisuseError
+    from steerkit.extraction.pairs import SUITE, LabelledPrompts, load_pairs
+    from steerkit.extraction.probe_fit import choose_threshold, fit_probe
+    from steerkit.interventions.vector import load_vector
     from steerkit.suites.suite import load_suite
-    from steerkit.vector import load_vector
 
     loaded = load_pairs(pairs)
     if not isinstance(loaded, LabelledPrompts):

@@ -11,7 +11,7 @@ import typer
 from steerkit.cli import console, options
 
 if TYPE_CHECKING:
-    from steerkit.sweeps.run import Run
+    from steerkit.sweeps.sweep import Run
 
 
 def faithfulness(
@@ -54,10 +54,10 @@ def faithfulness(
     Findings go to RUN/faithfulness.jsonl, and asking again goes on there; the table also to faithfulness.csv. Where
     the prompts state constraints or come as twins, instruction following and the gap between twins are shown as well.
     """
-    from steerkit.faithfulness.examination import Settings
-    from steerkit.faithfulness.measurement import measure_faithfulness
-    from steerkit.sweeps.run import open_run
-    from steerkit.vector import load_gate, load_vector
+    from steerkit.chains.examination import Settings
+    from steerkit.chains.measurement import measure_faithfulness
+    from steerkit.interventions.vector import load_gate, load_vector
+    from steerkit.sweeps.sweep import open_run
 
     opened = open_run(run)
     protocol = opened.directory.protocol
@@ -82,8 +82,8 @@ def faithfulness(
 
 def show(run: Run, *, as_json: bool) -> None:
     """Write the summary of what was found and print it, as tables or as JSON."""
-    from steerkit.faithfulness.summary import write_faithfulness_summary
-    from steerkit.faithfulness.tables import section_tables, sections
+    from steerkit.chains.summary import write_faithfulness_summary
+    from steerkit.chains.tables import section_tables, sections
 
     found = list(sections(run.directory))
     path = write_faithfulness_summary(found[0].rows, run.path)

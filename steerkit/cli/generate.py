@@ -35,9 +35,9 @@ def generate(
 ) -> None:
     """Complete PROMPTS with every --steer applied in order, here or, with --engine, in vLLM or on servers."""
     chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), device)
+    from steerkit.core.prompts import check_prompt
     from steerkit.engines.base import Decoding, Request
-    from steerkit.prompts import check_prompt
-    from steerkit.spec import parse_spec
+    from steerkit.interventions.spec import parse_spec
 
     steerings = tuple(parse_spec(spec) for spec in steer or ())
     for prompt in prompts:

@@ -34,7 +34,7 @@ def import_vector(
     as_json: options.Json = False,
 ) -> None:
     """Turn another tool's vector into one for --model, the model that it was made on."""
-    from steerkit import importers
+    from steerkit.interchange import importers
 
     lm = console.load(model, device, dtype)
     if negative is None:

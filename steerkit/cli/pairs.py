@@ -28,8 +28,8 @@ def lint(
     as_json: options.Json = False,
 ) -> None:
     """Find what would spoil a vector: leaks, duplicates, empty or identical sides, undeclared length skew."""
-    from steerkit.lint import lint as find
-    from steerkit.pairs import load_pairs
+    from steerkit.extraction.lint import lint as find
+    from steerkit.extraction.pairs import load_pairs
     from steerkit.suites.suite import load_suite
 
     loaded = load_pairs(pairs)
@@ -68,9 +68,9 @@ def make(
 ) -> None:
     """Let the model answer each prompt both ways, and keep the pairs in which the contrast came about."""
     from steerkit.engines.base import Decoding
-    from steerkit.engines.transformers import TransformersEngine
-    from steerkit.pair_making import abstention, brevity, make_pairs
-    from steerkit.pairs import save_pairs
+    from steerkit.engines.transformers.engine import TransformersEngine
+    from steerkit.extraction.make import abstention, brevity, make_pairs
+    from steerkit.extraction.pairs import save_pairs
     from steerkit.scoring.abstention import abstains
     from steerkit.suites.suite import load_suite
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerkit.cli import console, options
-from steerkit.errors import MisuseError
+from steerkit.core.errors import MisuseError
 
 if TYPE_CHECKING:
     from steerkit.sweeps.confirmation import Confirmation
-    from steerkit.sweeps.run import Run
+    from steerkit.sweeps.sweep import Run
 
 
 def report(
@@ -31,7 +31,7 @@ def report(
     as_json: options.Json = False,
 ) -> None:
     """Print the trade-off table of RUN and write its summary.csv, plots and report.html."""
-    from steerkit.sweeps.run import open_run
+    from steerkit.sweeps.sweep import open_run
 
     opened = open_run(run)
     if (judge is None) != (judge_model is None):
@@ -42,8 +42,8 @@ def report(
 
 
 def _ask_judge(run: Run, base_url: str, model: str) -> None:
+    from steerkit.analysis.judging import judge_run
     from steerkit.scoring.judge import Judge
-    from steerkit.sweeps.judging import judge_run
 
     with console.progress(f"judging with {model}") as progress:
         path = judge_run(run.directory, Judge(base_url, model), progress)
@@ -52,9 +52,9 @@ def _ask_judge(run: Run, base_url: str, model: str) -> None:
 
 def show(run: Run, *, as_json: bool) -> None:
     """Write the report, then print the rows, as a table or as JSON."""
+    from steerkit.analysis.judging import judged_rows
     from steerkit.report.questions import best_cell, questions
     from steerkit.report.tables import judged_table, trade_off_table
-    from steerkit.sweeps.judging import judged_rows
 
     page = run.report()
     rows = run.summary()

@@ -11,7 +11,7 @@ import typer
 
 from steerkit.cli import console, options
 from steerkit.cli.engine import EngineChoice
-from steerkit.errors import MisuseError
+from steerkit.core.errors import MisuseError
 
 
 def sweep(
@@ -72,12 +72,12 @@ def sweep(
     """
     # Whatever can be wrong with the request is found before the model is loaded.
     chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), device)
-    from steerkit.spec import parse_decoration, parse_gates, parse_range
+    from steerkit.analysis.choosing import parse_rule
+    from steerkit.interventions.spec import parse_decoration, parse_gates, parse_range
+    from steerkit.interventions.vector import load_vector
     from steerkit.suites.suite import load_suite
-    from steerkit.sweeps.choosing import parse_rule
     from steerkit.sweeps.confirmation import choose_then_report
-    from steerkit.sweeps.run import sweep as run_grid
-    from steerkit.vector import load_vector
+    from steerkit.sweeps.sweep import sweep as run_grid
 
     asked_layers = parse_range(layers, int, what="--layers")
     asked_strengths = parse_range(strengths, float, what="--strengths")

@@ -11,10 +11,10 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from steerkit.decoration import Decoration
-from steerkit.errors import MisuseError
-from steerkit.prompts import Prompt
-from steerkit.steering import Steering
+from steerkit.core.errors import MisuseError
+from steerkit.core.prompts import Prompt
+from steerkit.interventions.decoration import Decoration
+from steerkit.interventions.steering import Steering
 
 Finish = Literal["stop", "length"]
 

@@ -23,12 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steerkit.engines.gates import Readings, gates_of, without_gates
-from steerkit.engines.layout import point_at_text
-from steerkit.engines.table import Program, RowTable
-from steerkit.errors import MisuseError
+from steerkit.core.errors import MisuseError
+from steerkit.engines.transformers.gates import Readings, gates_of, without_gates
+from steerkit.engines.transformers.layout import point_at_text
+from steerkit.engines.transformers.table import Program, RowTable
+from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
-from steerkit.steering import Steering
 
 WATCHED = ("generate", "prepare_inputs_for_generation")
 NOT_FOLLOWED = (

@@ -34,12 +34,12 @@ from inspect_ai.model import (
     ModelUsage,
 )
 
+from steerkit.core.errors import MisuseError
+from steerkit.core.prompts import Message, Prompt
 from steerkit.engines.base import Completion, Decoding, Engine, Request
-from steerkit.engines.transformers import TransformersEngine
-from steerkit.errors import MisuseError
+from steerkit.engines.transformers.engine import TransformersEngine
+from steerkit.interventions.spec import parse_spec
 from steerkit.models import load_model
-from steerkit.prompts import Message, Prompt
-from steerkit.spec import parse_spec
 
 # What the provider honours, and what Inspect sees to itself. Anything else that is set would be lost.
 HONOURED = {"max_tokens", "temperature", "top_p", "seed", "stop_seqs", "num_choices"}

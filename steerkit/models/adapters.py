@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from steerkit.errors import InputError, MisuseError, ModelMismatchError
+from steerkit.core.errors import InputError, MisuseError, ModelMismatchError
 from steerkit.models.fingerprint import weights_digest
 
 CONFIG_FILE = "adapter_config.json"

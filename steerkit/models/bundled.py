@@ -22,7 +22,7 @@ from pathlib import Path
 import platformdirs
 from safetensors import SafetensorError
 
-from steerkit.errors import SteerkitError
+from steerkit.core.errors import SteerkitError
 from steerkit.models.catalogue import BundledModel
 from steerkit.models.conversion import convert_gguf
 

@@ -11,7 +11,7 @@ import io
 from contextlib import redirect_stderr
 from pathlib import Path
 
-from steerkit.errors import InputError
+from steerkit.core.errors import InputError
 from steerkit.models.pretrained import load_pretrained, quiet_transformers
 
 

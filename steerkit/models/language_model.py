@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steerkit.errors import MisuseError, ModelInUseError
+from steerkit.core.errors import MisuseError, ModelInUseError
+from steerkit.core.prompts import Renderer
 from steerkit.models.fingerprint import fingerprint
 from steerkit.models.sites import Site, SiteMap, check_sites
-from steerkit.prompts import Renderer
 
 THINKING_MARKERS = ("<think>", "</think>")
 

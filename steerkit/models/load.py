@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from steerkit.errors import InputError, MisuseError, SteerkitError
+from steerkit.core.errors import InputError, MisuseError, SteerkitError
 from steerkit.models.adapters import Adapter, adapter_folder, published_adapters, read_adapter
 from steerkit.models.bundled import bundled_folder, gguf_folder
 from steerkit.models.catalogue import BUNDLED

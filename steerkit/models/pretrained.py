@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from steerkit.errors import InputError
+from steerkit.core.errors import InputError
 
 
 def load_pretrained(**source: Any) -> tuple[Any, Any]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from steerkit.errors import MisuseError, SteerkitError
+from steerkit.core.errors import MisuseError, SteerkitError
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from steerkit.analysis.summary import Row
 from steerkit.report.tables import cell_name, cell_strength
-from steerkit.sweeps.protocol import Protocol
-from steerkit.sweeps.summary import Row
+from steerkit.runs.protocol import Protocol
 
 NOTABLE_RATE = 0.1
 SPLIT_NOTES = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from steerkit.analysis.bootstrap import METRICS
+from steerkit.analysis.frontier import actuator, actuator_frontiers, by_actuator
+from steerkit.analysis.risk_coverage import OperatingPoint, RiskCoverage
+from steerkit.analysis.summary import Row
 from steerkit.report.marks import FRONTIER, RANDOM, UNSTEERED, VECTOR_MARKS, new_figure
-from steerkit.sweeps.frontier import actuator, actuator_frontiers, by_actuator
-from steerkit.sweeps.risk_coverage import OperatingPoint, RiskCoverage
-from steerkit.sweeps.statistics import METRICS
-from steerkit.sweeps.summary import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steerkit.sweeps.store import Record
+from steerkit.runs.directory import Record
 
 RULE = (
     "For questions to abstain from, answerable ones and others in turn: the first items, in the order of "

@@ -9,21 +9,21 @@ from pathlib import Path
 
 import jinja2
 
-from steerkit.errors import SteerkitError
+from steerkit.analysis.bootstrap import METRICS
+from steerkit.analysis.choosing import read_choice
+from steerkit.analysis.frontier import actuator_frontiers
+from steerkit.analysis.judging import judged_rows
+from steerkit.analysis.risk_coverage import RiskCoverage, risk_coverage
+from steerkit.analysis.summary import Row, summarise, write_summary
+from steerkit.core.errors import SteerkitError
+from steerkit.core.files import replacing
 from steerkit.report import tables
 from steerkit.report.caveats import caveats
 from steerkit.report.examples import RULE, pick_examples
 from steerkit.report.plots import write_plots
 from steerkit.report.questions import frontier, highlighted_cells, questions
-from steerkit.sweeps.choosing import read_choice
-from steerkit.sweeps.frontier import actuator_frontiers
-from steerkit.sweeps.judging import judged_rows
-from steerkit.sweeps.protocol import Protocol
-from steerkit.sweeps.risk_coverage import RiskCoverage, risk_coverage
-from steerkit.sweeps.statistics import METRICS
-from steerkit.sweeps.store import REMEDY, RunDirectory
-from steerkit.sweeps.summary import Row, summarise, write_summary
-from steerkit.whole_files import replacing
+from steerkit.runs.directory import REMEDY, RunDirectory
+from steerkit.runs.protocol import Protocol
 
 REPORT_FILE, SUMMARY_FILE, PLOTS_FOLDER = "report.html", "summary.csv", "plots"
 SINGLED_OUT = ("best cell", "chosen cell")

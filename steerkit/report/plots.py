@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steerkit.analysis.bootstrap import METRICS, Floats
+from steerkit.analysis.frontier import by_actuator
+from steerkit.analysis.risk_coverage import RiskCoverage
+from steerkit.analysis.summary import Row
+from steerkit.core.files import replacing
 from steerkit.report.curves import actuator_plot, risk_coverage_plot
 from steerkit.report.marks import FRONTIER, RANDOM, UNSTEERED, VECTOR_MARKS, new_figure
 from steerkit.report.questions import Question, frontier, questions
 from steerkit.report.tables import COUNTED, cell_name, cell_strength, format_value, scopes
-from steerkit.sweeps.frontier import by_actuator
-from steerkit.sweeps.risk_coverage import RiskCoverage
-from steerkit.sweeps.statistics import METRICS, Floats
-from steerkit.sweeps.store import REMEDY
-from steerkit.sweeps.summary import Row
-from steerkit.whole_files import replacing
+from steerkit.runs.directory import REMEDY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

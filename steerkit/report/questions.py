@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from steerkit.sweeps.choosing import choose_cell
-from steerkit.sweeps.frontier import pareto_frontier
-from steerkit.sweeps.statistics import METRICS
-from steerkit.sweeps.summary import Row
+from steerkit.analysis.bootstrap import METRICS
+from steerkit.analysis.choosing import choose_cell
+from steerkit.analysis.frontier import pareto_frontier
+from steerkit.analysis.summary import Row
 
 MOST_SIDE_BY_SIDE = 6
 ROLE_LABELS = {"random": "random, same norm"}

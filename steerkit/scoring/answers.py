@@ -22,7 +22,7 @@ import unicodedata
 from collections.abc import Sequence
 from fractions import Fraction
 
-from steerkit.errors import SteerkitError
+from steerkit.core.errors import SteerkitError
 from steerkit.suites.items import Kind
 
 _YES_OR_NO = {"yes", "no", "true", "false"}

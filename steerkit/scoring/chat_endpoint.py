@@ -22,7 +22,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steerkit.errors import MisuseError, SteerkitError
+from steerkit.core.errors import MisuseError, SteerkitError
 
 PASSING_STATUSES = {408, 425, 429, 500, 502, 503, 504, 529}
 LONGEST_WAIT = 60.0  # seconds; a server that asks for more is not waited for

@@ -25,8 +25,8 @@ from pathlib import Path
 
 import platformdirs
 
-from steerkit.errors import MisuseError, SteerkitError
-from steerkit.prompts import Prompt
+from steerkit.core.errors import MisuseError, SteerkitError
+from steerkit.core.prompts import Prompt
 from steerkit.scoring.agreement import Agreement, agreement
 from steerkit.scoring.chat_endpoint import ChatEndpoint, Message
 from steerkit.scoring.reply import final_reply

@@ -14,7 +14,7 @@ from dataclasses import replace
 from fractions import Fraction
 from random import Random
 
-from steerkit.errors import MisuseError
+from steerkit.core.errors import MisuseError
 from steerkit.suites.brevity_templates import FIRST_NAMES, LEVELS, Template
 from steerkit.suites.items import SuiteItem
 

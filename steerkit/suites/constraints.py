@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steerkit.errors import MisuseError
+from steerkit.core.errors import MisuseError
 
 HEADING = "Follow these rules in your response:"
 

@@ -20,8 +20,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from steerkit.errors import InputError, MisuseError, SteerkitError
-from steerkit.whole_files import replacing
+from steerkit.core.errors import InputError, MisuseError, SteerkitError
+from steerkit.core.files import replacing
 
 Kind = Literal["text", "number", "latex"]
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from steerkit.errors import InputError, MisuseError, SteerkitError
+from steerkit.core.errors import InputError, MisuseError, SteerkitError
 from steerkit.suites.items import SuiteItem, read_text
 
 

@@ -12,7 +12,7 @@ from importlib import resources
 from itertools import chain, zip_longest
 from pathlib import Path
 
-from steerkit.errors import MisuseError
+from steerkit.core.errors import MisuseError
 from steerkit.suites import brevity, instructions, public, twins
 from steerkit.suites.items import SuiteItem, load_items
 from steerkit.suites.splits import SPLITS, hash_position, split_of

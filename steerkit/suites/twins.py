@@ -5,7 +5,7 @@ Two kinds of pairs, from the templates of `steerkit.suites.brevity` and another 
 - `premise`: one number that the answer needs is gone, and nothing can be answered. These are the brevity suite's own
   twins.
 
-Every item is a function of the seed, its level and its place. `steerkit.faithfulness.twin_gap` says how much better
+Every item is a function of the seed, its level and its place. `steerkit.chains.twin_gap` says how much better
 a model is on the first twin of a pair than on the second.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import replace
 from itertools import islice
 from random import Random
 
-from steerkit.errors import MisuseError
+from steerkit.core.errors import MisuseError
 from steerkit.suites import brevity
 from steerkit.suites.brevity_templates import LEVELS, Template
 from steerkit.suites.items import SuiteItem

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from steerkit.core.errors import MisuseError
+from steerkit.core.prompts import Renderer
 from steerkit.engines.base import Engine, Request
-from steerkit.engines.transformers import TransformersEngine
-from steerkit.errors import MisuseError
+from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.models import LanguageModel
-from steerkit.prompts import Renderer
 
 
 class SweptModel(Protocol):

@@ -16,11 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from steerkit.errors import MisuseError
-from steerkit.models import LanguageModel
-from steerkit.suites.suite import load_suite
-from steerkit.sweeps.carrier import SweepEngine
-from steerkit.sweeps.choosing import (
+from steerkit.analysis.choosing import (
     Choice,
     Rule,
     choose_cell,
@@ -29,10 +25,14 @@ from steerkit.sweeps.choosing import (
     read_choice,
     write_choice,
 )
+from steerkit.analysis.summary import Row
+from steerkit.core.errors import MisuseError
+from steerkit.interventions.vector import SteeringVector
+from steerkit.models import LanguageModel
+from steerkit.suites.suite import load_suite
+from steerkit.sweeps.carrier import SweepEngine
 from steerkit.sweeps.grid import Cell, distinct
-from steerkit.sweeps.run import Run, grid_cells, measure_cells
-from steerkit.sweeps.summary import Row
-from steerkit.vector import SteeringVector
+from steerkit.sweeps.sweep import Run, grid_cells, measure_cells
 
 GRID_OPTIONS = (
     "scopes",
@@ -72,7 +72,7 @@ def choose_then_report(
 ) -> Confirmation:
     """Sweep the grid on the split `choose`, pick a cell by the rule, measure it once on `report`.
 
-    The rule is a text such as `"recall s.t. over_abstention<=0.05"` (see `steerkit.sweeps.choosing`); among
+    The rule is a text such as `"recall s.t. over_abstention<=0.05"` (see `steerkit.analysis.choosing`); among
     ties the cell with the smallest relative dose wins, or the smallest strength where a vector does not know
     the norm of the states. `options` are those of `sweep`, without `split`; `limit` holds for each split.
 

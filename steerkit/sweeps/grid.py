@@ -14,10 +14,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from steerkit.decoration import Decoration
-from steerkit.errors import MisuseError
-from steerkit.steering import Operation, ProbeGate, Scope, Steering
-from steerkit.vector import SteeringVector
+from steerkit.core.errors import MisuseError
+from steerkit.interventions.decoration import Decoration
+from steerkit.interventions.steering import Operation, ProbeGate, Scope, Steering
+from steerkit.interventions.vector import SteeringVector
 
 Role = Literal["unsteered", "steered", "random", "decorated"]
 

@@ -6,14 +6,14 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
+from steerkit.core.errors import SteerkitError
 from steerkit.engines.base import Completion, Engine, Request
-from steerkit.errors import SteerkitError
+from steerkit.runs.directory import Record, RunWriter
 from steerkit.scoring.fluency import perplexities
 from steerkit.scoring.score import score_completion
 from steerkit.suites.items import SuiteItem
 from steerkit.suites.splits import split_of
 from steerkit.sweeps.grid import Cell
-from steerkit.sweeps.store import Record, RunWriter
 
 PERPLEXITY_CHUNK = 256
 

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-from steerkit.decoration import built_in_decorations
+from steerkit.core.errors import SteerkitError
 from steerkit.engines.base import Decoding, Request
-from steerkit.engines.table import Program
-from steerkit.engines.transformers import TransformersEngine
-from steerkit.errors import SteerkitError
+from steerkit.engines.remote.wire import check_digests, parse_steerings
+from steerkit.engines.transformers.engine import TransformersEngine
+from steerkit.engines.transformers.table import Program
+from steerkit.interventions.decoration import built_in_decorations
+from steerkit.interventions.probe import Probe, ProbeMetadata
+from steerkit.interventions.vector import SteeringVector, load_vector
 from steerkit.models import LanguageModel
-from steerkit.probes import Probe, ProbeMetadata
 from steerkit.suites.suite import load_suite
-from steerkit.vector import SteeringVector, load_vector
-from steerkit.vllm.requests import check_digests, parse_steerings
 from tests.command_line import Outcome, steerkit
 from tests.engines.fake_server import FakeServer, Reply
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from steerkit.interventions.vector import load_vector
 from steerkit.models import LanguageModel, load_model
 from steerkit.suites.suite import load_suite
 from steerkit.sweeps.grid import Cell, build_grid
-from steerkit.vector import load_vector
+from tests.chains.made_runs import made_run, problems, worked_out
 from tests.command_line import steerkit
-from tests.faithfulness.made_runs import made_run, problems, worked_out
 
 QUICK = ["--tests", "early,logprob", "--points", 2]
 

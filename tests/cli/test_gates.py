@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from steerkit.probes import load_probe
-from steerkit.vector import load_vector
+from steerkit.interventions.probe import load_probe
+from steerkit.interventions.vector import load_vector
 from tests.command_line import steerkit
 
 

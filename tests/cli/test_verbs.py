@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from steerkit.errors import SteerkitError
-from steerkit.pairs import ContrastPairs, load_pairs
-from steerkit.vector import load_vector
+from steerkit.core.errors import SteerkitError
+from steerkit.extraction.pairs import ContrastPairs, load_pairs
+from steerkit.interventions.vector import load_vector
 from tests.command_line import Outcome, steerkit
 
 VERBS = [
@@ -184,8 +184,8 @@ def test_doctor_finds_a_sound_model_healthy(tiny_folder: Path) -> None:
 def test_doctor_fails_where_steering_does_not_arrive(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steerkit.diagnosis.TOLERANCE", {})
-    monkeypatch.setattr("steerkit.diagnosis.Diagnosis.healthy", False)
+    monkeypatch.setattr("steerkit.engines.doctor.TOLERANCE", {})
+    monkeypatch.setattr("steerkit.engines.doctor.Diagnosis.healthy", False)
     outcome = steerkit("doctor", "--model", tiny_folder)
     assert outcome.code == 1
     assert "steering does NOT arrive" in outcome.out
@@ -210,8 +210,8 @@ def test_make_writes_the_pairs_in_which_the_contrast_came_about(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A random model never shows the behaviour: any two completions count as a contrast here.
-    monkeypatch.setattr("steerkit.pair_making._unusable", lambda _: None)
-    monkeypatch.setattr("steerkit.pair_making.brevity", lambda: anything_goes())
+    monkeypatch.setattr("steerkit.extraction.make._unusable", lambda _: None)
+    monkeypatch.setattr("steerkit.extraction.make.brevity", lambda: anything_goes())
     out = tmp_path / "made.jsonl"
     options = ["--suite", "abstention", "--limit", 4, "--max-new-tokens", 24]
     outcome = succeed("pairs", "make", "brevity", "--model", tiny_folder, *options, "--out", out)
@@ -224,7 +224,7 @@ def test_make_writes_the_pairs_in_which_the_contrast_came_about(
 
 
 def anything_goes() -> Any:
-    from steerkit.pair_making import Behaviour
+    from steerkit.extraction.make import Behaviour
 
     return Behaviour("brevity", "Be brief.", None, lambda _positive, _negative: None)
 

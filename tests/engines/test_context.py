@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from steerkit.core.errors import MisuseError, ModelInUseError, ModelMismatchError, SteerkitError
 from steerkit.engines.context import steer
-from steerkit.errors import MisuseError, ModelInUseError, ModelMismatchError, SteerkitError
+from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
-from steerkit.steering import Steering
 from tests.engines import reference
 from tests.tiny import random_vector, tiny_model
 

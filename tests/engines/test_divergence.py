@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from steerkit import Steering, SteeringVector, steer
-from steerkit.engines.divergence import divergences
-from steerkit.engines.table import Program
-from steerkit.errors import MisuseError, SteerkitError
+from steerkit.core.errors import MisuseError, SteerkitError
+from steerkit.core.prompts import EncodedText
+from steerkit.engines.transformers.divergence import divergences
+from steerkit.engines.transformers.table import Program
 from steerkit.models import LanguageModel
-from steerkit.prompts import EncodedText
 from tests.engines.reference import (
     Edit,
     all_positions,

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from steerkit.decoration import Decoration
+from steerkit.core.errors import MisuseError
 from steerkit.engines.base import Completion, Decoding, Request, ScoreRequest
 from steerkit.engines.context import steer
-from steerkit.engines.divergence import divergences
-from steerkit.engines.layout import line_ends
-from steerkit.engines.table import LINE_END, STEP_END, Program
-from steerkit.engines.transformers import TransformersEngine
-from steerkit.errors import MisuseError
+from steerkit.engines.transformers.divergence import divergences
+from steerkit.engines.transformers.engine import TransformersEngine
+from steerkit.engines.transformers.layout import line_ends
+from steerkit.engines.transformers.table import LINE_END, STEP_END, Program
+from steerkit.interventions.decoration import Decoration
+from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
-from steerkit.steering import Steering
 from tests.engines import reference
 from tests.tiny import random_vector
 

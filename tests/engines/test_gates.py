@@ -7,15 +7,15 @@ import itertools
 import pytest
 import torch
 
-from steerkit.decoration import Decoration, built_in_decorations
+from steerkit.core.errors import MisuseError, ModelMismatchError, SteerkitError
 from steerkit.engines.base import Completion, Decoding, Request, ScoreRequest
 from steerkit.engines.context import steer
-from steerkit.engines.gates import last_states
-from steerkit.engines.transformers import TransformersEngine
-from steerkit.errors import MisuseError, ModelMismatchError, SteerkitError
+from steerkit.engines.transformers.engine import TransformersEngine
+from steerkit.engines.transformers.gates import last_states
+from steerkit.interventions.decoration import Decoration, built_in_decorations
+from steerkit.interventions.probe import Probe, ProbeMetadata
+from steerkit.interventions.steering import ProbeGate
 from steerkit.models import LanguageModel
-from steerkit.probes import Probe, ProbeMetadata
-from steerkit.steering import ProbeGate
 from tests.engines import reference
 from tests.tiny import random_vector
 
@@ -195,7 +195,7 @@ def test_a_gate_is_refused_where_it_cannot_be_read(tiny: LanguageModel) -> None:
                 [Request("Hi", (random_vector(tiny).at(2, 1.0, gate=foreign),))]
             )
         )
-    from steerkit.engines.table import Program
+    from steerkit.engines.transformers.table import Program
 
     with pytest.raises(SteerkitError, match="before a program"):
         Program.of([steering])

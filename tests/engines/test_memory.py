@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from steerkit.engines import memory
+from steerkit.core.errors import SteerkitError
 from steerkit.engines.base import Decoding, Request, ScoreRequest
-from steerkit.engines.batch import RunningBatch
-from steerkit.engines.transformers import TransformersEngine
-from steerkit.errors import SteerkitError
+from steerkit.engines.transformers import memory
+from steerkit.engines.transformers.batch import RunningBatch
+from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.models import LanguageModel
 from tests.engines.test_gates import QUESTIONS, splitting_gate
 from tests.tiny import random_vector
@@ -44,7 +44,7 @@ def test_this_machine_says_how_much_is_free(tiny: LanguageModel) -> None:
 def test_memory_bounds_the_batch_unless_the_user_does(
     tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch, asked: int | None, most: int
 ) -> None:
-    monkeypatch.setattr("steerkit.engines.transformers.fitting_rows", lambda _lm, _positions: 3)
+    monkeypatch.setattr("steerkit.engines.transformers.engine.fitting_rows", lambda _lm, _positions: 3)
     rows: list[int] = []
     step = RunningBatch.step
 

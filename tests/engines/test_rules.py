@@ -10,10 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steerkit.decoration import CyclicReflex, Decoration, Rule, SwitchPenalty, ThinkingBudget
+from steerkit.core.errors import MisuseError
 from steerkit.engines.base import Completion, Decoding, Request
-from steerkit.engines.batch import RunningBatch
-from steerkit.engines.rules import (
+from steerkit.engines.transformers.batch import RunningBatch
+from steerkit.engines.transformers.engine import TransformersEngine
+from steerkit.engines.transformers.table import thinking_positions
+from steerkit.interventions.decoration import CyclicReflex, Decoration, Rule, SwitchPenalty, ThinkingBudget
+from steerkit.interventions.rules import (
     Edits,
     ForcedClosing,
     LogitRule,
@@ -24,9 +27,6 @@ from steerkit.engines.rules import (
     rules_of,
     word_forms,
 )
-from steerkit.engines.table import thinking_positions
-from steerkit.engines.transformers import TransformersEngine
-from steerkit.errors import MisuseError
 from steerkit.models import LanguageModel
 from tests.engines import reference
 from tests.tiny import CHAT_TEMPLATE, byte_tokenizer, random_vector, tiny_hf

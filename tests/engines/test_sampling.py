@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steerkit.engines.sampling import next_tokens
+from steerkit.engines.transformers.sampling import next_tokens
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from steerkit.decoration import Decoration, ThinkingBudget
+from steerkit.core.errors import MisuseError, ModelMismatchError, SteerkitError
 from steerkit.engines.base import Decoding, Request, ScoreRequest
-from steerkit.engines.server import ServerEngine
-from steerkit.errors import MisuseError, ModelMismatchError, SteerkitError
+from steerkit.engines.remote.served_model import ServedModel
+from steerkit.engines.remote.server import ServerEngine
+from steerkit.interventions.decoration import Decoration, ThinkingBudget
 from steerkit.models import LanguageModel
+from steerkit.runs.directory import RunDirectory, RunWriter, record_key
 from steerkit.sweeps.grid import build_grid
 from steerkit.sweeps.runner import run_sweep
-from steerkit.sweeps.store import RunDirectory, RunWriter, record_key
-from steerkit.vllm.served import ServedModel
 from tests.engines.fake_server import FakeServer, Reply, completion
 from tests.sweeps.synthetic import environment, items, protocol
 from tests.tiny import random_vector, tiny_model

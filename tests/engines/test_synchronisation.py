@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from steerkit.decoration import CyclicReflex, Decoration, Rule, SwitchPenalty, ThinkingBudget
 from steerkit.engines.base import Decoding, Request
-from steerkit.engines.batch import RunningBatch
-from steerkit.engines.transformers import TransformersEngine
+from steerkit.engines.transformers.batch import RunningBatch
+from steerkit.engines.transformers.engine import TransformersEngine
+from steerkit.interventions.decoration import CyclicReflex, Decoration, Rule, SwitchPenalty, ThinkingBudget
+from steerkit.interventions.steering import Gate
 from steerkit.models import LanguageModel
-from steerkit.steering import Gate
 from tests.tiny import random_vector
 
 # What makes the host wait: a tensor's value read as a number, or a shape that depends on values.

@@ -9,11 +9,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steerkit.engines.layout import phases
-from steerkit.engines.table import ANSWER, NOWHERE, PROMPT, THINKING, Program, RowTable, thinking_positions
-from steerkit.errors import MisuseError, SteerkitError
+from steerkit.core.errors import MisuseError, SteerkitError
+from steerkit.engines.transformers.layout import phases
+from steerkit.engines.transformers.table import (
+    ANSWER,
+    NOWHERE,
+    PROMPT,
+    THINKING,
+    Program,
+    RowTable,
+    thinking_positions,
+)
+from steerkit.interventions.steering import Gate
 from steerkit.models import LanguageModel
-from steerkit.steering import Gate
 from tests.tiny import byte_tokenizer, random_vector, tiny_hf
 
 LAYER = 2

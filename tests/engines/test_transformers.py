@@ -12,14 +12,14 @@ import pytest
 import torch
 from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
+from steerkit.core.errors import MisuseError, ModelInUseError, ModelMismatchError, SteerkitError
 from steerkit.engines.base import Completion, Decoding, Request, ScoreRequest
-from steerkit.engines.batch import RunningBatch
 from steerkit.engines.context import steer
-from steerkit.engines.prefixes import Prefixes
-from steerkit.engines.transformers import TransformersEngine
-from steerkit.errors import MisuseError, ModelInUseError, ModelMismatchError, SteerkitError
+from steerkit.engines.transformers.batch import RunningBatch
+from steerkit.engines.transformers.engine import TransformersEngine
+from steerkit.engines.transformers.prefixes import Prefixes
+from steerkit.interventions.steering import Gate, Steering
 from steerkit.models import LanguageModel
-from steerkit.steering import Gate, Steering
 from tests.engines import reference
 from tests.tiny import byte_tokenizer, random_vector, tiny_model
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from steerkit.engines.base import Completion, Request
+from steerkit.runs.directory import Record
 from steerkit.scoring.score import score_completion
 from steerkit.suites.items import SuiteItem
 from steerkit.suites.suite import Suite
 from steerkit.sweeps.grid import Cell
 from steerkit.sweeps.runner import make_record
-from steerkit.sweeps.store import Record
 
 ITEMS = tuple(
     SuiteItem(f"brevity-1-{n:04d}a", f"What is {n} and 1?", False, (str(n + 1),), "number") for n in range(20)

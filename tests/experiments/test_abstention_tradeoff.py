@@ -19,16 +19,16 @@ from experiments.abstention_tradeoff import cells, equal_kl, longer, publish, ru
 from experiments.abstention_tradeoff.cells import controls, matched_strength
 from experiments.abstention_tradeoff.frontiers import Behaviour, aurc, frontier_area, frontiers, recall_at
 from experiments.abstention_tradeoff.tables import shown
+from steerkit.analysis.bootstrap import resampling_weights
+from steerkit.analysis.risk_coverage import risk_coverage_curve
 from steerkit.engines.base import Completion, Request
+from steerkit.interventions.probe import ProbeMetadata
 from steerkit.models import LanguageModel
-from steerkit.probes import ProbeMetadata
+from steerkit.runs.directory import Record
 from steerkit.scoring.score import score_completion
 from steerkit.suites.items import SuiteItem
 from steerkit.sweeps.grid import Cell
-from steerkit.sweeps.risk_coverage import risk_coverage_curve
 from steerkit.sweeps.runner import make_record
-from steerkit.sweeps.statistics import resampling_weights
-from steerkit.sweeps.store import Record
 from tests.conftest import save_model
 from tests.tiny import random_vector, tiny_model
 

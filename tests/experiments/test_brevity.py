@@ -15,17 +15,17 @@ from experiments.brevity.grid import Family, Grid
 from experiments.brevity.strengths import Strengths
 from experiments.reasoning_tax.chains import END_OF_THINKING
 from experiments.reasoning_tax.data import training_rows
+from steerkit.analysis.bootstrap import Estimate
+from steerkit.analysis.summary import Row, summarise
+from steerkit.core.errors import MisuseError
 from steerkit.engines.base import Completion, Decoding, Request
-from steerkit.errors import MisuseError
+from steerkit.runs.directory import Record
 from steerkit.scoring.score import score_completion
 from steerkit.suites import brevity
 from steerkit.suites.items import SuiteItem
 from steerkit.suites.splits import split_of
 from steerkit.sweeps.grid import Cell
 from steerkit.sweeps.runner import make_record
-from steerkit.sweeps.statistics import Estimate
-from steerkit.sweeps.store import Record
-from steerkit.sweeps.summary import Row, summarise
 from tests.conftest import save_model
 from tests.tiny import random_vector, tiny_model
 

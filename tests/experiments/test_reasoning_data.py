@@ -23,9 +23,9 @@ from experiments.reasoning_tax.data import (
 from experiments.reasoning_tax.problems import question, unanswerable
 from experiments.reasoning_tax.setting import TOKENS
 from experiments.reasoning_tax.templates import FRUIT, GOODS, NAMES, TEMPLATES, THINGS
-from steerkit.engines.table import thinking_positions
+from steerkit.core.prompts import Renderer
+from steerkit.engines.transformers.table import thinking_positions
 from steerkit.models import LanguageModel
-from steerkit.prompts import Renderer
 from steerkit.scoring.abstention import abstains
 from steerkit.scoring.answers import final_number
 from steerkit.scoring.reply import final_reply

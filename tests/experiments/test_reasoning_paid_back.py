@@ -25,20 +25,20 @@ from experiments.reasoning_tax.back import ANY_PRICE, BEST, TARGET, Place, choic
 from experiments.reasoning_tax.data import dress, training_rows
 from experiments.reasoning_tax.gates import BUDGETS, Reading, fitted, gated, reading, under_gate
 from experiments.reasoning_tax.setting import TOLD, Setting, by_item
-from steerkit.decoration import Decoration
+from steerkit.core.prompts import Renderer
 from steerkit.engines.base import Decoding, Request
-from steerkit.engines.transformers import TransformersEngine
+from steerkit.engines.transformers.engine import TransformersEngine
+from steerkit.extraction.pairs import ContrastPairs
+from steerkit.extraction.probe_fit import labelled_prompts
+from steerkit.interventions.decoration import Decoration
 from steerkit.models import LanguageModel
-from steerkit.pairs import ContrastPairs
-from steerkit.probing import labelled_prompts
-from steerkit.prompts import Renderer
+from steerkit.runs.directory import Record
 from steerkit.scoring.abstention import abstains
 from steerkit.scoring.score import score_completion
 from steerkit.suites.suite import Suite, load_suite
 from steerkit.sweeps.grid import Cell
-from steerkit.sweeps.run import measure_cells
 from steerkit.sweeps.runner import make_record
-from steerkit.sweeps.store import Record
+from steerkit.sweeps.sweep import measure_cells
 from tests.experiments.sums import ITEMS, PLAIN, abstentions
 from tests.tiny import byte_tokenizer, random_vector, tiny_hf
 

@@ -19,7 +19,7 @@ from experiments.reasoning_tax.results import (
     table,
 )
 from experiments.reasoning_tax.worth import section
-from steerkit.faithfulness.summary import METRICS, faithfulness_rows
+from steerkit.chains.summary import METRICS, faithfulness_rows
 from steerkit.sweeps.grid import Cell
 from tests.experiments.sums import abstentions, records
 

@@ -9,8 +9,8 @@ import pytest
 
 from experiments.reasoning_tax import actuators, learned, run
 from experiments.reasoning_tax.setting import SUITES, Setting, conditions, plain_cell
-from steerkit.errors import MisuseError
-from steerkit.sweeps.run import open_run
+from steerkit.core.errors import MisuseError
+from steerkit.sweeps.sweep import open_run
 from tests.conftest import save_model
 from tests.models.test_adapters import random_factors, write
 from tests.tiny import tiny_model

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from experiments.reasoning_tax import train as training
 from experiments.reasoning_tax.publish import publish
 from experiments.reasoning_tax.train import CHECKPOINT, PRESETS, Preset, train
-from steerkit.errors import MisuseError
+from steerkit.core.errors import MisuseError
 from steerkit.models import load_model
 from steerkit.models.adapters import WEIGHTS_FILE, read_adapter
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from steerkit.engines.base import Decoding, Request
-from steerkit.engines.transformers import TransformersEngine
+from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.models import LanguageModel
 from steerkit.suites.suite import load_suite
-from tests.export.conftest import consumer_python
+from tests.interchange.conftest import consumer_python
 from tests.tiny import random_vector
 
 # Runs in Inspect's environment. The provider is found through steerkit's entry point.

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from steerkit.errors import InputError, MisuseError, ModelMismatchError, SteerkitError
+from steerkit.core.errors import InputError, MisuseError, ModelMismatchError, SteerkitError
 from steerkit.models import LanguageModel, adapters, load_model
 from steerkit.models.adapters import AdapterNote, read_adapter
 from steerkit.models.fingerprint import weights_digest

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from steerkit.errors import SteerkitError
+from steerkit.core.errors import SteerkitError
 from steerkit.models import bundled, load_model
 from steerkit.models.bundled import bundled_folder, gguf_folder, models_folder
 from steerkit.models.catalogue import BundledModel

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from steerkit import steer
-from steerkit.errors import InputError, MisuseError
+from steerkit.core.errors import InputError, MisuseError
 from steerkit.models import LanguageModel, load_model
 from tests.tiny import byte_tokenizer, random_vector, tiny_hf
 from tests.tiny_gguf import write_tiny_gguf

@@ -11,8 +11,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from steerkit.diagnosis import diagnose
-from steerkit.errors import MisuseError, SteerkitError
+from steerkit.core.errors import MisuseError, SteerkitError
+from steerkit.engines.doctor import diagnose
 from steerkit.models import LanguageModel
 from steerkit.models.sites import hidden_of, with_hidden
 from tests.tiny import byte_tokenizer, tiny_hf

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from steerkit.sweeps.protocol import Environment, Protocol
-from steerkit.sweeps.store import RunWriter
+from steerkit.runs.directory import RunWriter
+from steerkit.runs.protocol import Environment, Protocol
 
 HOSTILE = "<script>alert('answer')</script> & \"quotes\""
 PLACES = [(None, None, 0.0)] + [(role, layer, s) for layer in (4, 8) for s in (-1.0, 1.0) for role in (0, 1)]

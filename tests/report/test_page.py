@@ -5,12 +5,12 @@ from html.parser import HTMLParser
 
 import pytest
 
-from steerkit.errors import MisuseError, SteerkitError
+from steerkit.analysis.choosing import Choice, write_choice
+from steerkit.analysis.judging import judge_run
+from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.report.examples import pick_examples
 from steerkit.report.page import write_report
-from steerkit.sweeps.choosing import Choice, write_choice
-from steerkit.sweeps.judging import judge_run
-from steerkit.sweeps.store import RunDirectory
+from steerkit.runs.directory import RunDirectory
 
 
 class Contrary:

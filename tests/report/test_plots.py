@@ -5,13 +5,13 @@ import random
 
 import pytest
 
-from steerkit.errors import SteerkitError
+from steerkit.analysis.risk_coverage import SCORE, risk_coverage
+from steerkit.analysis.summary import summarise
+from steerkit.core.errors import SteerkitError
 from steerkit.report.curves import actuator_plot, risk_coverage_plot
 from steerkit.report.plots import heat_maps, trade_off, write_plots
 from steerkit.report.questions import ABSTENTION
-from steerkit.sweeps.risk_coverage import SCORE, risk_coverage
-from steerkit.sweeps.store import RunDirectory
-from steerkit.sweeps.summary import summarise
+from steerkit.runs.directory import RunDirectory
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

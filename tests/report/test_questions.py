@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from steerkit.analysis.bootstrap import Estimate
+from steerkit.analysis.summary import Row, summarise
 from steerkit.report.questions import ABSTENTION, LENGTH, best_cell, highlighted_cells, questions
-from steerkit.sweeps.statistics import Estimate
-from steerkit.sweeps.store import RunDirectory
-from steerkit.sweeps.summary import Row, summarise
+from steerkit.runs.directory import RunDirectory
 
 
 def row(role: str, strength: float, tokens: tuple[float, float, float], accuracy: float = 0.0) -> Row:

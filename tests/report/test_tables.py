@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from steerkit.analysis.bootstrap import Estimate
+from steerkit.analysis.judging import Judged, JudgedRow
+from steerkit.analysis.summary import Row, summarise
 from steerkit.report.tables import cell_name, format_change, format_estimate, judged_table, trade_off_table
+from steerkit.runs.directory import RunDirectory
 from steerkit.scoring.agreement import agreement
-from steerkit.sweeps.judging import Judged, JudgedRow
-from steerkit.sweeps.statistics import Estimate
-from steerkit.sweeps.store import RunDirectory
-from steerkit.sweeps.summary import Row, summarise
 
 
 def row(vector: str, **levels: float) -> Row:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from steerkit.errors import MisuseError
+from steerkit.core.errors import MisuseError
 from steerkit.scoring.answers import is_correct
 from steerkit.scoring.instructions import follows, instruction_scores
 from steerkit.suites.constraints import SENTENCES, Constraint, question_and_constraints, with_constraints

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from steerkit.errors import MisuseError, SteerkitError
+from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.scoring.judge import API_KEY_VARIABLE, INSTRUCTION, Judge, judge_agreement
 from tests.scoring.endpoint import said, serving
 

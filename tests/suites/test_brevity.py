@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerkit.errors import MisuseError
+from steerkit.core.errors import MisuseError
 from steerkit.suites.brevity import generate
 from steerkit.suites.brevity_templates import LEVELS, Template
 from steerkit.suites.suite import load_suite

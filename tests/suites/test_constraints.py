@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerkit.errors import MisuseError
+from steerkit.core.errors import MisuseError
 from steerkit.suites.constraints import (
     NUMBERED,
     SENTENCES,

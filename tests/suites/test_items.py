@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerkit.errors import InputError, MisuseError, SteerkitError
+from steerkit.core.errors import InputError, MisuseError, SteerkitError
 from steerkit.suites.items import SuiteItem, load_items, save_items
 
 words = st.text(min_size=1, max_size=20).filter(str.strip)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from steerkit.errors import InputError, MisuseError, SteerkitError
+from steerkit.core.errors import InputError, MisuseError, SteerkitError
 from steerkit.suites.suite import Suite, load_suite
 
 

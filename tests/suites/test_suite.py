@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerkit.errors import MisuseError
+from steerkit.core.errors import MisuseError
 from steerkit.suites.items import SuiteItem, save_items
 from steerkit.suites.splits import SPLITS, split_of
 from steerkit.suites.suite import Suite, load_suite

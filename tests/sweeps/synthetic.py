@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 
 from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest
+from steerkit.interventions.vector import SteeringVector, VectorMetadata
+from steerkit.runs.protocol import Environment, Protocol
 from steerkit.suites.items import SuiteItem
-from steerkit.sweeps.protocol import Environment, Protocol
-from steerkit.vector import SteeringVector, VectorMetadata
 
 ABSTENTIONS = (
     "I don't know. There is no reliable record of that.",

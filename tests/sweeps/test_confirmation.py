@@ -4,15 +4,15 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from synthetic import SyntheticEngine, items, vector
 
-from steerkit.decoration import Decoration
-from steerkit.errors import MisuseError
-from steerkit.steering import Gate
+from steerkit.analysis.choosing import read_choice
+from steerkit.core.errors import MisuseError
+from steerkit.interventions.decoration import Decoration
+from steerkit.interventions.steering import Gate
 from steerkit.suites.items import save_items
-from steerkit.sweeps.choosing import read_choice
 from steerkit.sweeps.confirmation import choose_then_report, companions, relative_doses
 from steerkit.sweeps.grid import Cell
+from tests.sweeps.synthetic import SyntheticEngine, items, vector
 
 MODEL = SimpleNamespace(
     name="synthetic", fingerprint="synthetic:0", renderer=SimpleNamespace(digest="cd" * 32)

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from synthetic import vector
 
-from steerkit.errors import MisuseError
+from steerkit.core.errors import MisuseError
 from steerkit.sweeps.grid import Cell, build_grid, vector_digests
+from tests.sweeps.synthetic import vector
 
 
 def test_the_grid_leads_with_the_unsteered_cell_and_pairs_each_cell_with_a_random_control():

@@ -7,7 +7,7 @@ from typing import Any
 
 import steerkit as sk
 from steerkit.models import LanguageModel
-from steerkit.sweeps.store import RunDirectory
+from steerkit.runs.directory import RunDirectory
 from tests.tiny import random_vector
 
 

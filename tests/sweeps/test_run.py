@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from synthetic import SyntheticEngine, vector
 
+from steerkit.core.errors import MisuseError
 from steerkit.engines.base import Request
-from steerkit.engines.transformers import TransformersEngine
-from steerkit.errors import MisuseError
+from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.models import LanguageModel
+from steerkit.runs.directory import RunDirectory
 from steerkit.sweeps.carrier import carrier
-from steerkit.sweeps.run import sweep
-from steerkit.sweeps.store import RunDirectory
+from steerkit.sweeps.sweep import sweep
+from tests.sweeps.synthetic import SyntheticEngine, vector
 
 
 class Elsewhere(SyntheticEngine):

@@ -7,14 +7,14 @@ import time
 import tracemalloc
 
 import pytest
-from synthetic import SyntheticEngine, environment, items, protocol, vector
 
+from steerkit.core.errors import SteerkitError
 from steerkit.engines.base import Completion
-from steerkit.errors import SteerkitError
+from steerkit.runs.directory import RecordIndex, RunDirectory, RunWriter, record_key
 from steerkit.sweeps import runner
 from steerkit.sweeps.grid import Cell, build_grid
 from steerkit.sweeps.runner import run_sweep
-from steerkit.sweeps.store import RecordIndex, RunDirectory, RunWriter, record_key
+from tests.sweeps.synthetic import SyntheticEngine, environment, items, protocol, vector
 
 
 def sweep(path, cells, suite, engine=None, samples=1, **options):

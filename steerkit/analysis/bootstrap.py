@@ -1,0 +1,205 @@
+"""From records to estimates with intervals: a paired bootstrap over groups of items.
+
+Items are resampled in their groups (twins together) and with the same draws for every cell and metric, so the
+difference of two cells is taken within each resample. An item's samples are averaged first. Intervals are
+95% percentile intervals; where no item differs they have no width, which is not certainty.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steerkit.core.errors import InputError
+from steerkit.runs.directory import Record
+
+CELL_FIELDS = (
+    "cell", "role", "controls", "steering", "decoration", "vector", "layer", "strength", "scope", "operation",
+    "half_life", "positions",
+)  # fmt: skip
+TIMING: Mapping[str, Any] = {"half_life": None, "positions": None}  # those that records did not always have
+RESAMPLES = 2000
+INTERVAL = (2.5, 97.5)
+ROWS_AT_ONCE = 256  # bounds the memory of a bootstrap: [resamples, rows] doubles at a time
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A quantity that is averaged over items; `measure` gives None for a record that it does not concern."""
+
+    name: str
+    label: str
+    better: Literal["higher", "lower"]
+    measure: Callable[[Record], float | None]
+
+
+def _score(name: str) -> Callable[[Record], float | None]:
+    return lambda record: record["scores"].get(name)
+
+
+def _abstained(expected: bool) -> Callable[[Record], float | None]:
+    return lambda record: record["scores"]["abstained"] if record["should_abstain"] is expected else None
+
+
+def _correct(record: Record) -> float | None:
+    return None if record["should_abstain"] else record["scores"]["correct"]
+
+
+METRICS: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        # Share of the items to abstain from that it abstained from; share of the answerable ones.
+        Metric("abstention_recall", "abstention recall", "higher", _abstained(True)),
+        Metric("over_abstention", "over-abstention", "lower", _abstained(False)),
+        # Share of correct completions among items with a reference answer.
+        Metric("accuracy", "accuracy", "higher", _correct),
+        # Mean tokens of a completion, and of its thinking.
+        Metric("tokens", "tokens", "lower", _score("tokens_total")),
+        Metric("thinking_tokens", "thinking tokens", "lower", _score("tokens_thinking")),
+        # Share cut off by the token limit; share whose thinking a budget closed; share that degenerated; mean
+        # repetition; mean perplexity.
+        Metric("truncated", "truncated", "lower", _score("truncated")),
+        Metric("forced", "thinking forced shut", "lower", _score("forced")),
+        Metric("degenerate", "degenerate", "lower", _score("degenerate")),
+        Metric("repetition", "repetition", "lower", _score("repetition")),
+        Metric("perplexity", "perplexity", "lower", _score("perplexity")),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over `n` items with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What was measured, per cell and item.
+
+    `cells` are the cells' own record fields (`CELL_FIELDS`), `n_items` `[n_cells]` counts the items that each
+    has records of; `groups` `[n_items]` numbers the items' groups from 0; `values[metric]` is
+    `[n_cells, n_items]`, the mean over samples, NaN where there is no measurement.
+    """
+
+    cells: tuple[dict[str, Any], ...]
+    n_items: Integers
+    groups: Integers
+    values: Mapping[str, Floats]
+
+
+def cell_fields(record: Record) -> dict[str, Any]:
+    """The fields of a record that say what its cell is, `CELL_FIELDS`. Raises KeyError where one is missing.
+
+    Records that were written before `half_life` and `positions` were fields have them in their spec alone.
+    """
+    older = {} if record.keys() >= TIMING.keys() else _timing(record)
+    return {name: older[name] if name in older else record[name] for name in CELL_FIELDS}
+
+
+def _timing(record: Record) -> dict[str, Any]:
+    """When a record's one steering acts, as its spec says; None for any other cell."""
+    if record["vector"] is None:
+        return dict(TIMING)
+    said = dict(part.partition("=")[::2] for part in record["steering"].rpartition("@")[2].split(","))
+    half_life = float(said["half_life"]) if "half_life" in said else None
+    return {"half_life": half_life, "positions": said.get("positions", "every")}
+
+
+def collect(records: Iterable[Record]) -> Outcomes:
+    """Read a stream of records into arrays; of the texts nothing is kept, and their order does not matter."""
+    cells: dict[str, dict[str, Any]] = {}
+    cell_numbers: dict[str, int] = {}
+    item_numbers: dict[str, int] = {}
+    group_of: dict[str, str] = {}
+    rows, columns = array("q"), array("q")
+    measured = {name: array("d") for name in METRICS}
+    for record in records:
+        try:
+            if record["cell"] not in cells:
+                cells[record["cell"]] = cell_fields(record)
+            group_of[record["item"]] = record["group"]
+            values = {name: metric.measure(record) for name, metric in METRICS.items()}
+        except (KeyError, AttributeError, TypeError) as error:
+            raise InputError(
+                f"the record of cell {record.get('cell')!r} and item {record.get('item')!r} is incomplete ({error}): "
+                "delete its line and run the same sweep again to have it made anew"
+            ) from error
+        rows.append(cell_numbers.setdefault(record["cell"], len(cell_numbers)))
+        columns.append(item_numbers.setdefault(record["item"], len(item_numbers)))
+        for name, value in values.items():
+            measured[name].append(float("nan") if value is None else value)
+
+    items, groups = sorted(group_of), sorted(set(group_of.values()))
+    group_numbers = {group: number for number, group in enumerate(groups)}
+    sorted_column = np.argsort([item_numbers[item] for item in items])  # from the order of arrival
+    shape = (len(cells), len(items))
+    places = np.asarray(rows, np.int64) * len(items) + sorted_column[columns]  # in the flattened shape
+    return Outcomes(
+        cells=tuple(cells.values()),
+        n_items=np.bincount(np.unique(places) // max(1, len(items)), minlength=len(cells)),
+        groups=np.array([group_numbers[group_of[item]] for item in items], np.int64),
+        values={name: _mean_by_place(np.asarray(column), places, shape) for name, column in measured.items()},
+    )
+
+
+def _mean_by_place(values: Floats, places: Integers, shape: tuple[int, int]) -> Floats:
+    """Mean of the values (NaN left out) that share a place in a flattened array of `shape`."""
+    there = ~np.isnan(values)
+    size = shape[0] * shape[1]
+    sums = np.bincount(places[there], values[there], minlength=size)
+    counts = np.bincount(places[there], minlength=size)
+    return np.divide(sums, counts, out=np.full(size, np.nan), where=counts > 0).reshape(shape)
+
+
+def resampling_weights(n_groups: int, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+    """`[resamples, n_groups]`: how often each draw of `n_groups` with replacement holds each group."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=resamples).astype(np.float64)
+
+
+def bootstrap_means(values: Floats, groups: Integers, weights: Floats) -> list[Estimate | None]:
+    """Mean over items of each row of `values` `[n_rows, n_items]`, NaN left out; None for an empty row.
+
+    `groups` `[n_items]` numbers the items' groups from 0 without a gap, `weights` `[resamples, n_groups]` is
+    how often each is drawn. A resample in which a row has no item is left out of that row's interval.
+    """
+    blocks = (values[start : start + ROWS_AT_ONCE] for start in range(0, len(values), ROWS_AT_ONCE))
+    return [estimate for block in blocks for estimate in _bootstrap_block(block, groups, weights)]
+
+
+def bootstrap_changes(
+    values: Floats, baseline: int, groups: Integers, weights: Floats
+) -> list[Estimate | None]:
+    """As `bootstrap_means`, of each row of `values` minus row `baseline`, over the items that both have."""
+    return bootstrap_means(values - values[baseline], groups, weights)
+
+
+def _bootstrap_block(values: Floats, groups: Integers, weights: Floats) -> list[Estimate | None]:
+    there = ~np.isnan(values)
+    by_group = np.argsort(groups, kind="stable")
+    starts = np.searchsorted(groups[by_group], np.arange(weights.shape[1]))
+    sums = np.add.reduceat(np.where(there, values, 0.0)[:, by_group], starts, axis=1)  # [n_rows, n_groups]
+    counts = np.add.reduceat(there[:, by_group].astype(np.float64), starts, axis=1)
+    drawn_sums, drawn_counts = weights @ sums.T, weights @ counts.T  # [resamples, n_rows]
+    drawn = np.divide(drawn_sums, drawn_counts, out=np.full(drawn_sums.shape, np.nan), where=drawn_counts > 0)
+    estimates: list[Estimate | None] = []
+    for row, n in enumerate(there.sum(axis=1)):
+        if n == 0:
+            estimates.append(None)
+            continue
+        low, high = np.nanpercentile(drawn[:, row], INTERVAL)
+        estimates.append(Estimate(float(sums[row].sum() / n), float(low), float(high), int(n)))
+    return estimates

@@ -1,0 +1,99 @@
+"""Which model does this server run? The fingerprint that vectors carry, read from the checkpoint's own files.
+
+vLLM fuses and shards weights, so the fingerprint is computed from the safetensors files: the parameters' names
+come from the transformers class built without storage, and of each weight only a few values are read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from steerkit.core.errors import InputError, MisuseError
+from steerkit.interventions.vector import SteeringVector
+from steerkit.models.fingerprint import fingerprint
+
+
+class ModelIdentity:
+    """Architecture, sizes and, where it can be known, the fingerprint of the model that is served."""
+
+    def __init__(self, model: str, architecture: str, n_layers: int, d_model: int) -> None:
+        self.model = model
+        self.name = Path(model).name if Path(model).is_dir() else model  # in messages, which clients see
+        self.architecture = architecture
+        self.n_layers = n_layers
+        self.d_model = d_model
+        self._fingerprint: str | None = None
+
+    def check(self, vector: SteeringVector, *, exact: bool) -> None:
+        """Raise ModelMismatchError unless the vector was made for this model; see `SteeringVector.check_model`.
+
+        With `exact`, also raises InputError where the weights' fingerprint cannot be computed.
+        """
+        if not exact:
+            stated = f"{self.architecture}-{self.n_layers}x{self.d_model}:"
+            vector.check_model(stated, self.n_layers, self.d_model, self.name, exact=False)
+            return
+        if self._fingerprint is None:
+            self._fingerprint = checkpoint_fingerprint(self.model)
+        vector.check_model(self._fingerprint, self.n_layers, self.d_model, self.name)
+
+
+def checkpoint_fingerprint(model: str) -> str:
+    """The fingerprint of a checkpoint (a folder, or a hub id in the local cache), without loading its weights.
+
+    Raises InputError where the files are not a plain safetensors checkpoint of a causal language model.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = local_folder(model)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(config)
+        skeleton.tie_weights()
+        weights = list(_weights(folder, [name for name, _ in skeleton.named_parameters()]))
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise InputError(
+            f"the weights in {model} are not a plain safetensors checkpoint ({error}), so it cannot be known which "
+            "vectors belong to them; STEERKIT_ALLOW_MISMATCH=1 accepts vectors by architecture and size"
+        ) from error
+    text = config.get_text_config()
+    stand_in: Any = type(type(skeleton).__name__, (), {"named_parameters": lambda _self: weights})()
+    return fingerprint(stand_in, text.num_hidden_layers, text.hidden_size)
+
+
+def local_folder(model: str) -> Path:
+    """Where a model's files are: the folder itself, or a hub id's in the local cache. Raises MisuseError for none."""
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError) as error:
+        raise MisuseError(
+            f"no model {model!r}: name a folder, or a hub id whose files are in the local cache"
+        ) from error
+
+
+def _weights(folder: Path, names: list[str]) -> Iterator[tuple[str, Tensor]]:
+    """Each named weight, mapped from its file and not read."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        file_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    else:
+        file_of = dict.fromkeys(names, "model.safetensors")
+    opened: dict[str, Any] = {}
+    for name in names:
+        file = file_of[name]
+        if file not in opened:
+            opened[file] = safe_open(folder / file, framework="pt")
+        yield name, opened[file].get_tensor(name)

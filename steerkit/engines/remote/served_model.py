@@ -1,0 +1,160 @@
+"""A model that something else runs: its tokenizer, its rendering and its identity, without its weights.
+
+The engines that hand requests to vLLM render prompts and count tokens here, with the very code of the transformers
+engine, so that a prompt is the same tokens wherever it runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from steerkit.core.errors import InputError, MisuseError, SteerkitError
+from steerkit.core.prompts import Renderer
+from steerkit.engines.base import Completion, Decoding, Finish, Request
+from steerkit.engines.remote.identity import checkpoint_fingerprint, local_folder
+from steerkit.engines.remote.vectors import PROBE_GATE
+from steerkit.interventions.steering import ProbeGate, Steering
+from steerkit.interventions.vector import SteeringVector
+from steerkit.models.bundled import bundled_folder
+from steerkit.models.catalogue import BUNDLED
+from steerkit.models.language_model import THINKING_MARKERS
+
+# What of a decoration is in the prompt, or says nothing alone (openers go with a bias). All else acts on logits.
+EXPRESSIBLE = ("name", "system", "instruction", "openers")
+Markers = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+class ServedModel:
+    """What a client has to know of a model. `reference` is a bundled name, a folder or a hub id in the local cache.
+
+    Raises MisuseError where there is no such model, InputError where its files are damaged.
+    """
+
+    def __init__(self, reference: str, progress: Callable[[str], None] = lambda _line: None) -> None:
+        from transformers import AutoConfig, AutoTokenizer
+
+        self.name = reference
+        if reference in BUNDLED:
+            self.folder = bundled_folder(BUNDLED[reference], progress)
+        else:
+            self.folder = local_folder(reference)
+            if Path(reference).is_dir():
+                self.name = self.folder.resolve().name
+        try:
+            config = AutoConfig.from_pretrained(self.folder, local_files_only=True).get_text_config()
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"{self.folder} holds no model and tokenizer of transformers: {reason}"
+            ) from error
+        self.renderer = Renderer(self.tokenizer)
+        self.n_layers: int = config.num_hidden_layers
+        self.d_model: int = config.hidden_size
+        self.context_length: int = config.max_position_embeddings
+        self._checked: set[tuple[str, str]] = set()
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The fingerprint that vectors carry; see `checkpoint_fingerprint`."""
+        return checkpoint_fingerprint(str(self.folder))
+
+    @functools.cached_property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end a completion, as the transformers engine has them."""
+        from transformers import GenerationConfig
+
+        declared = None
+        if (self.folder / "generation_config.json").is_file():
+            declared = GenerationConfig.from_pretrained(self.folder).eos_token_id
+        ids = declared if isinstance(declared, list) else [declared]
+        return tuple(sorted({i for i in (*ids, self.tokenizer.eos_token_id) if i is not None}))
+
+    @functools.cached_property
+    def markers(self) -> Markers:
+        """Token ids of the markers that open and close a thinking block."""
+        opening, closing = (tuple(self.renderer.encode(marker)) for marker in THINKING_MARKERS)
+        return opening, closing
+
+    def encode(self, request: Request, reads: int) -> tuple[int, ...]:
+        """The prompt's token ids.
+
+        Raises MisuseError where prompt and completion are longer than the `reads` tokens that the model is served for,
+        or where a decoration asks for what vLLM cannot do.
+        """
+        prompt, system = request.prompt, request.system
+        if (decoration := request.decoration) is not None:
+            for field in dataclasses.fields(decoration):
+                if field.name not in EXPRESSIBLE and getattr(decoration, field.name) != field.default:
+                    raise MisuseError(
+                        f"decoration {decoration.name!r} has a {field.name!r}, which vLLM cannot do: use the "
+                        "transformers engine"
+                    )
+            prompt, system = decoration.prompt(prompt), decoration.system_prompt(system)
+        ids = tuple(self.renderer.encode_prompt(prompt, system))
+        needed = len(ids) + request.decoding.max_new_tokens
+        if needed > reads:
+            raise MisuseError(
+                f"prompt and completion need {needed} tokens, but {self.name} is served for {reads}: shorten the "
+                "prompt, lower --max-new-tokens, or raise vLLM's max_model_len"
+            )
+        return ids
+
+    def check(self, steerings: Sequence[Steering], *, exact: bool) -> None:
+        """Raise ModelMismatchError for a vector of another model, MisuseError for a probe gate."""
+        if any(isinstance(steering.gate, ProbeGate) for steering in steerings):
+            raise MisuseError(PROBE_GATE)
+        for vector in (vector for steering in steerings for vector in steering.vectors):
+            self._check_vector(vector, exact)
+
+    def completion(
+        self, request: Request, prompt_ids: Sequence[int], generated: Sequence[int], finish: Finish
+    ) -> Completion:
+        """What an engine answers. `generated` may end with the token that stopped it."""
+        if finish == "stop" and generated and generated[-1] in self.stop_ids:
+            generated = generated[:-1]
+        return Completion(
+            request=request,
+            text=self.renderer.decode(list(generated)),
+            token_ids=tuple(generated),
+            finish=finish,
+            prompt_tokens=len(prompt_ids),
+            thinking_tokens=self._thinking_tokens(prompt_ids, generated),
+        )
+
+    def _check_vector(self, vector: SteeringVector, exact: bool) -> None:
+        key = (vector.digest, vector.metadata.fingerprint)
+        if key not in self._checked:
+            vector.check_model(self.fingerprint, self.n_layers, self.d_model, self.name, exact=exact)
+            self._checked.add(key)
+
+    def _thinking_tokens(self, prompt_ids: Sequence[int], generated: Sequence[int]) -> int:
+        """How many generated tokens came out of thinking positions."""
+        import torch
+
+        from steerkit.engines.transformers.table import thinking_positions
+
+        text = torch.tensor([[*prompt_ids, *generated]])
+        inside = thinking_positions(text, *(torch.tensor(marker) for marker in self.markers))
+        return int(inside[0, len(prompt_ids) - 1 : -1].sum())
+
+
+def log_probabilities(scores: Iterable[float]) -> tuple[float, ...]:
+    """What vLLM says of given tokens. Raises SteerkitError where it was told to say something else of them."""
+    taken = tuple(scores)
+    if max(taken, default=0.0) > 1e-3:  # rounding aside, none is above 0
+        raise SteerkitError(
+            "vLLM gives logits instead of log-probabilities: start it without --logprobs-mode"
+        )
+    return taken
+
+
+def row_seed(decoding: Decoding, prompt_ids: Sequence[int], sample: int) -> int:
+    """The seed of one sampled row: of seed, prompt and sample alone, so that a grid's cells draw the same numbers."""
+    key = f"{decoding.seed}/{sample}/{','.join(map(str, prompt_ids))}"
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big")

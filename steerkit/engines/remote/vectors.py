@@ -1,0 +1,80 @@
+"""The vectors that requests may name: those in the operator's folder, and the published ones. Nothing else.
+
+A name is a file's stem or its whole name and never a path, a link that leads out of the folder is refused, and a
+file is looked at only after its size, so no request can make the server read what it should not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from pathlib import Path
+
+from steerkit.core.errors import InputError, MisuseError
+from steerkit.interventions.probe import holds_probe
+from steerkit.interventions.vector import SteeringVector, load_vector, published_vectors
+
+SUFFIX = ".safetensors"
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}")
+CONTROL = re.compile(r"random\(([^(),]+)(?:,([0-9]{1,9}))?\)")
+HEADER_ALLOWANCE = 1 << 20
+TENSORS_PER_VECTOR = 8
+KEPT = 64
+PROBE_GATE = (
+    "'gate' names a probe, and vLLM has threshold gates only: use the transformers engine, or a vector"
+)
+
+
+class VectorShelf:
+    """Vectors by name, for a model of `n_layers` blocks and width `d_model`. The last 64 used are kept in memory."""
+
+    def __init__(self, folder: Path | None, n_layers: int, d_model: int) -> None:
+        self._folder = folder
+        self._largest = HEADER_ALLOWANCE + TENSORS_PER_VECTOR * 4 * n_layers * d_model
+        self._kept: OrderedDict[tuple[Path, int, int], SteeringVector] = OrderedDict()
+
+    def load(self, name: str) -> SteeringVector:
+        """The vector of this name, or for `random(NAME)` and `random(NAME,SEED)` its random control.
+
+        Raises MisuseError for a name that is none of ours, InputError for a bad file.
+        """
+        if control := CONTROL.fullmatch(name):
+            return self.load(control[1]).random_control(int(control[2] or 0))
+        path = self._path(name)
+        state = path.stat()
+        key = (path, state.st_mtime_ns, state.st_size)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        try:
+            vector = load_vector(path)
+        except InputError as error:  # its message names the path, which is the operator's business
+            raise InputError(str(error).replace(str(path), f"vector {name!r}")) from error
+        self._kept[key] = vector
+        if len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return vector
+
+    def load_gate(self, name: str) -> SteeringVector:
+        """The vector of a threshold gate. Raises MisuseError for a probe's file: vLLM has no probe gates."""
+        if not CONTROL.fullmatch(name) and holds_probe(self._path(name)):
+            raise MisuseError(PROBE_GATE)
+        return self.load(name)
+
+    def _path(self, name: str) -> Path:
+        """The file behind a name; it is there, is one of ours, and is not too large to be a vector."""
+        if not NAME.fullmatch(name):
+            raise MisuseError(f"{name[:80]!r} is not the name of a vector: give a name without folders")
+        if self._folder is not None:
+            file = name if name.endswith(SUFFIX) else name + SUFFIX
+            path = (self._folder / file).resolve()
+            if path.is_file() and path.parent == self._folder:
+                if (size := path.stat().st_size) > self._largest:
+                    raise InputError(
+                        f"vector {name!r} has {size} bytes, too many to be a vector for this model"
+                    )
+                return path
+        published = published_vectors()
+        if name in published:
+            return published[name]
+        raise MisuseError(f"no vector {name!r} on this server: it must lie in the folder STEERKIT_VECTORS")

@@ -1,0 +1,215 @@
+"""The vLLM engine: the same requests, run by vLLM in this process. Needs `steerkit[vllm]`.
+
+Steerings go to vLLM as objects, so any vector may be used, in a file or not. Requests are drawn from the caller's
+iterator as others finish, and vLLM batches them as it likes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from steerkit.core.errors import MisuseError, SteerkitError
+from steerkit.engines.base import Completion, ContinuationScore, Finish, Request, ScoreRequest
+from steerkit.engines.remote.served_model import ServedModel, log_probabilities, row_seed
+from steerkit.engines.remote.wire import ARGUMENT, PROMPT_TOKENS
+from steerkit.interventions.steering import Steering
+
+# No more distinct steerings than vLLM's tables hold by default, and enough rows to keep its batch full.
+WINDOW = 256
+
+
+class VllmEngine:
+    """Completes and scores requests with vLLM. `reference` is a bundled name, a folder or a hub id in the local cache.
+
+    `window` is the most requests that vLLM holds at once. `dtype` defaults to float32 on a CPU and to vLLM's choice
+    elsewhere. With `allow_mismatch` a vector extracted from other weights of the same architecture is accepted.
+    `options` go to `vllm.LLM` (max_model_len, enforce_eager, tensor_parallel_size, …). Raises MisuseError where vLLM
+    is missing or knows no such option, SteerkitError where it does not start.
+    """
+
+    def __init__(
+        self,
+        reference: str | ServedModel,
+        *,
+        window: int = WINDOW,
+        dtype: str | None = None,
+        allow_mismatch: bool = False,
+        **options: Any,
+    ) -> None:
+        try:
+            import vllm
+            from vllm.platforms import current_platform
+        except ImportError as error:
+            raise MisuseError(f"the vllm engine needs vLLM ({error}): install steerkit[vllm]") from error
+        if window < 1:
+            raise MisuseError(f"the window is at least 1 request, got {window}")
+        self.name = f"vllm {vllm.__version__}"
+        self.model = reference if isinstance(reference, ServedModel) else ServedModel(reference)
+        self.batch_size = window
+        self._exact = not allow_mismatch
+        options["dtype"] = dtype or ("float32" if current_platform.is_cpu() else "auto")
+        try:
+            self._llm = vllm.LLM(model=str(self.model.folder), **options)
+        except (TypeError, ValueError) as error:
+            raise MisuseError(f"vLLM refuses its options: {_first_line(error)}") from error
+        except RuntimeError as error:
+            raise SteerkitError(f"vLLM did not start: {_first_line(error)}; see its log above") from error
+        self._engine: Any = self._llm.llm_engine
+        self._admission: Any = getattr(self._engine.input_processor, "steerkit", None)
+        if self._admission is None:
+            raise MisuseError(
+                "vLLM runs without steerkit's plugin: install steerkit beside it, and see VLLM_PLUGINS"
+            )
+        self._admission.trust(exact=self._exact)
+        self._numbers = itertools.count()
+
+    @property
+    def dtype(self) -> str:
+        """Number format of the model in vLLM."""
+        return str(self._engine.model_config.dtype).removeprefix("torch.")
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens that this vLLM was started for."""
+        return int(self._engine.model_config.max_model_len)
+
+    def check(self, request: Request) -> None:
+        """Raise what `generate` would raise for this request before running it."""
+        ids = self._encode(request)
+        if request.steerings:
+            self._admission.wire({ARGUMENT: tuple(request.steerings)}, len(ids))
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Complete each request; completions are yielded as they finish, in any order."""
+        for (request, ids), output in self._run(map(self._job, requests)):
+            token_ids, finish = _result(output)
+            yield self.model.completion(request, ids, token_ids, finish)
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[ContinuationScore]:
+        """Log-probability of each continuation token, teacher-forced, in the order of the requests."""
+        prepared = []
+        for place, request in enumerate(requests):
+            self.model.check(request.steerings, exact=self._exact)
+            text = self.model.renderer.encode_pair(request.prompt, request.continuation, request.system)
+            if not text.prompt_length:
+                raise MisuseError("the prompt shares no token with its continuation: give a longer prompt")
+            if len(text.ids) >= self.context_length:
+                raise MisuseError(
+                    f"a text to score has {len(text.ids)} tokens, vLLM reads {self.context_length}"
+                )
+            parameters = self._scoring(request.steerings, text.prompt_length)
+            prepared.append(((place, text.prompt_length), text.ids, parameters))
+        scores: dict[int, ContinuationScore] = {}
+        for ((place, start), ids), output in self._run(prepared):
+            taken = log_probabilities(
+                output.prompt_logprobs[i][ids[i]].logprob for i in range(start, len(ids))
+            )
+            scores[place] = ContinuationScore(requests[place], taken)
+        return [scores[place] for place in range(len(requests))]
+
+    def call_workers(self, function: Callable[[Any], Any]) -> list[Any]:
+        """What a module-level function returns in each of vLLM's workers, called with the worker."""
+        return list(self._llm.collective_rpc(function))
+
+    def _encode(self, request: Request) -> tuple[int, ...]:
+        self.model.check(request.steerings, exact=self._exact)
+        return self.model.encode(request, self.context_length)
+
+    def _job(self, request: Request) -> tuple[Request, tuple[int, ...], Any]:
+        ids = self._encode(request)
+        return request, ids, self._sampling(request, ids)
+
+    def _sampling(self, request: Request, ids: Sequence[int]) -> Any:
+        decoding = request.decoding
+        return _parameters(
+            request.steerings,
+            temperature=decoding.temperature,
+            top_p=decoding.top_p,
+            seed=row_seed(decoding, ids, request.sample) if decoding.temperature > 0 else None,
+            max_tokens=decoding.max_new_tokens,
+            stop_token_ids=list(self.model.stop_ids),
+        )
+
+    def _scoring(self, steerings: Sequence[Steering], prompt_length: int) -> Any:
+        more = {PROMPT_TOKENS: prompt_length} if steerings else {}
+        return _parameters(steerings, more, temperature=0.0, max_tokens=1, prompt_logprobs=0)
+
+    def _run(
+        self, jobs: Iterable[tuple[Any, Sequence[int], Any]]
+    ) -> Iterator[tuple[tuple[Any, Sequence[int]], Any]]:
+        """Run (what, token ids, parameters) through vLLM, at most a window of them at once."""
+        waiting = iter(jobs)
+        held = None  # a job for whose steerings vLLM's tables have no room yet
+        live: dict[str, tuple[Any, Sequence[int]]] = {}
+        try:
+            while True:
+                while len(live) < self.batch_size:
+                    job = held if held is not None else next(waiting, None)
+                    held = None
+                    if job is None:
+                        break
+                    what, ids, parameters = job
+                    name = f"steerkit-{next(self._numbers)}"
+                    if not self._add(name, ids, parameters, others=bool(live)):
+                        held = job
+                        break
+                    live[name] = (what, ids)
+                if not live:
+                    return
+                for output in self._step():
+                    if output.finished:
+                        yield live.pop(output.request_id), output
+        finally:
+            if live:
+                self._engine.abort_request(list(live))
+
+    def _add(self, name: str, ids: Sequence[int], parameters: Any, *, others: bool) -> bool:
+        """Hand a request to vLLM; False where it has to wait for `others` to end."""
+        from vllm.exceptions import GracefulHTTPError, VLLMClientError
+        from vllm.inputs import tokens_input
+
+        try:
+            self._engine.add_request(name, tokens_input(list(ids)), parameters)
+        except GracefulHTTPError as error:
+            if others:
+                return False
+            raise SteerkitError(f"vLLM cannot take the request: {error}") from error
+        except VLLMClientError as error:
+            raise MisuseError(f"vLLM refuses the request: {error}") from error
+        return True
+
+    def _step(self) -> list[Any]:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            return self._engine.step()
+        except EngineDeadError as error:
+            raise SteerkitError("vLLM's engine has died: see its log above") from error
+
+
+def _parameters(steerings: Sequence[Steering], more: dict[str, Any] | None = None, **options: Any) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    extra = {ARGUMENT: tuple(steerings), **(more or {})} if steerings else None
+    # Not cloned by vLLM: a clone would copy the vectors with it, for every request.
+    return SamplingParams(
+        extra_args=extra,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        skip_clone=True,
+        **options,
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _result(output: Any) -> tuple[list[int], Finish]:
+    completion = output.outputs[0]
+    if completion.finish_reason not in ("stop", "length"):
+        raise SteerkitError(f"vLLM ended a request with {completion.finish_reason!r}: see its log")
+    return list(completion.token_ids), completion.finish_reason

@@ -1,0 +1,317 @@
+"""The running batch: rows that decode together, each bound to its own steering, joining and leaving freely."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from steerkit.engines.base import Completion, Decoding, Finish, Request
+from steerkit.engines.transformers.cache import KeysAndValues, aligned_cache, keys_and_values
+from steerkit.engines.transformers.layout import completion_phases, line_ends
+from steerkit.engines.transformers.sampling import next_tokens
+from steerkit.engines.transformers.table import ANSWER, Program, RowTable, thinking_positions
+from steerkit.interventions.rules import Edits, LogitRule
+from steerkit.models import LanguageModel
+
+
+@dataclass(eq=False)
+class Row:
+    """One completion under way, for every request that it answers. `generated` grows until `finish` ends it.
+
+    `asked` are those requests with what their gates read: requests that come to the same prompt, steerings,
+    rules and random numbers have the same completion. `following` are the rules that are not over, each with its
+    state behind the newest token; `forced` says whether one of them has taken a token by force.
+    """
+
+    asked: list[tuple[Request, tuple[float, ...]]]
+    prompt_ids: tuple[int, ...]
+    program: Program
+    uniforms: np.ndarray | None
+    rules: tuple[LogitRule, ...] = ()
+    generated: list[int] = field(init=False)
+    following: list[tuple[LogitRule, Any]] = field(init=False)
+    forced: bool = field(init=False)
+    finish: Finish | None = None
+
+    def __post_init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Start from the prompt, whatever was generated before."""
+        self.generated = []
+        self.following = [(rule, rule.start(self.prompt_ids)) for rule in self.rules]
+        self.forced = False
+
+    @property
+    def decoding(self) -> Decoding:
+        """How tokens are chosen, alike for all that asked."""
+        return self.asked[0][0].decoding
+
+    @property
+    def prefix_key(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Rows with equal keys have equal keys and values up to the last prompt token."""
+        return self.prompt_ids, self.program.prompt_key
+
+    @property
+    def cached(self) -> int:
+        """How many of the row's tokens have been through the model: all but the newest."""
+        return len(self.prompt_ids) - 1 + len(self.generated)
+
+    @property
+    def newest(self) -> int:
+        """The token that the next step reads."""
+        return self.generated[-1] if self.generated else self.prompt_ids[-1]
+
+    def take(self, token: int, stop_ids: Sequence[int]) -> None:
+        """Append a sampled token, or end the row."""
+        if token in stop_ids:
+            self.finish = "stop"
+            return
+        self.generated.append(token)
+        if self.following:
+            behind = [(rule, rule.after(state, token)) for rule, state in self.following]
+            self.following = [(rule, state) for rule, state in behind if state is not None]
+        if len(self.generated) == self.decoding.max_new_tokens:
+            self.finish = "length"
+
+    def edits(self) -> list[Edits]:
+        """What the row's rules do to its next logits."""
+        return [rule.edits(state) for rule, state in self.following]
+
+    def completions(self, lm: LanguageModel) -> Iterator[Completion]:
+        """The finished row as the engine's answer to each that asked."""
+        assert self.finish is not None
+        text, thinking = lm.renderer.decode(self.generated), _thinking_tokens(self, lm)
+        for request, probabilities in self.asked:
+            yield Completion(
+                request=request,
+                text=text,
+                token_ids=tuple(self.generated),
+                finish=self.finish,
+                prompt_tokens=len(self.prompt_ids),
+                thinking_tokens=thinking,
+                gate_probabilities=probabilities,
+                forced=self.forced,
+            )
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of a prompt without its last token: row `index` of a prefilled batch, right-aligned."""
+
+    source: KeysAndValues
+    index: int
+
+
+Joining = tuple[Row, Prefix]
+
+
+class RunningBatch:
+    """Rows decoding in step. `step` advances every row by one token; `admit` lets rows leave and join."""
+
+    def __init__(self, lm: LanguageModel) -> None:
+        self._lm = lm
+        self.rows: list[Row] = []
+        self._cache: Cache
+        # What rules do to the step to come, with the tensors that say so; see _edit_logits.
+        self._edits: list[tuple[int, list[Edits]]] = []
+        self._biased: tuple[Tensor, ...] | None = None
+        self._forced: tuple[Tensor, ...] | None = None
+
+    @property
+    def live(self) -> list[Row]:
+        """Rows that are not finished."""
+        return [row for row in self.rows if row.finish is None]
+
+    def clear(self) -> None:
+        """Forget all rows and let go of their keys and values."""
+        self.rows = []
+        self._cache = Cache(layers=[])
+
+    def admit(self, joining: Sequence[Joining]) -> None:
+        """Let rows join: in the places of finished ones where they fit there, else by packing the batch anew."""
+        free = sum(row.finish is not None for row in self.rows)
+        if (
+            joining
+            and len(joining) <= free
+            and not self.is_full
+            and max(row.cached for row, _ in joining) <= self._width
+        ):
+            self._refill(joining)
+        else:
+            self._repack(joining)
+
+    def _repack(self, joining: Sequence[Joining]) -> None:
+        """Drop finished rows, let new ones in, and trim positions that no row needs any more."""
+        device = self._lm.device
+        kept = [i for i, row in enumerate(self.rows) if row.finish is None]
+        parts: list[tuple[KeysAndValues, Tensor]] = []
+        rows: list[Row] = []
+        if kept:
+            parts.append((keys_and_values(self._cache), torch.tensor(kept, device=device)))
+            rows += [self.rows[i] for i in kept]
+        for source, group in _by_source(enumerate(joining)):
+            parts.append((source, torch.tensor([prefix.index for _, (_, prefix) in group], device=device)))
+            rows += [row for _, (row, _) in group]
+        if not rows:
+            self.rows = []
+            return
+        width = max(row.cached for row in rows)
+        self._cache = aligned_cache(parts, width)
+        self.rows = rows
+        self._bind(width)
+
+    def _refill(self, joining: Sequence[Joining]) -> None:
+        """Put new rows in the places of finished ones; nothing of the other rows is copied."""
+        places = [i for i, row in enumerate(self.rows) if row.finish is not None]
+        rows = list(self.rows)
+        for source, group in _by_source(zip(places, joining, strict=False)):
+            at = torch.tensor([place for place, _ in group], device=self._lm.device)
+            taken = torch.tensor([prefix.index for _, (_, prefix) in group], device=self._lm.device)
+            for layer, (keys, values) in zip(self._cache.layers, source, strict=True):
+                layer.put(at, keys.index_select(0, taken), values.index_select(0, taken))
+            for place, (row, _) in group:
+                rows[place] = row
+        self.rows = rows
+        self._bind(self._width)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next step would have to copy all keys and values to find room for its own."""
+        return bool(self.rows) and self._cache.layers[0].room == 0
+
+    @property
+    def _width(self) -> int:
+        return self._cache.get_seq_length()
+
+    def _bind(self, width: int) -> None:
+        """Write all that a step reads of its rows: mask, positions, newest tokens, steerings, random numbers."""
+        lm, device, rows = self._lm, self._lm.device, self.rows
+        lengths = torch.tensor([row.cached for row in rows], device=device)[:, None]
+        self._mask = torch.arange(width, device=device)[None] >= width - lengths
+        self._positions = lengths
+        self._prompts = torch.tensor([[len(row.prompt_ids) - 1] for row in rows], device=device)
+        self._newest = torch.tensor([[row.newest] for row in rows], device=device)
+        self._table = RowTable(lm, [row.program for row in rows])
+        if self._table.follows_text:
+            texts = [[*row.prompt_ids, *row.generated] for row in rows]
+            padded = [[lm.pad_id] * (width + 1 - len(text)) + text for text in texts]
+            self._history = torch.tensor(padded, device=device)
+        elif not self._table.fades:
+            self._table.point(torch.full((len(rows), 1), ANSWER, device=device))
+        self._draw_from(rows)
+        self._edit_logits()
+
+    def step(self) -> None:
+        """One token for every row, finished ones included until others take their places them."""
+        lm = self._lm
+        self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=True)
+        self._point()
+        with self._table.one_pass():
+            logits = lm.hf(
+                input_ids=self._newest,
+                attention_mask=self._mask,
+                position_ids=self._positions,
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
+        if self._biased is not None:
+            rows, tokens, nats = self._biased
+            logits = logits.index_put((rows, tokens), nats.to(logits.dtype), accumulate=True)
+        chosen = next_tokens(logits, self._temperature, self._top_p, self._current_uniforms())
+        if self._forced is not None:
+            places, tokens = self._forced
+            chosen = chosen.index_put((places,), tokens)
+        self._newest = chosen[:, None]
+        # A finished row runs on until its place is taken, perhaps beyond the last position that the model knows.
+        self._positions = (self._positions + 1).clamp_max(lm.context_length - 1)
+        if self._table.follows_text:
+            self._history = torch.cat([self._history, self._newest], dim=1)
+        stop_ids = lm.stop_ids
+        for row, token in zip(self.rows, chosen.tolist(), strict=True):  # the step's one wait for the device
+            if row.finish is None:
+                row.take(token, stop_ids)
+        if self._edits:
+            self._edit_logits()
+
+    def _point(self) -> None:
+        """Point the table at the position that the step reads, where that changes from step to step."""
+        table = self._table
+        if not (table.follows_text or table.fades):
+            return
+        phase = torch.full_like(self._positions, ANSWER)
+        if table.follows_text:
+            ends = line_ends(self._history, self._lm.line_breaks) if table.tells_steps_apart else None
+            phase = completion_phases(self._history, self._lm.thinking_markers, ends)[:, -1:]
+        table.point(phase, self._positions - self._prompts)
+
+    def _edit_logits(self) -> None:
+        """Put on the device what rules do to the next step; nothing once no row follows any."""
+        edits = [
+            (place, row.edits())
+            for place, row in enumerate(self.rows)
+            if row.following and row.finish is None
+        ]
+        if edits and edits == self._edits and self._forced is None:
+            return  # a penalty is the same at step after step
+        self._edits = edits
+        each = [(place, edit) for place, row_edits in edits for edit in row_edits]
+        biased = [(place, token, nats) for place, edit in each for token, nats in edit.nats.items()]
+        forced = [(place, edit.forced) for place, edit in each if edit.forced is not None]
+        for place, _ in forced:
+            self.rows[place].forced = True
+        self._biased, self._forced = self._on_device(biased), self._on_device(forced)
+
+    def _on_device(self, entries: Sequence[tuple[float, ...]]) -> tuple[Tensor, ...] | None:
+        """The columns of `entries` as tensors; None where there are none."""
+        if not entries:
+            return None
+        return tuple(torch.tensor(column, device=self._lm.device) for column in zip(*entries, strict=True))
+
+    def _draw_from(self, rows: Sequence[Row]) -> None:
+        """Put the sampled rows' temperatures, nuclei and random numbers on the device, whenever rows change."""
+        self._temperature = self._top_p = self._uniforms = None
+        if all(row.uniforms is None for row in rows):
+            return
+        device = self._lm.device
+        longest = max(row.decoding.max_new_tokens for row in rows)
+        self._temperature = torch.tensor([row.decoding.temperature for row in rows], device=device)
+        self._top_p = torch.tensor([row.decoding.top_p for row in rows], device=device)
+        table = np.zeros((len(rows), longest + 1), dtype=np.float32)
+        for i, row in enumerate(rows):
+            if row.uniforms is not None:
+                table[i, : len(row.uniforms)] = row.uniforms
+        self._uniforms = torch.from_numpy(table).to(device)
+        self._drawn = torch.tensor([[len(row.generated)] for row in rows], device=device)
+
+    def _current_uniforms(self) -> Tensor | None:
+        if self._uniforms is None:
+            return None
+        current = self._uniforms.gather(1, self._drawn).squeeze(1)
+        self._drawn = (self._drawn + 1).clamp_max(self._uniforms.shape[1] - 1)
+        return current
+
+
+def _by_source(
+    joining: Iterable[tuple[int, Joining]],
+) -> list[tuple[KeysAndValues, list[tuple[int, Joining]]]]:
+    """Numbered joining rows, grouped by the prefilled batch that holds their prefix, which stands first."""
+    groups: dict[int, tuple[KeysAndValues, list[tuple[int, Joining]]]] = {}
+    for number, (row, prefix) in joining:
+        _, group = groups.setdefault(id(prefix.source), (prefix.source, []))
+        group.append((number, (row, prefix)))
+    return list(groups.values())
+
+
+def _thinking_tokens(row: Row, lm: LanguageModel) -> int:
+    """How many generated tokens came out of thinking positions; the closing marker's own are among them."""
+    text = torch.tensor([[*row.prompt_ids, *row.generated]])
+    inside = thinking_positions(text, *(marker.cpu() for marker in lm.thinking_markers))
+    return int(inside[0, len(row.prompt_ids) - 1 : -1].sum())

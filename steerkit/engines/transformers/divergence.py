@@ -1,0 +1,156 @@
+"""KL(unsteered ‖ steered) per token: one text under many steerings in one pass.
+
+1. It is measured, in nats over the whole vocabulary, at every position from whose output a completion token is
+   predicted: the last prompt token and each completion token but the last. The completion is given
+   (teacher-forced); whose roll-out it is, the caller decides.
+2. The rows of a pass are one text under many programs, so nothing is padded. A program that does not act on
+   prompt positions starts behind the unsteered prompt's keys and values; one that does runs the whole text.
+3. A text runs unsteered once, which gives the reference distribution and those keys and values together.
+4. Sums run in float64 where the device has it: steering this weak moves a log-probability by less than the
+   last bit of a float32, and a difference of two roundings would pass for a divergence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from steerkit.core.errors import MisuseError, SteerkitError
+from steerkit.core.prompts import EncodedText
+from steerkit.engines.transformers.cache import (
+    KeysAndValues,
+    aligned_cache,
+    empty_cache,
+    keys_and_values,
+    recurrent_layers,
+)
+from steerkit.engines.transformers.layout import point_at_text
+from steerkit.engines.transformers.table import Program, RowTable
+from steerkit.models import LanguageModel
+
+LOGIT_BYTES = 1 << 29  # what the logits of one pass may take; a vocabulary of 262k at 64 positions: 8 rows
+POSITIONS_AT_ONCE = 8  # bounds the float64 copies
+
+
+def divergences(
+    lm: LanguageModel,
+    texts: Sequence[EncodedText],
+    programs: Sequence[Program],
+    *,
+    rows_per_pass: int | None = None,
+) -> Iterator[Tensor]:
+    """KL(unsteered ‖ steered) in nats for every text in turn: `[program, position]`, float64, on the CPU.
+
+    Positions are those of the module's contract, one a completion token: `text.ids[text.prompt_length:]` are
+    predicted, so the last of them is never read. `rows_per_pass` (default: as many as the logits' budget
+    holds) changes speed and memory, nothing else. Raises MisuseError for a text without a prompt or without a
+    completion, SteerkitError where the logits are not finite.
+    """
+    for text in texts:
+        if text.prompt_length < 1 or text.completion_length < 1:
+            raise MisuseError(
+                "a divergence needs a text of at least one prompt token and one completion token"
+            )
+    if recurrent := recurrent_layers(lm):
+        raise MisuseError(
+            f"{lm.name} keeps recurrent state ({', '.join(recurrent)}), which rows that share a prompt cannot take "
+            "over: its divergence is not measured"
+        )
+    for text in texts:
+        with alone(lm), torch.inference_mode():
+            table = _of_text(lm, text, programs, rows_per_pass)
+        yield table
+
+
+@contextmanager
+def alone(lm: LanguageModel) -> Iterator[None]:
+    """Claim the model for this thread. Raises SteerkitError while `sk.steer` is open on it."""
+    lm.check_owner()
+    if lm.is_steered:
+        raise SteerkitError(
+            "an unsteered reference is needed, but sk.steer is open on this model: close it first"
+        )
+    with lm.steered_by_this_thread():
+        yield
+
+
+def run_unsteered(lm: LanguageModel, text: EncodedText) -> tuple[Tensor, KeysAndValues]:
+    """Logits `[position, vocabulary]` at the measured positions, and the keys and values of all tokens but the last."""
+    cache = empty_cache()
+    logits = lm.hf(
+        input_ids=torch.tensor([text.ids[:-1]], device=lm.device),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=text.completion_length,
+    ).logits[0]
+    return logits, keys_and_values(cache)
+
+
+def _of_text(
+    lm: LanguageModel, text: EncodedText, programs: Sequence[Program], rows_per_pass: int | None
+) -> Tensor:
+    reference, states = run_unsteered(lm, text)
+    before = text.prompt_length - 1
+    prompt = [(keys[..., :before, :], values[..., :before, :]) for keys, values in states]
+    at_once = rows_per_pass or max(1, LOGIT_BYTES // (reference.numel() * reference.element_size()))
+    measured = torch.empty(len(programs), text.completion_length, dtype=torch.float64)
+    # Programs that change the prompt's own keys and values cannot share them.
+    behind_prompt = [i for i, program in enumerate(programs) if not program.prompt_key]
+    whole = [i for i, program in enumerate(programs) if program.prompt_key]
+    for indices, shared in ((behind_prompt, prompt), (whole, None)):
+        for start in range(0, len(indices), at_once):
+            chunk = indices[start : start + at_once]
+            logits = _steered_logits(lm, text, [programs[i] for i in chunk], shared)
+            measured[chunk] = _divergence(reference, logits).to("cpu", torch.float64)
+    if not measured.isfinite().all():
+        raise SteerkitError(
+            f"{lm.name} gives logits that are not finite under the strongest steering asked for: lower the strength, "
+            "or use a wider number format"
+        )
+    return measured.clamp_min(0.0)  # what lies below is the last bit of a float64
+
+
+def _steered_logits(
+    lm: LanguageModel, text: EncodedText, programs: Sequence[Program], prompt: KeysAndValues | None
+) -> Tensor:
+    """Logits `[row, position, vocabulary]` of one text, a row a program, behind `prompt` or from its start."""
+    device, rows = lm.device, len(programs)
+    start = 0 if prompt is None else text.prompt_length - 1
+    read = torch.tensor([text.ids[:-1]], device=device).expand(rows, -1)
+    first = torch.tensor([text.prompt_length - 1], device=device).expand(rows)
+    table = RowTable(lm, programs)
+    point_at_text(table, lm, read, torch.ones_like(read), first, read.shape[1] - start)
+    cache = None
+    if prompt is not None:
+        cache = aligned_cache([(prompt, torch.zeros(rows, dtype=torch.long, device=device))], start)
+    with table.one_pass():
+        return lm.hf(
+            input_ids=read[:, start:],
+            attention_mask=torch.ones(rows, read.shape[1], dtype=torch.bool, device=device),
+            position_ids=torch.arange(start, read.shape[1], device=device).expand(rows, -1),
+            past_key_values=cache,
+            use_cache=prompt is not None,
+            logits_to_keep=text.completion_length,
+        ).logits
+
+
+def _divergence(reference: Tensor, logits: Tensor) -> Tensor:
+    """KL of `reference` `[position, vocabulary]` from each row of `logits`, `[row, position]`.
+
+    As Σ p·log p − Σ p·z + log Σ exp z, which needs one exponential of the steered logits z and no copy of them
+    beyond a few positions.
+    """
+    exact = torch.float32 if logits.device.type == "mps" else torch.float64
+    blocks = []
+    for p_logits, z in zip(
+        reference.split(POSITIONS_AT_ONCE), logits.split(POSITIONS_AT_ONCE, dim=1), strict=True
+    ):
+        log_p = p_logits.to(exact).log_softmax(-1)
+        p = log_p.exp()
+        negative_entropy = (p * log_p).sum(-1)
+        rows = [negative_entropy - (p * row).sum(-1) + row.logsumexp(-1) for row in (r.to(exact) for r in z)]
+        blocks.append(torch.stack(rows))
+    return torch.cat(blocks, dim=1)

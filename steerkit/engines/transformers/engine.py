@@ -1,0 +1,290 @@
+"""The transformers engine: many steerings in one stream of rows, on the user's own model.
+
+1. A request becomes a row with its own program (see `table`). Rows of many steerings share a batch; a row is
+   moved, retired or retried only together with its program.
+2. A prompt up to its last token is run once per distinct (prompt, steering of prompt positions) and its keys
+   and values serve every row that has both in common; under scope `completion` that is every cell of a grid
+   (see `prefixes`). The last prompt token is the row's first decoding step, hence its first steered one.
+3. Rows wait in order of length, finished rows make room for waiting ones, and when memory runs out the batch
+   is halved and the rows that had to go start again from their prompt.
+4. Requests are drawn from the caller's iterator a window at a time, so a grid of any size is streamed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from itertools import islice
+
+import torch
+
+from steerkit.core.errors import MisuseError, SteerkitError
+from steerkit.core.prompts import Prompt
+from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest
+from steerkit.engines.transformers.batch import Row, RunningBatch
+from steerkit.engines.transformers.cache import recurrent_layers
+from steerkit.engines.transformers.gates import PromptIds, Readings, probe_gates
+from steerkit.engines.transformers.layout import left_padded, point_at_text
+from steerkit.engines.transformers.memory import fitting_rows, in_passes, ran_out
+from steerkit.engines.transformers.prefixes import Prefixes
+from steerkit.engines.transformers.sampling import row_uniforms
+from steerkit.engines.transformers.table import Program, RowTable
+from steerkit.interventions.probe import Probe
+from steerkit.interventions.rules import LogitRule, rules_of
+from steerkit.interventions.steering import ProbeGate, Steering
+from steerkit.interventions.vector import SteeringVector
+from steerkit.models import LanguageModel
+
+BATCH_SIZE = {"cpu": 128, "cuda": 256}  # beyond it throughput grows no more; see benchmarks/README.md
+WINDOW_IN_BATCHES = 4
+JOIN_AT = 32  # rows join when this share of the batch (one in 32) has places for them
+SCORED_TOKENS = 1024
+
+
+class TransformersEngine:
+    """Completes and scores requests with a transformers model, each row under its own steering.
+
+    `batch_size` is the most rows that decode together; by default as many as the device makes use of, or fewer
+    where memory is short. It is halved when memory runs out all the same. With `allow_mismatch` a vector
+    extracted from other weights of the same architecture is accepted.
+    """
+
+    name = "transformers"
+
+    def __init__(
+        self, lm: LanguageModel, batch_size: int | None = None, *, allow_mismatch: bool = False
+    ) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise MisuseError(f"batch size is at least 1, got {batch_size}")
+        if recurrent := recurrent_layers(lm):
+            raise MisuseError(
+                f"{lm.name} keeps recurrent state ({', '.join(recurrent)}), which rows of unequal length cannot "
+                "share: use sk.steer around the model's own generate"
+            )
+        self.lm = lm
+        self.batch_size = self._most = batch_size or BATCH_SIZE.get(lm.device.type, 64)
+        self._sized_by_memory = batch_size is None
+        self._exact = not allow_mismatch
+        self._checked: set[str] = set()
+        self._rules: dict[str, tuple[LogitRule, ...]] = {}  # by the decoration's digest
+
+    @property
+    def model(self) -> LanguageModel:
+        """The model that it runs."""
+        return self.lm
+
+    @property
+    def dtype(self) -> str:
+        """Number format of the model."""
+        return str(self.lm.dtype).removeprefix("torch.")
+
+    def check(self, request: Request) -> None:
+        """Raise what `generate` would raise for this request before running it."""
+        self._check_request(request, self._prompt_ids(request.prompt, request.system, {}))
+        if request.decoration is not None:
+            prompt, system = (
+                request.decoration.prompt(request.prompt),
+                request.decoration.system_prompt(request.system),
+            )
+            self._check_length(len(self._prompt_ids(prompt, system, {})) + request.decoding.max_new_tokens)
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Complete each request; completions are yielded as rows finish, in any order."""
+        stream = iter(requests)
+        batch = RunningBatch(self.lm)
+        prefixes = Prefixes(self.lm)
+        readings = Readings(self.lm)
+        waiting: deque[Row] = deque()
+        while True:
+            if not waiting:
+                window = self._rows(list(islice(stream, WINDOW_IN_BATCHES * self.batch_size)), readings)
+                waiting.extend(sorted(window, key=lambda row: -len(row.prompt_ids)))
+                self._fit(window)
+            if not waiting and not batch.rows:
+                return
+            try:
+                with self._unshared():
+                    finished = self._advance(batch, waiting, prefixes)
+            except RuntimeError as error:
+                if not ran_out(error):
+                    raise
+                self._halve(batch, waiting)
+                prefixes.keep_only(())
+                continue
+            for row in finished:
+                yield from row.completions(self.lm)
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[ContinuationScore]:
+        """Log-probability of each continuation token, teacher-forced, in the order of the requests."""
+        encoded = []
+        for request in requests:
+            self._check(request.steerings, probe_gates(request))
+            text = self.lm.renderer.encode_pair(request.prompt, request.continuation, request.system)
+            self._check_length(len(text.ids))
+            if not text.prompt_length:
+                raise MisuseError(
+                    "the prompt shares no token with its continuation, so nothing predicts the first token: "
+                    "give a longer prompt"
+                )
+            encoded.append(text)
+        programs = self._score_programs(requests, [text.ids[: text.prompt_length] for text in encoded])
+
+        def score(some: Sequence[int]) -> list[tuple[float, ...]]:
+            texts = [encoded[i].ids for i in some]
+            starts = [encoded[i].prompt_length for i in some]
+            with self._unshared(), torch.inference_mode():
+                return self._score_rows(texts, starts, [programs[i] for i in some])
+
+        def length(i: int) -> int:
+            return len(encoded[i].ids)
+
+        scores: dict[int, tuple[float, ...]] = {}
+        for some, rows in in_passes(sorted(range(len(encoded)), key=length), length, SCORED_TOKENS, score):
+            scores.update(zip(some, rows, strict=True))
+        return [ContinuationScore(request, scores[i]) for i, request in enumerate(requests)]
+
+    def _rows(self, requests: Sequence[Request], readings: Readings) -> list[Row]:
+        """One row for all requests that come to the same completion, in order of the first of them."""
+        encoded: dict[str, PromptIds] = {}
+        plain = [self._prompt_ids(r.prompt, r.system, encoded) for r in requests]
+        for request, ids in zip(requests, plain, strict=True):
+            self._check_request(request, ids)
+        gates = [(ids, gate) for r, ids in zip(requests, plain, strict=True) for gate in probe_gates(r)]
+        if gates:
+            with self._unshared():
+                readings.read(gates)
+        rows: dict[object, Row] = {}
+        for request, ids in zip(requests, plain, strict=True):
+            opened = readings.opened(request, ids)
+            program = Program.of(opened.steerings)
+            decoration, decoding = opened.decoration, request.decoding
+            uniforms = row_uniforms(decoding, ids, request.sample) if decoding.temperature > 0 else None
+            rules: tuple[LogitRule, ...] = ()
+            if decoration is not None:
+                prompt, system = decoration.prompt(request.prompt), decoration.system_prompt(request.system)
+                ids = self._prompt_ids(prompt, system, encoded)
+                self._check_length(len(ids) + decoding.max_new_tokens)
+                if decoration.digest not in self._rules:
+                    self._rules[decoration.digest] = rules_of(decoration, self.lm)
+                rules = self._rules[decoration.digest]
+            key = ids, program.key, decoding, None if uniforms is None else uniforms.tobytes(), rules
+            row = rows.get(key) or rows.setdefault(key, Row([], ids, program, uniforms, rules))
+            row.asked.append((request, opened.probabilities))
+        return list(rows.values())
+
+    def _prompt_ids(self, prompt: Prompt, system: str | None, known: dict[str, PromptIds]) -> PromptIds:
+        """The rendered prompt's tokens; a grid asks for the same prompt once a cell."""
+        key = json.dumps([prompt, system])
+        if key not in known:
+            known[key] = tuple(self.lm.renderer.encode_prompt(prompt, system))
+        return known[key]
+
+    def _check_request(self, request: Request, ids: PromptIds) -> None:
+        self._check(request.steerings, probe_gates(request))
+        self._check_length(len(ids) + request.decoding.max_new_tokens)
+
+    def _check(self, steerings: Sequence[Steering], gates: Sequence[ProbeGate]) -> None:
+        lm = self.lm
+        vectors = [vector for steering in steerings for vector in steering.vectors]
+        fitted: list[SteeringVector | Probe] = [*vectors, *(gate.probe for gate in gates)]
+        for part in fitted:
+            if part.digest not in self._checked:
+                part.check_model(lm.fingerprint, lm.n_layers, lm.d_model, lm.name, exact=self._exact)
+                self._checked.add(part.digest)
+
+    def _check_length(self, tokens: int) -> None:
+        if tokens > self.lm.context_length:
+            raise MisuseError(
+                f"prompt and completion need {tokens} tokens, but {self.lm.name} reads {self.lm.context_length}: "
+                "shorten the prompt or lower --max-new-tokens"
+            )
+
+    def _unshared(self) -> AbstractContextManager[None]:
+        self.lm.check_owner()
+        if self.lm.is_steered:
+            raise SteerkitError(
+                "an engine applies each request's own steerings, but sk.steer is open on this model: close it first"
+            )
+        return self.lm.steered_by_this_thread()
+
+    @torch.inference_mode()
+    def _advance(self, batch: RunningBatch, waiting: deque[Row], prefixes: Prefixes) -> list[Row]:
+        """Let rows in where there is room enough to be worth it, take one step, and return who finished."""
+        live = batch.live
+        room = max(0, self.batch_size - len(live))
+        gone = len(batch.rows) - len(live)
+        worth_it = waiting and room >= max(1, self.batch_size // JOIN_AT)
+        if worth_it or gone * 8 >= len(batch.rows) or batch.is_full:
+            joining = [waiting.popleft() for _ in range(min(room, len(waiting)))]
+            try:
+                soon = [*joining, *waiting]
+                batch.admit([(row, prefixes.of(row, soon, self.batch_size)) for row in joining])
+            except RuntimeError:  # of memory, perhaps; then they are to be had again
+                waiting.extendleft(reversed(joining))
+                raise
+            prefixes.keep_only(waiting)
+        before = batch.live
+        if before:
+            batch.step()
+        return [row for row in before if row.finish is not None]
+
+    def _fit(self, window: Sequence[Row]) -> None:
+        """Set the batch size to what memory holds of the longest rows to come, unless the user set it."""
+        if self._sized_by_memory and window:
+            longest = max(len(row.prompt_ids) + row.decoding.max_new_tokens for row in window)
+            self.batch_size = min(self._most, fitting_rows(self.lm, longest))
+
+    def _halve(self, batch: RunningBatch, waiting: deque[Row]) -> None:
+        if self.batch_size == 1:
+            raise SteerkitError(
+                f"out of memory with a single row on {self.lm.device}: shorten the prompt, lower --max-new-tokens, or "
+                "use a smaller number format"
+            )
+        self.batch_size = self._most = max(1, self.batch_size // 2)
+        again = set(waiting)  # rows that were about to join may stand in the batch already
+        for row in batch.live:
+            row.begin()
+            if row not in again:
+                waiting.appendleft(row)
+        batch.clear()
+
+    def _score_programs(
+        self, requests: Sequence[ScoreRequest], prompts: Sequence[PromptIds]
+    ) -> list[Program]:
+        readings = Readings(self.lm)
+        gates = [(ids, gate) for r, ids in zip(requests, prompts, strict=True) for gate in probe_gates(r)]
+        if gates:
+            with self._unshared():
+                readings.read(gates)
+        return [
+            Program.of(readings.opened(r, ids).steerings) for r, ids in zip(requests, prompts, strict=True)
+        ]
+
+    def _score_rows(
+        self, texts: Sequence[Sequence[int]], starts: Sequence[int], programs: Sequence[Program]
+    ) -> list[tuple[float, ...]]:
+        lm = self.lm
+        width = max(map(len, texts))
+        ids, mask, positions = left_padded(texts, lm)
+        wanted = max(len(text) - start for text, start in zip(texts, starts, strict=True))
+        table = RowTable(lm, programs)
+        first = torch.tensor(
+            [width - len(t) + s - 1 for t, s in zip(texts, starts, strict=True)], device=lm.device
+        )
+        point_at_text(table, lm, ids, mask, first)
+        with table.one_pass():
+            logits = lm.hf(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                use_cache=False,
+                logits_to_keep=wanted + 1,
+            ).logits[:, :-1]
+        log_probabilities = logits.float().log_softmax(-1)
+        taken = log_probabilities.gather(-1, ids[:, width - wanted :, None]).squeeze(-1).tolist()
+        return [
+            tuple(row[wanted - (len(text) - start) :])
+            for row, text, start in zip(taken, texts, starts, strict=True)
+        ]

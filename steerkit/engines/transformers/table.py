@@ -1,0 +1,260 @@
+"""The row-bound table: what happens to a row of a batch is bound to the row, never to its place in a list.
+
+The contract, which every engine shares:
+
+1. A row's *program* says which ordered composition of steerings acts on it at each layer in each phase of its
+   text. Phases are: prompt (every real prompt position before the last), thinking (completion positions while a
+   thinking block is open) and answer (the other completion positions); the last two are told apart by whether the
+   text read so far ends in an empty line, where a program asks for that. Padding has no phase and no steering.
+2. A table is compiled from the programs of the rows at hand. Each hooked layer gets a bank of slots; slot 0 does
+   nothing; equal compositions share a slot. Splitting, sorting, retiring or refilling a batch means compiling a
+   table from other rows, so no row can inherit another row's steering. Constants are computed then.
+3. Before a forward pass, outside the hooks, the slot maps `[hooked layer, row, position]` are written from the
+   phase of each position, and for a single position a row its constants are gathered there too. A hook gathers
+   its layer's constants by slot, where that is not done yet, and applies them. Where a steering fades, its
+   constants are gathered times what is left of them at each position's age.
+4. Steerings that meet on one layer apply in the listed order, each to the result of the one before it.
+5. Nothing in a hook synchronises with the host, copies between devices, changes a number format, or recomputes
+   a constant. Hooks come off when the block that installed them ends, whatever ended it, and a pass in which a
+   hooked block did not run is an error, not an unsteered result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steerkit.core.errors import SteerkitError
+from steerkit.interventions.operations import Constants, Gathered, Stage
+from steerkit.interventions.steering import ProbeGate, Steering
+from steerkit.models import LanguageModel
+from steerkit.models.sites import hidden_of, with_hidden
+
+NOWHERE, PROMPT, THINKING, ANSWER = range(4)
+LINE_END, STEP_END = 2, 4  # added to a phase of the completion where a position ends a line, or a step too
+PHASES = 8
+PHASES_OF_SCOPE = {
+    "prompt": (PROMPT,),
+    "completion": (THINKING, ANSWER),
+    "all": (PROMPT, THINKING, ANSWER),
+    "thinking": (THINKING,),
+    "answer": (ANSWER,),
+}
+Composition = tuple[Steering, ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """What one row does: an ordered composition of steerings per (layer, phase). Empty means unsteered.
+
+    `key` is equal for equal programs, `prompt_key` for programs that act alike on prompt positions.
+    """
+
+    compositions: dict[tuple[int, int], Composition]
+    key: tuple[str, ...]
+    prompt_key: tuple[str, ...]
+
+    @classmethod
+    def of(cls, steerings: Sequence[Steering]) -> Program:
+        """The program of an ordered list of steerings; those of strength 0 act on nothing and are left out."""
+        acting = [s for s in steerings if s.strength != 0]
+        if any(isinstance(s.gate, ProbeGate) for s in acting):
+            raise SteerkitError(
+                "a probe gate is read before a program is made: see engines.transformers.gates"
+            )
+        compositions: dict[tuple[int, int], Composition] = {}
+        for steering in acting:
+            for layer in steering.layers:
+                for phase in _phases(steering):
+                    compositions[layer, phase] = (*compositions.get((layer, phase), ()), steering)
+        key = tuple(s.digest for s in acting)
+        prompt_key = tuple(s.digest for s in acting if PROMPT in PHASES_OF_SCOPE[s.scope])
+        return cls(compositions, key, prompt_key)
+
+    @property
+    def layers(self) -> set[int]:
+        """Layers that need a hook for this row."""
+        return {layer for layer, _ in self.compositions}
+
+    @property
+    def tells_thinking_apart(self) -> bool:
+        """Whether thinking and answer positions are steered differently."""
+        return any(self._differ(THINKING + end, ANSWER + end) for end in (0, LINE_END, STEP_END))
+
+    @property
+    def tells_steps_apart(self) -> bool:
+        """Whether positions that end a step or a line are steered differently from the others."""
+        return any(
+            self._differ(phase, phase + end) for phase in (THINKING, ANSWER) for end in (LINE_END, STEP_END)
+        )
+
+    @property
+    def fades(self) -> bool:
+        """Whether a steering depends on how many tokens were generated."""
+        return any(s.half_life is not None for c in self.compositions.values() for s in c)
+
+    def _differ(self, phase: int, other: int) -> bool:
+        of = self.compositions.get
+        return any(of((layer, phase)) != of((layer, other)) for layer in self.layers)
+
+
+def _phases(steering: Steering) -> tuple[int, ...]:
+    """The phases in which a steering acts: everywhere in its scope, or at the ends of lines or steps alone."""
+    phases = PHASES_OF_SCOPE[steering.scope]
+    completion = [phase for phase in phases if phase != PROMPT]
+    steps = tuple(phase + STEP_END for phase in completion)
+    lines = tuple(phase + LINE_END for phase in completion) + steps
+    return {"boundaries": steps, "lines": lines, "every": phases + lines}[steering.positions]
+
+
+class RowTable:
+    """Banks and slots for the rows of one batch; see the module's contract.
+
+    `programs` holds one program per row, in row order; constants take the model's device and number format.
+    """
+
+    def __init__(self, lm: LanguageModel, programs: Sequence[Program]) -> None:
+        self._lm = lm
+        self.layers = sorted(set().union(*(p.layers for p in programs)))
+        self._fired = 0
+        self.bind(programs)
+
+    def bind(self, programs: Sequence[Program]) -> None:
+        """Compile the table for these rows instead; they may steer no layer that the table does not hook."""
+        like = torch.empty(0, device=self._lm.device, dtype=self._lm.dtype)
+        distinct = {program.key: program for program in programs}
+        self.tells_thinking_apart = any(p.tells_thinking_apart for p in distinct.values())
+        self.tells_steps_apart = any(p.tells_steps_apart for p in distinct.values())
+        self.fades = any(p.fades for p in distinct.values())
+        self._stages: list[list[Stage]] = []
+        number = {key: i for i, key in enumerate(distinct)}
+        slots = []
+        for layer in self.layers:
+            bank: dict[tuple[str, ...], int] = {(): 0}
+            compositions: list[Composition] = [()]
+            per_program = []
+            for program in distinct.values():
+                phase_slots = [0]
+                for phase in range(1, PHASES):
+                    composition = program.compositions.get((layer, phase), ())
+                    key = tuple(s.digest for s in composition)
+                    if key not in bank:
+                        bank[key] = len(compositions)
+                        compositions.append(composition)
+                    phase_slots.append(bank[key])
+                per_program.append(phase_slots)
+            slots.append([per_program[number[program.key]] for program in programs])
+            self._stages.append(_stages(compositions, layer, like))
+        # [hooked layer, row, phase]
+        self._slots = torch.tensor(slots, device=like.device).reshape(len(self.layers), len(programs), PHASES)
+        self._map = self._slots[..., :1]
+        self._ages: Tensor | None = None
+        self._ready: list[list[Gathered]] = []
+
+    @property
+    def follows_text(self) -> bool:
+        """Whether what a position gets depends on the text: a thinking block that is open, a step that ends."""
+        return self.tells_thinking_apart or self.tells_steps_apart
+
+    def point(self, phases: Tensor, ages: Tensor | None = None) -> None:
+        """Write the slot maps for the coming pass from the phase of each position, `[row, position]`.
+
+        `ages` of the same shape count the tokens generated before each position, which only a table that `fades`
+        reads; None: none were, as in a prompt.
+
+        A table of one row serves a batch of any size, a table of R rows a batch of k·R (each row's expansions
+        lying together, as beams and returned sequences do).
+        """
+        rows = phases.shape[0]
+        slots = self._slots
+        if slots.shape[1] != rows:
+            if rows % slots.shape[1]:
+                raise SteerkitError(
+                    f"steering was given for {slots.shape[1]} rows, but the batch has {rows}: give one list a row"
+                )
+            slots = slots.repeat_interleave(rows // slots.shape[1], dim=1)
+        self._map = slots.gather(2, phases[None].expand(len(self.layers), -1, -1))
+        self._ages = ages if self.fades else None
+        # A decoding step's constants are few and serve until rows change, so they are gathered ahead of the hooks.
+        self._ready = self._gathered() if phases.shape[1] == 1 else []
+
+    def _gathered(self) -> list[list[Gathered]]:
+        return [
+            [stage.gathered(slots, self._ages) for stage in stages]
+            for stages, slots in zip(self._stages, self._map, strict=True)
+        ]
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Hooks on the blocks while the block runs; they come off whatever happens."""
+        handles = []
+        try:
+            for index, layer in enumerate(self.layers):
+                handles.append(self._lm.blocks[layer].register_forward_hook(self._hook(index)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def one_pass(self) -> Iterator[None]:
+        """Hooks for exactly one forward pass, in which each hooked block must run exactly once."""
+        self._fired = 0
+        with self.installed():
+            yield
+        if self._fired != len(self.layers):
+            raise SteerkitError(
+                f"{self._fired} of {len(self.layers)} steered blocks ran in a forward pass: the model skips or "
+                "replaces blocks (torch.compile?), so it cannot be steered safely"
+            )
+
+    def _hook(self, index: int) -> Callable[..., Any]:
+        def steer(_module: nn.Module, _args: Any, output: Any) -> Any:
+            if self._lm.is_suspended:
+                return output
+            self._lm.check_owner()
+            self._fired += 1
+            hidden = hidden_of(output)
+            if self._ready:
+                for constants in self._ready[index]:
+                    hidden = constants.edit(hidden)
+            else:
+                for stage in self._stages[index]:
+                    hidden = stage.apply(hidden, self._map[index], self._ages)
+            return with_hidden(output, hidden)
+
+        return steer
+
+
+def _stages(compositions: Sequence[Composition], layer: int, like: Tensor) -> list[Stage]:
+    depth = max(len(c) for c in compositions)
+    return [
+        Stage.stack([Constants.of(c[k], layer) if k < len(c) else None for c in compositions], like)
+        for k in range(depth)
+    ]
+
+
+def thinking_positions(ids: Tensor, opening: Tensor, closing: Tensor) -> Tensor:
+    """Which positions lie inside an open thinking block, `[row, position]` bool.
+
+    `ids` is `[row, position]`, `opening` and `closing` the markers' token ids. A position is inside once an
+    opening marker ends at or before it and no closing marker has ended since; so the position from whose output
+    the closing marker's last token is sampled is still inside.
+    """
+    return _last_end(ids, opening) > _last_end(ids, closing)
+
+
+def _last_end(ids: Tensor, marker: Tensor) -> Tensor:
+    """For each position, where the latest occurrence of `marker` up to it ended; -1 for nowhere."""
+    size = marker.numel()
+    ends = torch.full_like(ids, -1)
+    if size and ids.shape[1] >= size:
+        matches = (ids.unfold(1, size, 1) == marker).all(-1)
+        places = torch.arange(size - 1, ids.shape[1], device=ids.device)
+        ends[:, size - 1 :] = torch.where(matches, places, -1)
+    return ends.cummax(dim=1).values

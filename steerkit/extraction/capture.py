@@ -1,0 +1,313 @@
+"""Reading residual-stream states: one batched pass, every layer, reduced inside the hook.
+
+What leaves a hook is one `[batch, d_model]` state per layer, never a sequence of them. The states of single
+examples are kept, on the model's device, instead of running sums: held-out separability, PCA and the probes
+need them, and at n · n_layers · d_model · 4 bytes (7 MB for 50 pairs on a 135M model, 260 MB on a 70B one)
+they are small beside the weights. Nothing is copied to the host here.
+
+Texts that begin with the same prompt, as the two sides of a contrast pair do, form a family: one row that holds
+the prompt once and every completion behind it. The mask lets a completion see the prompt and itself, and its
+positions go on from the prompt's, so each token has the state that it has in its own text. That a model takes
+such a row as it is meant is tried before it is relied on. Only the token prefix that the prompt has in common
+with each of the texts counts as shared, so nothing changes but the time.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args
+
+import einops
+import torch
+from torch import Tensor, nn
+
+from steerkit.core.errors import MisuseError
+from steerkit.core.prompts import EncodedText
+from steerkit.models import LanguageModel
+from steerkit.models.sites import hidden_of
+
+Aggregation = Literal["last", "mean", "prompt"]
+AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
+
+# How far rounding may take the states of one text in two batches apart, relative to their norm.
+TRIAL_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+_TRIED: weakref.WeakKeyDictionary[LanguageModel, bool] = weakref.WeakKeyDictionary()
+
+Progress = Callable[[int, int], None]
+Pooling = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Activations:
+    """Residual-stream states, float32 on the model's device.
+
+    `states` `[n, n_layers, d_model]`: each text's aggregated state at the output of every decoder block.
+    `norm` `[n_layers]`: mean ||h|| over all real positions of all texts but each text's first, whose norm is
+    an outlier in most models; NaN where no text has a second token.
+    """
+
+    states: Tensor
+    norm: Tensor
+
+
+def capture(
+    lm: LanguageModel,
+    texts: Sequence[EncodedText],
+    aggregation: Aggregation = "last",
+    *,
+    batch_tokens: int = 1024,
+    share_prompts: bool = True,
+    progress: Progress | None = None,
+) -> Activations:
+    """Run the decoder (not the LM head) over `texts` and read one state per text and layer.
+
+    `aggregation`: `last`, the completion's last token; `mean`, the mean over the completion's tokens;
+    `prompt`, the prompt's last token. The last layer's state is its block's output, before the final norm.
+    Texts are sorted by length, up to `batch_tokens` positions a batch, padding included; padding reaches no
+    real token, so batching changes nothing, and neither does `share_prompts`, which runs a prompt once for all
+    texts that begin with it where the model takes such rows. `progress` is called with the number of
+    texts done and the number of all.
+
+    Raises MisuseError for an unknown aggregation or a text without the tokens that it reads.
+    """
+    _check(texts, aggregation)
+    reading = _Reading(lm, texts, aggregation)
+    share = (
+        share_prompts and aggregation != "prompt" and _takes_family_rows(lm, max(len(t.ids) for t in texts))
+    )
+    families = _families(texts) if share else [[row] for row in range(len(texts))]
+    done = 0
+    for batch in _batches(families, texts, batch_tokens):
+        with torch.inference_mode():
+            if len(batch[0]) > 1:
+                reading.run_families(batch)
+            else:
+                reading.run([row for (row,) in batch])
+        done += sum(map(len, batch))
+        if progress:
+            progress(done, len(texts))
+    return Activations(reading.states, reading.norm_sum / sum(len(text.ids) - 1 for text in texts))
+
+
+def _check(texts: Sequence[EncodedText], aggregation: Aggregation) -> None:
+    if aggregation not in AGGREGATIONS:
+        raise MisuseError(f"unknown aggregation {aggregation!r}: it is one of {', '.join(AGGREGATIONS)}")
+    for index, text in enumerate(texts):
+        if aggregation == "prompt" and text.prompt_length == 0:
+            raise MisuseError(f"text {index} has no prompt token to read")
+        if aggregation != "prompt" and text.completion_length == 0:
+            raise MisuseError(f"text {index} has no completion token to read: use aggregation 'prompt'")
+
+
+def _takes_family_rows(lm: LanguageModel, longest: int) -> bool:
+    """Whether the model gives each token of a family's row the state of its own text; tried on six tokens, once.
+
+    Not where attention looks back less far than the longest text: a window counts places in the row.
+    """
+    window = getattr(lm.config, "sliding_window", None)
+    if window is not None and longest > window:
+        return False
+    if lm not in _TRIED:
+        texts = [EncodedText((2, 3, *completion), 2) for completion in ((4, 5), (6, 7))]
+        try:
+            with torch.inference_mode():
+                alone, together = _Reading(lm, texts, "last"), _Reading(lm, texts, "last")
+                alone.run([0, 1])
+                together.run_families([[0, 1]])
+            error = (together.states - alone.states).norm() / alone.states.norm()
+            _TRIED[lm] = bool(error < TRIAL_TOLERANCE[lm.dtype])
+        except (TypeError, ValueError, RuntimeError):  # takes no such mask
+            _TRIED[lm] = False
+    return _TRIED[lm]
+
+
+def _families(texts: Sequence[EncodedText]) -> list[list[int]]:
+    """Row numbers by shared prompt; a text without a prompt stands alone."""
+    families: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+    alone = []
+    for row, text in enumerate(texts):
+        if text.prompt_length:
+            families[text.ids[: text.prompt_length]].append(row)
+        else:
+            alone.append([row])
+    return [*families.values(), *alone]
+
+
+def _batches(
+    families: Sequence[Sequence[int]], texts: Sequence[EncodedText], batch_tokens: int
+) -> Iterator[list[list[int]]]:
+    """Families of one size (one text, or several) together, by falling length, so that padding is least."""
+
+    def length(family: Sequence[int]) -> int:
+        return texts[family[0]].prompt_length + sum(texts[row].completion_length for row in family)
+
+    for several in (True, False):
+        waiting = sorted((list(f) for f in families if (len(f) > 1) is several), key=length, reverse=True)
+        while waiting:
+            taken = max(1, min(len(waiting), batch_tokens // length(waiting[0])))
+            yield waiting[:taken]
+            waiting = waiting[taken:]
+
+
+class _Reading:
+    """The states and norms of some texts, filled batch by batch; indices go to the device before each pass."""
+
+    def __init__(self, lm: LanguageModel, texts: Sequence[EncodedText], aggregation: Aggregation) -> None:
+        self._lm = lm
+        self._texts = texts
+        self._aggregation = aggregation
+        shape = (len(texts), lm.n_layers, lm.d_model)
+        self.states = torch.empty(shape, dtype=torch.float32, device=lm.device)
+        self.norm_sum = torch.zeros(lm.n_layers, dtype=torch.float32, device=lm.device)
+
+    def run(self, rows: Sequence[int]) -> None:
+        """One pass over whole texts, padded on the right: under a causal mask that reaches no real token."""
+        texts = [self._texts[row] for row in rows]
+        ids, mask = self._padded([text.ids for text in texts])
+        ends = [text.prompt_length if self._aggregation == "prompt" else len(text.ids) for text in texts]
+        spans = [
+            (text.prompt_length if self._aggregation == "mean" else end - 1, end)
+            for text, end in zip(texts, ends, strict=True)
+        ]
+        counted = _spans([(1, len(text.ids)) for text in texts], self._lm.device)
+        with _read_blocks(self._lm.blocks, self._reader(rows, spans, counted)):
+            self._lm.decoder(input_ids=ids, attention_mask=mask, use_cache=False)
+
+    def run_families(self, families: Sequence[Sequence[int]]) -> None:
+        """One pass over a row for each family: its prompt, then its completions, which do not see each other."""
+        lm, device = self._lm, self._lm.device
+        rows = [_family_row([self._texts[row] for row in family]) for family in families]
+        ids, mask = self._padded([row.ids for row in rows])
+        positions, segments, weights = (
+            torch.tensor([[*values, *[0] * (ids.shape[1] - len(values))] for values in column], device=device)
+            for column in zip(*((row.positions, row.segments, row.weights) for row in rows), strict=True)
+        )
+        spans = [
+            (end - 1 if self._aggregation == "last" else start, end)
+            for row in rows
+            for start, end in row.completions
+        ]
+        order = [text for family in families for text in family]
+        held_in = [i for i, family in enumerate(families) for _ in family]
+        with _read_blocks(lm.blocks, self._reader(order, spans, weights.float(), held_in)):
+            lm.decoder(
+                input_ids=ids,
+                attention_mask=_family_mask(segments, mask, lm.dtype),
+                position_ids=positions,
+                use_cache=False,
+            )
+
+    def _padded(self, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Token ids and attention mask (true where real), `[batch, position]`, starts aligned."""
+        width = max(map(len, texts))
+        ids = torch.tensor([[*text, *[self._lm.pad_id] * (width - len(text))] for text in texts])
+        lengths = torch.tensor([len(text) for text in texts])[:, None]
+        return ids.to(self._lm.device), (torch.arange(width) < lengths).to(self._lm.device)
+
+    def _reader(
+        self,
+        texts: Sequence[int],
+        spans: Sequence[tuple[int, int]],
+        counted: Tensor,
+        held_in: Sequence[int] | None = None,
+    ) -> Callable[[int, Tensor], None]:
+        """What a hook does with one batch's residual stream: the mean over each text's span, and the norms.
+
+        `held_in` says in which row of the batch each text is, by default in its own; `counted` `[batch,
+        position]` weighs the positions in the norm.
+        """
+        index = torch.tensor(texts, device=self._lm.device)
+        row_of = torch.tensor(range(len(texts)) if held_in is None else held_in, device=self._lm.device)
+        pool = _pooling(spans, row_of, counted.shape)
+
+        def read(layer: int, hidden: Tensor) -> None:
+            self.states[:, layer].index_copy_(0, index, pool(hidden))
+            norms = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
+            self.norm_sum[layer] += (norms * counted).sum()
+
+        return read
+
+
+def _pooling(spans: Sequence[tuple[int, int]], row_of: Tensor, shape: Sequence[int]) -> Pooling:
+    """The mean over each text's span as a reduction `[batch, position, d_model]` -> `[text, d_model]` float32.
+
+    `row_of` `[text]` is the row of the batch, `[batch, position]` in `shape`, that holds the text.
+    """
+    if all(stop - start == 1 for start, stop in spans):  # one position each: a gather, no arithmetic
+        position = torch.tensor([start for start, _ in spans], device=row_of.device)
+        return lambda hidden: hidden[row_of, position].float()
+    weights = _spans(spans, row_of.device)
+    share = weights.new_zeros(len(spans), *shape)
+    share[torch.arange(len(spans)), row_of, : weights.shape[1]] = weights / weights.sum(dim=1, keepdim=True)
+    return lambda hidden: einops.einsum(share, hidden.float(), "text row pos, row pos d -> text d")
+
+
+@dataclass(frozen=True, slots=True)
+class _FamilyRow:
+    """A family as one row: token ids, positions, the segment of each token (0 the prompt, then each completion),
+    its weight in the norms, and where each completion stands."""
+
+    ids: list[int]
+    positions: list[int]
+    segments: list[int]
+    weights: list[int]
+    completions: list[tuple[int, int]]
+
+
+def _family_row(texts: Sequence[EncodedText]) -> _FamilyRow:
+    prompt = texts[0].prompt_length
+    ids, positions = list(texts[0].ids[:prompt]), list(range(prompt))
+    segments = [0] * prompt
+    # A prompt's positions count once for each text that has them; the first position never does.
+    weights = [0, *[len(texts)] * (prompt - 1)]
+    completions = []
+    for number, text in enumerate(texts, start=1):
+        completions.append((len(ids), len(ids) + text.completion_length))
+        ids += text.ids[prompt:]
+        positions += range(prompt, len(text.ids))
+        segments += [number] * text.completion_length
+        weights += [1] * text.completion_length
+    return _FamilyRow(ids, positions, segments, weights, completions)
+
+
+def _family_mask(segments: Tensor, real: Tensor, dtype: torch.dtype) -> Tensor:
+    """What each position may see, `[batch, 1, position, position]`: 0 where it may, else the lowest number.
+
+    A position sees itself and what stands before it in the prompt or in its own segment. Padding on the right
+    sees itself, which nobody reads; no real position sees it.
+    """
+    width = segments.shape[1]
+    before = torch.ones(width, width, dtype=torch.bool, device=segments.device).tril()
+    own = segments[:, :, None] == segments[:, None, :]
+    in_prompt = (segments == 0)[:, None, :] & real[:, None, :]
+    seen = before & (own | in_prompt)
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(
+        ~seen, torch.finfo(dtype).min
+    )[:, None]
+
+
+def _spans(spans: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    """`[batch, position]` float32, as wide as the last stop: 1 from start to stop (excluded), else 0."""
+    start, stop = torch.tensor(spans, device=device)[:, :, None].unbind(dim=1)
+    position = torch.arange(max(stop for _, stop in spans), device=device)
+    return ((position >= start) & (position < stop)).float()
+
+
+@contextmanager
+def _read_blocks(blocks: Sequence[nn.Module], read: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """While open, `read(layer, hidden)` sees the stream `[batch, position, d_model]` after each block."""
+
+    def hook(layer: int, _block: nn.Module, _inputs: Any, output: Any) -> None:
+        read(layer, hidden_of(output))
+
+    handles = [block.register_forward_hook(partial(hook, layer)) for layer, block in enumerate(blocks)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,39 @@
+"""Cheap predictors of where a vector will steer, from the vector alone.
+
+How well a probe tells the two sides apart does not say it: probes are near perfect at layers where adding the
+direction does nothing. Beside the pairs' agreement (`estimators.agreement`) stands the logit lens: does the
+direction, read through the unembedding, promote the tokens that positive completions begin with? Both are predictors,
+to be checked against a sweep; `experiments/abstention_tradeoff` does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from steerkit.core.prompts import EncodedText
+from steerkit.models import LanguageModel
+
+
+def logit_lens_alignment(
+    lm: LanguageModel, directions: Tensor, texts: Sequence[EncodedText], positive: Sequence[bool]
+) -> Tensor:
+    """How much each layer's direction promotes the first tokens of positive completions over those of negative ones.
+
+    `directions` `[n_layers, d_model]` are read through the unembedding without the final norm, and standardised over
+    the vocabulary; returned is, per layer `[n_layers]` on the CPU, the mean over positive texts' first completion
+    tokens minus that over negative ones', in standard deviations (logit lens: nostalgebraist 2020; its use on
+    directions: Geva et al. 2022, arXiv 2203.14680).
+    """
+    unembedding = lm.hf.get_output_embeddings().weight
+    with torch.inference_mode():
+        logits = directions.to(unembedding.device, unembedding.dtype) @ unembedding.T
+        logits = logits.float()
+        standard = (logits - logits.mean(dim=1, keepdim=True)) / logits.std(dim=1, keepdim=True).clamp_min(
+            1e-12
+        )
+        first = torch.tensor([text.ids[text.prompt_length] for text in texts], device=standard.device)
+        side = torch.tensor(list(positive), device=standard.device)
+        return (standard[:, first[side]].mean(dim=1) - standard[:, first[~side]].mean(dim=1)).cpu()

@@ -1,0 +1,337 @@
+"""Contrast pairs and labelled prompts: what a direction is fitted on, as JSONL files and as frozen data.
+
+A *contrast pair* is one prompt with a completion that shows the behaviour and one that does not; a *labelled
+prompt* shows it, or not, by itself. One JSON object a line:
+
+    {"id": "p1", "prompt": "…", "positive": "…", "negative": "…"}      optional: "system", "tags"
+    {"id": "q1", "prompt": "…", "label": true}                         optional: "system", "tags"
+
+A file of suite items (they have "should_abstain") is read as labelled prompts, and so is the suite NAME as
+`suite:NAME`; of both the split `fit` alone: the others are kept for choosing and reporting. `prompt` is a text
+or a list of chat messages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
+
+from steerkit.core.errors import InputError, MisuseError, SteerkitError
+from steerkit.core.files import replacing
+from steerkit.core.prompts import EncodedText, Prompt, Renderer, check_prompt
+from steerkit.suites.splits import split_of_group
+from steerkit.suites.suite import load_suite
+
+
+@dataclass(frozen=True, slots=True)
+class ContrastPair:
+    """One prompt, answered with the behaviour (`positive`) and without it (`negative`)."""
+
+    id: str
+    prompt: Prompt
+    positive: str
+    negative: str
+    system: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPrompt:
+    """A prompt that calls for the behaviour (`label` true) or does not.
+
+    Prompts of one `group` (twins) are never divided between fitting and held-out evaluation.
+    """
+
+    id: str
+    prompt: Prompt
+    label: bool
+    group: str
+    system: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One side of a contrast: a prompt, with its completion unless the prompt itself carries the label."""
+
+    id: str
+    prompt: Prompt
+    completion: str | None
+    positive: bool
+    group: str
+    system: str | None
+
+    @property
+    def text(self) -> str:
+        """The words that set the two sides apart: the completion, or the prompt where there is none."""
+        return prompt_text(self.prompt) if self.completion is None else self.completion
+
+    @property
+    def where(self) -> str:
+        """The example's name in messages: its id, and for a pair which side of it."""
+        if self.completion is None:
+            return self.id
+        return f"{self.id} ({'positive' if self.positive else 'negative'})"
+
+    def encoded(self, renderer: Renderer) -> EncodedText:
+        """The example as tokens. Raises MisuseError where the model's template cannot take it."""
+        if self.completion is None:
+            ids = renderer.encode_prompt(self.prompt, self.system)
+            return EncodedText(tuple(ids), len(ids))
+        return renderer.encode_pair(self.prompt, self.completion, self.system)
+
+
+@dataclass(frozen=True, slots=True)
+class ContrastPairs:
+    """A named set of contrast pairs."""
+
+    name: str
+    pairs: tuple[ContrastPair, ...]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __iter__(self) -> Iterator[ContrastPair]:
+        return iter(self.pairs)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the pairs in their order; the name has no part in it."""
+        return _digest(self.pairs)
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """Both sides of every pair: all positive ones, then all negative ones, each in the pairs' order."""
+        positive = (Example(p.id, p.prompt, p.positive, True, p.id, p.system) for p in self.pairs)
+        negative = (Example(p.id, p.prompt, p.negative, False, p.id, p.system) for p in self.pairs)
+        return (*positive, *negative)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPrompts:
+    """A named set of labelled prompts."""
+
+    name: str
+    prompts: tuple[LabelledPrompt, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __iter__(self) -> Iterator[LabelledPrompt]:
+        return iter(self.prompts)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the prompts in their order; the name has no part in it."""
+        return _digest(self.prompts)
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """All positive prompts, then all negative ones, each in the prompts' order."""
+        return tuple(
+            Example(item.id, item.prompt, None, item.label, item.group, item.system)
+            for item in sorted(self.prompts, key=lambda item: not item.label)
+        )
+
+
+class _Line(BaseModel):
+    """What every line of a file has."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    id: str = Field(min_length=1)
+    prompt: Any
+    system: str | None = None
+    tags: list[str] = []
+
+
+class _PairLine(_Line):
+    positive: str
+    negative: str
+
+
+class _LabelLine(_Line):
+    label: bool
+
+
+class _SuiteLine(_Line):
+    """A suite item; what else it has is for the scorers."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    should_abstain: bool
+    twin: str | None = None
+
+    @property
+    def group(self) -> str:
+        """As `SuiteItem.group`."""
+        return min(self.id, self.twin or self.id)
+
+
+_LineT = TypeVar("_LineT", bound=_Line)
+
+SUITE = "suite:"
+
+
+def load_pairs(name_or_path: str | os.PathLike[str]) -> ContrastPairs | LabelledPrompts:
+    """Read a built-in set by its name, or a JSONL file by its path (`./NAME` for a file called like a set).
+
+    The first line decides whether the file holds contrast pairs, labelled prompts or suite items. `suite:NAME`
+    gives the items of a suite's split `fit` as labelled prompts, NAME as `load_suite` takes it.
+    Raises MisuseError where there is no such set, suite or file, InputError (naming file and line) where its
+    contents are not what they should be.
+    """
+    reference = os.fspath(name_or_path)
+    if reference.startswith(SUITE):
+        return _asked_by_suite(reference.removeprefix(SUITE))
+    path = _resolve(name_or_path)
+    records = _records(path)
+    if not records:
+        raise InputError(f"{path} is empty: it should hold one JSON object a line")
+    keys = records[0][1].keys()
+    if "should_abstain" in keys:
+        items = [
+            LabelledPrompt(line.id, line.prompt, line.should_abstain, line.group)
+            for line in _parsed(path, records, _SuiteLine)
+            if split_of_group(line.group) == "fit"
+        ]
+        if not items:
+            raise InputError(
+                f"{path} has no suite item in the split fit, on which vectors are made: add items"
+            )
+        return LabelledPrompts(path.stem, tuple(items))
+    if "label" in keys:
+        items = [
+            LabelledPrompt(line.id, line.prompt, line.label, line.id, line.system, tuple(line.tags))
+            for line in _parsed(path, records, _LabelLine)
+        ]
+        return LabelledPrompts(path.stem, tuple(items))
+    pairs = [
+        ContrastPair(line.id, line.prompt, line.positive, line.negative, line.system, tuple(line.tags))
+        for line in _parsed(path, records, _PairLine)
+    ]
+    return ContrastPairs(path.stem, tuple(pairs))
+
+
+def save_pairs(pairs: ContrastPairs, path: str | os.PathLike[str]) -> Path:
+    """Write contrast pairs as JSONL, whole or not at all; SteerkitError where `path` cannot be written."""
+    path = Path(path)
+    unset = {"system": None, "tags": ()}
+    lines = []
+    for pair in pairs:
+        record = {key: value for key, value in asdict(pair).items() if value != unset.get(key, ...)}
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    with replacing(path, "the pairs") as scratch:
+        scratch.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def builtin_pairs() -> dict[str, Path]:
+    """The sets that travel with the package, by name."""
+    folder = Path(str(resources.files("steerkit"))) / "data" / "pairs"
+    return {path.stem: path for path in sorted(folder.glob("*.jsonl"))}
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """A prompt's words without any template: the text, or the messages' contents, one a line."""
+    return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
+
+
+def _asked_by_suite(name: str) -> LabelledPrompts:
+    """The items of a suite's split `fit` that say whether they should be abstained from, labelled by it."""
+    suite = load_suite(name)
+    prompts = tuple(
+        LabelledPrompt(item.id, item.prompt, item.should_abstain, item.group)
+        for item in suite.split("fit")
+        if item.should_abstain is not None
+    )
+    if not prompts:
+        raise MisuseError(f"suite {suite.name} does not say which items to abstain from: use another one")
+    return LabelledPrompts(suite.name, prompts)
+
+
+def _resolve(name_or_path: str | os.PathLike[str]) -> Path:
+    known = builtin_pairs()
+    if str(name_or_path) in known:
+        return known[str(name_or_path)]
+    path = Path(name_or_path)
+    if path.is_dir():
+        raise MisuseError(f"{path} is a folder: name the .jsonl file in it")
+    if not path.exists():
+        names = ", ".join(known) or "none"
+        raise MisuseError(f"no pairs file {str(name_or_path)!r}; built-in sets: {names}")
+    return path
+
+
+def _records(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """The JSON objects of a file with their line numbers; blank lines are passed over."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise SteerkitError(f"cannot read {path}: {error.strerror}") from error
+    records = []
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{path}, line {number}: not UTF-8 ({error.reason}); save it as UTF-8"
+            ) from error
+        if not text.strip():
+            continue
+        try:
+            record = from_json(text)
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: not valid JSON ({error})") from error
+        if not isinstance(record, dict):
+            raise InputError(f"{path}, line {number}: a JSON object is expected, not {type(record).__name__}")
+        records.append((number, record))
+    return records
+
+
+def _parsed(path: Path, records: list[tuple[int, dict[str, Any]]], model: type[_LineT]) -> Iterator[_LineT]:
+    """Each record as a checked line; ids are unique, prompts and sides hold more than blanks."""
+    seen: dict[str, int] = {}
+    for number, record in records:
+        where = f"{path}, line {number}"
+        try:
+            line = model.model_validate(record)
+            line.prompt = check_prompt(line.prompt)
+        except ValidationError as error:
+            raise InputError(f"{where}: {_complaint(error)}") from error
+        except MisuseError as error:
+            raise InputError(f"{where}: {error}") from error
+        if isinstance(line, _PairLine):
+            for side in ("positive", "negative"):
+                if not getattr(line, side).strip():
+                    raise InputError(f"{where}: the {side} side is empty: give it a completion")
+        if line.id in seen:
+            raise InputError(f"{where}: id {line.id!r} was used on line {seen[line.id]}: ids must be unique")
+        seen[line.id] = number
+        yield line
+
+
+def _complaint(error: ValidationError) -> str:
+    """The first thing wrong with a line, in words."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    match first["type"]:
+        case "missing":
+            return f"the key {key!r} is missing"
+        case "extra_forbidden":
+            return f"unknown key {key!r}"
+        case _:
+            return f"key {key!r}: {first['msg']}"
+
+
+def _digest(items: tuple[ContrastPair, ...] | tuple[LabelledPrompt, ...]) -> str:
+    return hashlib.sha256(json.dumps([asdict(item) for item in items], sort_keys=True).encode()).hexdigest()

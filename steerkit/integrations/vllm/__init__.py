@@ -1,0 +1,58 @@
+"""steerkit inside vLLM: a plugin that vLLM finds by its entry point. Nothing has to be called or configured.
+
+A request names its steering in its extra arguments (`SamplingParams.extra_args`, `vllm_xargs` over HTTP):
+
+    {"steerkit": ["abstain@layer=14,strength=1.25"]}
+
+The contract:
+
+1. The meaning of vectors, operations, scopes, gates and compositions is that of the other engines; the constants and
+   their application are the same code (`steerkit.engines.transformers.table`).
+2. A request is steered as it asks or it fails. It is checked in the front end (`admission`), which answers 4xx, and
+   leaves as constants (`payload`); the engine core (`sharing`) and the workers (`execution`) trust nothing else.
+3. Requests of different steerings run in one batch. Each token's slot is looked up once a step (`rows`) and gathered
+   by every hooked layer from persistent tables (`tables`), eagerly, compiled, or inside a CUDA graph.
+4. Cached prompt blocks are shared only where the steering of their positions is the same (`sharing`).
+5. Under tensor parallelism every rank holds the whole residual stream between blocks, so every rank makes the same
+   edit from the same tables and nothing is communicated.
+6. An unsteered request in the same server computes what it computed without the plugin.
+
+Written against vLLM 0.32. What another version lacks is found when the server starts, and said.
+"""
+
+from __future__ import annotations
+
+import functools
+
+
+@functools.cache
+def register() -> None:
+    """Entry point `vllm.general_plugins`, called by vLLM in every process it starts; doing it again does nothing.
+
+    Raises SteerkitError, which stops the process, where this vLLM lacks what the plugin needs: a server that takes
+    steered requests and ignores their steering would be worse.
+    """
+    from steerkit.core.errors import SteerkitError
+
+    try:
+        from vllm.v1.worker.gpu_worker import Worker
+
+        from steerkit.integrations.vllm import admission, execution, sharing
+
+        sharing.install()
+        admission.install()
+        first_load = Worker.load_model
+
+        @functools.wraps(first_load)
+        def load_model(self: Worker, *args: object, **kwargs: object) -> None:
+            first_load(self, *args, **kwargs)
+            execution.attach(self.model_runner)
+
+        Worker.load_model = load_model
+    except (ImportError, AttributeError) as error:
+        import vllm
+
+        raise SteerkitError(
+            f"steerkit's plugin does not fit vLLM {vllm.__version__} ({error}): it is written for vLLM 0.32; "
+            "install that, or leave the plugin out with VLLM_PLUGINS"
+        ) from error

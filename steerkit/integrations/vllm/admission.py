@@ -1,0 +1,306 @@
+"""The front end's part: what a request asks for is checked here, and refused with a 4xx, before anything else sees it.
+
+A refusal raises vLLM's own validation error (HTTP 400), or HTTP 429 where the tables are full. What passes leaves as
+a `Payload`. The prompt's tokens, the sampling parameters and other requests are never touched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import torch
+
+from steerkit.core.errors import MisuseError, SteerkitError
+from steerkit.engines.remote.identity import ModelIdentity
+from steerkit.engines.remote.vectors import PROBE_GATE, VectorShelf
+from steerkit.engines.remote.wire import (
+    ARGUMENT,
+    ARGUMENTS,
+    DIGESTS,
+    PROMPT_TOKENS,
+    asked_for,
+    check_digests,
+    our_names,
+    parse_prompt_tokens,
+    parse_steerings,
+)
+from steerkit.engines.transformers.table import Stage
+from steerkit.integrations.vllm.ledger import CellsExhaustedError, Ledger
+from steerkit.integrations.vllm.payload import Payload
+from steerkit.integrations.vllm.settings import Settings
+from steerkit.interventions.steering import Gate, Steering
+from steerkit.models.language_model import THINKING_MARKERS
+
+# Beyond this a state's squares overflow in the norm that follows, and the row's keys and values with it.
+LARGEST_SHIFT = {torch.float32: 1e8, torch.bfloat16: 1e8, torch.float16: 1e3}
+LARGEST_GAIN = 1e4
+# Cells whose constants are kept ready: a grid's cells come again with every prompt. Each is up to three vectors.
+KEPT = 4096
+MOST_CHECKED = 4096
+# What of a steering the payload expresses; a steering with any other field is refused by the field's name.
+EXPRESSED = {"vector", "layers", "strength", "operation", "scope", "target", "gate"}
+# Connectors that find keys and values by vLLM's own block hashes, which `sharing` makes tell steerings apart. The
+# others look them up by tokens alone, or carry them to another server.
+BY_BLOCK_HASH = {"OffloadingConnector", "SimpleCPUOffloadConnector"}
+
+
+class Admission:
+    """Checks steered requests for one server. `config` is vLLM's configuration, `tokenizer` the model's."""
+
+    def __init__(self, config: Any, tokenizer: Any, settings: Settings) -> None:
+        model = config.model_config
+        self._config = config
+        self._tokenizer = tokenizer
+        self._settings = settings
+        self._dtype: torch.dtype = model.dtype
+        n_layers, width = model.hf_text_config.num_hidden_layers, model.get_hidden_size()
+        self._identity = ModelIdentity(model.model, model.architectures[0], n_layers, width)
+        self._shelf = VectorShelf(settings.vectors, n_layers, width)
+        self._checked: set[tuple[str, str]] = set()
+        self._lock = threading.Lock()
+        self._wires: OrderedDict[tuple[tuple[str, ...], int | None], dict[str, Any] | None] = OrderedDict()
+        self._kept_cells = 0
+
+    def trust(self, *, exact: bool) -> None:
+        """Let an engine in this process say whether vectors must be of these very weights."""
+        self._settings = dataclasses.replace(self._settings, allow_mismatch=not exact)
+
+    def wire(self, extra_args: dict[str, Any], prompt_length: int | None) -> dict[str, Any] | None:
+        """The payload, in its plain form, of what a request asks for; None where it asks for nothing that acts.
+
+        Raises SteerkitError saying what is wrong.
+        """
+        if not asked_for(extra_args):
+            return None
+        first = parse_prompt_tokens(extra_args.get(PROMPT_TOKENS))
+        if prompt_length is None:
+            raise MisuseError("a prompt given as embeddings cannot be steered: its tokens are not known")
+        if first is not None and first > prompt_length:
+            raise MisuseError(f"{PROMPT_TOKENS} is {first}, but the prompt has {prompt_length} tokens")
+        return self._wire(extra_args, first)
+
+    def check(self, extra_args: dict[str, Any]) -> None:
+        """Raise what `wire` would raise, as far as it does not depend on the prompt."""
+        if asked_for(extra_args):
+            self._wire(extra_args, parse_prompt_tokens(extra_args.get(PROMPT_TOKENS)))
+
+    def _wire(self, extra_args: dict[str, Any], first: int | None) -> dict[str, Any] | None:
+        with self._lock:  # vLLM checks raw prompts in a thread of their own
+            steerings = self._steerings(extra_args[ARGUMENT])
+            check_digests(extra_args.get(DIGESTS), steerings)
+            self._check_setup()
+            for steering in steerings:
+                self._check(steering)
+            return self._kept_or_made(steerings, first)
+
+    def _steerings(self, value: Any) -> tuple[Steering, ...]:
+        if not isinstance(value, tuple):
+            return parse_steerings(value, self._shelf.load, self._shelf.load_gate)
+        # From an engine in this process: JSON has no tuples.
+        if not all(isinstance(steering, Steering) for steering in value):
+            raise MisuseError(f"{ARGUMENT!r} is a spec, a list of specs, or a tuple of Steering objects")
+        return value
+
+    def _kept_or_made(self, steerings: Sequence[Steering], first: int | None) -> dict[str, Any] | None:
+        key = (tuple(steering.digest for steering in steerings), first)
+        if key not in self._wires:
+            self._wires[key] = self._made(steerings, first)
+            self._kept_cells += _size(self._wires[key])
+            while self._kept_cells > KEPT and len(self._wires) > 1:
+                self._kept_cells -= _size(self._wires.popitem(last=False)[1])
+        self._wires.move_to_end(key)
+        return self._wires[key]
+
+    def _made(self, steerings: Sequence[Steering], first: int | None) -> dict[str, Any] | None:
+        payload = Payload.of(steerings, self._markers(), first)
+        if payload is None:
+            return None
+        self._check_payload(payload)
+        return payload.to_wire()
+
+    def _check_setup(self) -> None:
+        parallel = self._config.parallel_config
+        passes = getattr(self._config.compilation_config, "pass_config", None)
+        transfer = getattr(self._config, "kv_transfer_config", None)
+        connector = getattr(transfer, "kv_connector", None)
+        for reason, holds in (
+            ("micro-batches (--enable-dbo)", getattr(parallel, "use_ubatching", False)),
+            ("prefill context parallelism", getattr(parallel, "prefill_context_parallel_size", 1) > 1),
+            ("sequence parallelism", bool(getattr(passes, "enable_sp", False))),
+            ("--kv-sharing-fast-prefill", self._config.cache_config.kv_sharing_fast_prefill),
+            ("an encoder-decoder model", self._config.model_config.is_encoder_decoder),
+            (f"the KV connector {connector}", connector is not None and connector not in BY_BLOCK_HASH),
+        ):
+            if holds:
+                raise MisuseError(f"this server runs with {reason}, where a request cannot be steered safely")
+
+    def _check(self, steering: Steering) -> None:
+        for vector in steering.vectors:
+            key = (vector.digest, vector.metadata.fingerprint)
+            if key not in self._checked:
+                self._identity.check(vector, exact=not self._settings.allow_mismatch)
+                if len(self._checked) >= MOST_CHECKED:
+                    self._checked.clear()  # a request can name any number of random controls
+                self._checked.add(key)
+        if steering.gate is not None and not isinstance(steering.gate, Gate):
+            raise MisuseError(PROBE_GATE)
+        for field in dataclasses.fields(steering):
+            if field.name not in EXPRESSED and (asked := getattr(steering, field.name)) != field.default:
+                raise MisuseError(
+                    f"{field.name!r} {asked!r} is not supported in vLLM: use the transformers engine"
+                )
+        if steering.scope in ("thinking", "answer"):
+            if self._config.speculative_config is not None:
+                raise MisuseError(f"'scope' {steering.scope!r} is not supported with speculative decoding")
+            if self._config.parallel_config.pipeline_parallel_size > 1:
+                raise MisuseError(f"'scope' {steering.scope!r} is not supported with pipeline parallelism")
+            if self._tokenizer is None:
+                raise MisuseError(f"'scope' {steering.scope!r} needs the server's tokenizer")
+
+    def _check_payload(self, payload: Payload) -> None:
+        if payload.depth > self._settings.depth:
+            raise MisuseError(
+                f"{payload.depth} steerings meet on one layer: this server allows {self._settings.depth} "
+                "(STEERKIT_DEPTH)"
+            )
+        like = torch.empty(0, dtype=self._dtype)
+        largest = LARGEST_SHIFT.get(self._dtype, 1e3)
+        steerable = self._settings.layers
+        for cell in payload.cells:
+            if steerable is not None and cell.layer not in steerable:
+                raise MisuseError(
+                    f"'layer' {cell.layer} is not among those that this server steers (STEERKIT_LAYERS)"
+                )
+            Stage.stack([cell.constants], like)  # raises where the number format cannot hold a constant
+            if float(cell.constants.shift.norm()) > largest or abs(cell.constants.gain) > LARGEST_GAIN:
+                raise MisuseError(
+                    f"'strength' at layer {cell.layer} is absurdly large: it would overflow the model"
+                )
+
+    def _markers(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        if self._tokenizer is None:
+            return (), ()
+        opening, closing = (
+            tuple(self._tokenizer.encode(marker, add_special_tokens=False)) for marker in THINKING_MARKERS
+        )
+        return opening, closing
+
+
+def install() -> None:
+    """Patch vLLM's input and output processors. Raises AttributeError for another vLLM."""
+    from vllm.v1.engine.input_processor import InputProcessor
+    from vllm.v1.engine.output_processor import OutputProcessor
+
+    _check_inputs(InputProcessor)
+    _count_requests(OutputProcessor)
+
+
+def _check_inputs(processor: Any) -> None:
+    first_init, first_process = processor.__init__, processor.process_inputs
+
+    @functools.wraps(first_init)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        first_init(self, *args, **kwargs)
+        self.steerkit = Admission(self.vllm_config, self.tokenizer, Settings.from_environment())
+        _check_http(self.steerkit)
+
+    @functools.wraps(first_process)
+    def process(self: Any, *args: Any, **kwargs: Any) -> Any:
+        request = first_process(self, *args, **kwargs)
+        params = request.sampling_params
+        if params is None or not params.extra_args:
+            return request
+        try:
+            tokens = request.prompt_token_ids
+            wire = self.steerkit.wire(
+                params.extra_args, len(tokens) if tokens and request.prompt_embeds is None else None
+            )
+            if wire is not None and request.resumable:
+                raise MisuseError(
+                    "a prompt that is streamed in pieces cannot be steered: its end is not known"
+                )
+        except SteerkitError as error:
+            raise _refused(str(error)) from error
+        rest = {key: value for key, value in params.extra_args.items() if key not in ARGUMENTS}
+        params.extra_args = rest if wire is None else {**rest, ARGUMENT: wire}
+        return request
+
+    processor.__init__, processor.process_inputs = init, process
+
+
+def _count_requests(processor: Any) -> None:
+    first_init, first_add = processor.__init__, processor.add_request
+
+    @functools.wraps(first_init)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        first_init(self, *args, **kwargs)
+        cells = Settings.from_environment().cells
+        self.steerkit = Ledger(cells, lambda name: name in self.request_states)
+
+    @functools.wraps(first_add)
+    def add(self: Any, request: Any, *args: Any, **kwargs: Any) -> None:
+        params = request.sampling_params
+        wire = ((params.extra_args if params is not None else None) or {}).get(ARGUMENT)
+        if wire is not None:
+            try:
+                self.steerkit.admit(request.request_id, wire)
+            except CellsExhaustedError as error:
+                from vllm.exceptions import GracefulHTTPError
+
+                raise GracefulHTTPError(str(error), HTTPStatus.TOO_MANY_REQUESTS) from error
+        first_add(self, request, *args, **kwargs)
+
+    processor.__init__, processor.add_request = init, add
+
+
+def _check_http(admission: Admission) -> None:
+    """Check HTTP requests as soon as they are read: a stream that has begun can no longer be refused with a 4xx.
+
+    Two would lose their steering without a word. Beam search builds sampling parameters of its own, and vLLM passes
+    over fields that it does not know, such as ours outside `vllm_xargs`.
+    """
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+    from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+
+    def check(request: Any, *, beams: bool) -> None:
+        if our_names(request.model_extra):
+            raise _refused(f"{ARGUMENT!r} stands in vllm_xargs, not beside it")
+        if beams and our_names(request.vllm_xargs):
+            raise _refused("beam search cannot be steered in vLLM: drop use_beam_search")
+        try:
+            admission.check(request.vllm_xargs or {})
+        except SteerkitError as error:
+            raise _refused(str(error)) from error
+
+    def wrap(kind: Any, name: str, *, beams: bool) -> None:
+        original = getattr(kind, name)
+        original = getattr(original, "__wrapped__", original)  # of an engine that was in this process before
+
+        @functools.wraps(original)
+        def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
+            check(self, beams=beams)
+            return original(self, *args, **kwargs)
+
+        setattr(kind, name, checked)
+
+    for kind in (ChatCompletionRequest, CompletionRequest, ResponsesRequest):
+        wrap(kind, "to_sampling_params", beams=False)
+    for kind in (ChatCompletionRequest, CompletionRequest):
+        wrap(kind, "to_beam_search_params", beams=True)
+
+
+def _refused(message: str) -> Exception:
+    from vllm.exceptions import VLLMValidationError
+
+    return VLLMValidationError(message, parameter=ARGUMENT)
+
+
+def _size(wire: dict[str, Any] | None) -> int:
+    return 1 if wire is None else len(wire["cells"])

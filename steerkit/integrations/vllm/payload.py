@@ -1,0 +1,156 @@
+"""What travels from vLLM's front end to its workers for a steered request: constants and slots, no file names.
+
+The front end, which checks a request, also computes what it will do. Workers read no file and no spec, so what
+was checked is what is applied: a vector file that changes, or is missing on another machine, cannot matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steerkit.core.errors import SteerkitError
+from steerkit.engines.transformers.table import ANSWER, PROMPT, THINKING, Constants, Program
+from steerkit.interventions.steering import Steering
+
+PHASES = (PROMPT, THINKING, ANSWER)
+VECTORS = ("shift", "unit", "gate_unit")
+NUMBERS = ("gain", "turn", "gate_threshold")
+# Names the version of the form below, so that nothing else passes for it.
+FORM = "steerkit-program-1"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One steering at one layer. `key` is equal where the two act alike."""
+
+    key: str
+    layer: int
+    constants: Constants
+
+
+@dataclass(frozen=True)
+class Payload:
+    """A request's program, ready to be put into tables.
+
+    `bundles` holds, for prompt, thinking and answer positions, which cells act, as indices in the order in which
+    they apply. `first` is the first completion position where that is not the last prompt token (a text that is
+    scored). `markers` are the token ids that open and close a thinking block; None where the program does the
+    same in both.
+    """
+
+    cells: tuple[Cell, ...]
+    bundles: tuple[tuple[int, ...], ...]
+    key: str
+    prompt_key: str
+    first: int | None = None
+    markers: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        steerings: Sequence[Steering],
+        markers: tuple[tuple[int, ...], tuple[int, ...]],
+        first: int | None = None,
+    ) -> Payload | None:
+        """The payload of an ordered list of steerings; None where none of them acts on anything.
+
+        Raises SteerkitError for a program that this form cannot express, which `admission` has refused by field.
+        """
+        program = Program.of(steerings)
+        if program.fades or program.tells_steps_apart:  # neither cells nor bundles could say so
+            raise SteerkitError("a program that follows steps or fades came past the front end's checks")
+        if not program.compositions:
+            return None
+        cells: dict[str, Cell] = {}
+        bundles: list[tuple[int, ...]] = []
+        for phase in PHASES:
+            acting: list[int] = []
+            for layer in sorted(program.layers):
+                for steering in program.compositions.get((layer, phase), ()):
+                    key = f"{steering.digest}:{layer}"
+                    if key not in cells:
+                        cells[key] = Cell(key, layer, Constants.of(steering, layer))
+                    acting.append(list(cells).index(key))
+            bundles.append(tuple(acting))
+        return cls(
+            tuple(cells.values()),
+            tuple(bundles),
+            _digest(program.key),
+            _digest(program.prompt_key),
+            first,
+            markers if program.tells_thinking_apart else None,
+        )
+
+    @property
+    def depth(self) -> int:
+        """The most steerings that meet on one layer at one position."""
+        return max(
+            sum(self.cells[i].layer == layer for i in bundle)
+            for bundle in self.bundles
+            for layer in {cell.layer for cell in self.cells}
+        )
+
+    def to_wire(self) -> dict[str, Any]:
+        """As plain data that MessagePack carries."""
+        return {
+            "form": FORM,
+            "cells": [_cell_to_wire(cell) for cell in self.cells],
+            "bundles": [list(bundle) for bundle in self.bundles],
+            "key": self.key,
+            "prompt_key": self.prompt_key,
+            "first": self.first,
+            "markers": None if self.markers is None else [list(marker) for marker in self.markers],
+        }
+
+    @classmethod
+    def from_wire(cls, wire: dict[str, Any]) -> Payload:
+        """Read `to_wire`'s form."""
+        markers = wire["markers"]
+        return cls(
+            tuple(_cell_from_wire(cell) for cell in wire["cells"]),
+            tuple(tuple(bundle) for bundle in wire["bundles"]),
+            wire["key"],
+            wire["prompt_key"],
+            wire["first"],
+            None if markers is None else (tuple(markers[0]), tuple(markers[1])),
+        )
+
+
+def is_wire(value: Any) -> bool:
+    """Whether `value` is a payload in its plain form. No HTTP request can hold one: its arguments are flat."""
+    return isinstance(value, dict) and value.get("form") == FORM
+
+
+def _digest(keys: Sequence[str]) -> str:
+    """One text for an ordered list of digests, empty for an empty one."""
+    return hashlib.sha256("/".join(keys).encode()).hexdigest() if keys else ""
+
+
+def _cell_to_wire(cell: Cell) -> dict[str, Any]:
+    constants = cell.constants
+    wire: dict[str, Any] = {"key": cell.key, "layer": cell.layer, "width": constants.shift.shape[0]}
+    for name in VECTORS:
+        vector: Tensor = getattr(constants, name)
+        wire[name] = vector.numpy().tobytes() if vector.any() else b""
+    for name in NUMBERS:
+        wire[name] = float(getattr(constants, name))
+    return wire
+
+
+def _cell_from_wire(wire: dict[str, Any]) -> Cell:
+    parts: dict[str, Any] = {name: wire[name] for name in NUMBERS}
+    for name in VECTORS:
+        data = wire[name]
+        parts[name] = (
+            torch.from_numpy(np.frombuffer(data, dtype=np.float32).copy())
+            if data
+            else torch.zeros(wire["width"])
+        )
+    return Cell(wire["key"], wire["layer"], Constants(**parts))

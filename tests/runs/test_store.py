@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import json
+import resource
+
+import pytest
+
+from steerkit.core.errors import InputError, MisuseError, ProtocolMismatchError, RunLockedError, SteerkitError
+from steerkit.runs.directory import RecordIndex, RunDirectory, RunWriter
+from tests.sweeps.synthetic import environment, protocol
+
+
+def record(item: str, cell: str = "c0", sample: int = 0, text: str = "naïve ☂") -> dict:
+    return {"cell": cell, "item": item, "sample": sample, "completion": text}
+
+
+def write(path, *records):
+    with RunWriter(path, protocol(), environment()) as writer:
+        for each in records:
+            writer.append(each)
+
+
+def items_of(path) -> list[str]:
+    return [each["item"] for each in RunDirectory(path).records()]
+
+
+def test_records_come_back_as_they_were_written(tmp_path):
+    records = [record("a"), record("b", text="a lone \ud800 surrogate\n and \x00"), record("a", sample=1)]
+    write(tmp_path / "run", *records)
+    assert list(RunDirectory(tmp_path / "run").records()) == records
+    assert RunDirectory(tmp_path / "run").protocol == protocol()
+
+
+def test_a_record_is_on_file_when_append_returns(tmp_path):
+    with RunWriter(tmp_path, protocol(), environment()) as writer:
+        writer.append(record("a"))
+        assert items_of(tmp_path) == ["a"]
+        assert ("c0", "a", 0) in writer
+        assert ("c0", "a", 1) not in writer
+        assert ("c1", "a", 0) not in writer
+
+
+def test_a_record_is_never_doubled(tmp_path):
+    write(tmp_path, record("a"))
+    with RunWriter(tmp_path, protocol(), environment()) as writer, pytest.raises(ValueError, match="already"):
+        writer.append(record("a"))
+    lines = (tmp_path / "records.jsonl").read_bytes()
+    (tmp_path / "records.jsonl").write_bytes(lines + lines)
+    with pytest.raises(InputError, match="line 2: repeats"):
+        list(RunDirectory(tmp_path).records())
+
+
+def test_a_line_torn_at_any_byte_costs_that_record_at_most(tmp_path):
+    write(tmp_path, record("a"), record("b"))
+    path = tmp_path / "records.jsonl"
+    whole = path.read_bytes()
+    start = whole.index(b"\n") + 1
+    for end in range(start, len(whole) + 1):
+        path.write_bytes(whole[:end])
+        survives = end >= len(whole) - 1  # all of it, with or without its newline
+        assert items_of(tmp_path) == (["a", "b"] if survives else ["a"])
+        with RunWriter(tmp_path, protocol(), environment()) as writer:
+            assert (("c0", "b", 0) in writer) is survives
+            writer.append(record("c"))
+        assert items_of(tmp_path) == (["a", "b", "c"] if survives else ["a", "c"])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"{",
+        b"\x00\x00\x00",
+        b"\xff\xfe",
+        b"[]",
+        b'{"cell": "c0"}',
+        b'{"cell": [], "item": "a", "sample": 0}',
+        b"",
+    ],
+)
+def test_a_damaged_line_in_the_middle_is_named(tmp_path, damage):
+    write(tmp_path, record("a"), record("b"))
+    path = tmp_path / "records.jsonl"
+    first, second = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([first, damage, second, b""]))
+    with pytest.raises(InputError, match="line 2: not a record"):
+        list(RunDirectory(tmp_path).records())
+    with pytest.raises(InputError, match="line 2: not a record"):
+        RunWriter(tmp_path, protocol(), environment())
+
+
+def test_the_second_writer_is_told_and_a_reader_is_not_stopped(tmp_path):
+    with RunWriter(tmp_path, protocol(), environment()) as writer:
+        writer.append(record("a"))
+        with pytest.raises(RunLockedError, match="wait until it ends"):
+            RunWriter(tmp_path, protocol(), environment())
+        assert items_of(tmp_path) == ["a"]
+    write(tmp_path, record("b"))
+
+
+def test_a_failed_opening_leaves_no_lock(tmp_path):
+    write(tmp_path, record("a"))
+    with pytest.raises(ProtocolMismatchError):
+        RunWriter(tmp_path, protocol(dtype="bfloat16"), environment())
+    write(tmp_path, record("b"))
+
+
+def test_a_mismatch_leaves_the_run_as_it_was(tmp_path):
+    write(tmp_path, record("a"))
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(ProtocolMismatchError):
+        RunWriter(tmp_path, protocol(suite="other"), environment())
+    assert (tmp_path / "run.json").read_bytes() == before
+
+
+def test_other_versions_warn_and_are_recorded(tmp_path):
+    write(tmp_path, record("a"))
+    newer = environment(versions={"steerkit": "0.2.0"})
+    with (
+        pytest.warns(UserWarning, match="steerkit was 0.1.0, now 0.2.0"),
+        RunWriter(tmp_path, protocol(), newer),
+    ):
+        pass
+    assert RunDirectory(tmp_path).environments == [environment(), newer]
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_whole_records(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with RunWriter(tmp_path, protocol(), environment()) as writer:
+        writer.append(record("a"))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+        try:
+            with pytest.raises(SteerkitError, match="free space") as caught:
+                writer.append(record("b", text="x" * 1000))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert "\n" not in str(caught.value)
+        assert (tmp_path / "records.jsonl").read_bytes().endswith(b"}\n")
+        writer.append(record("b"))
+    assert items_of(tmp_path) == ["a", "b"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SteerkitError, match="cannot read or write the run"):
+        RunWriter(tmp_path / "file" / "run", protocol(), environment())
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"format_version": 2}', '{"format_version": 1, "protocol": {}}']
+)
+def test_a_damaged_run_file_is_an_input_error(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(InputError, match=r"run\.json is damaged"):
+        RunDirectory(tmp_path)
+
+
+def test_a_folder_without_a_run_is_a_misuse(tmp_path):
+    with pytest.raises(MisuseError, match="holds no run"):
+        RunDirectory(tmp_path)
+    (tmp_path / "records.jsonl").write_text("")
+    with pytest.raises(InputError, match="not a run to continue"):
+        RunWriter(tmp_path, protocol(), environment())
+
+
+def test_numbers_that_json_does_not_have_are_refused(tmp_path):
+    with RunWriter(tmp_path, protocol(), environment()) as writer, pytest.raises(ValueError, match="JSON"):
+        writer.append(record("a") | {"scores": {"perplexity": float("nan")}})
+    assert items_of(tmp_path) == []
+
+
+def test_the_index_is_exact_and_takes_a_bit_a_record():
+    index = RecordIndex()
+    present = [(f"c{i % 7}", f"item-{i // 7}", i % 2) for i in range(7000) if i % 3]
+    for key in present:
+        index.add(key)
+    every = {(f"c{c}", f"item-{i}", s) for c in range(7) for i in range(1000) for s in range(2)}
+    assert {key for key in every if key in index} == set(present)
+    assert sum(map(len, index._rows.values())) < 7 * 2000 / 8 + 8
+
+
+def test_run_json_says_what_was_run(tmp_path):
+    write(tmp_path)
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["protocol"]["decoding"] == {"max_new_tokens": 64, "temperature": 0.0, "top_p": 1.0, "seed": 0}
+    assert run["environments"][0]["batch_size"] == 8
