@@ -25,7 +25,7 @@ from pathlib import Path
 
 import steerkit as sk
 from experiments.reasoning_tax.setting import Setting, by_item, records_of
-from steerkit.models.language_model import THINKING_MARKERS
+from steerkit.models.markers import DEFAULT
 from steerkit.runs.directory import Record
 from steerkit.scoring.reply import final_reply
 from steerkit.suites.items import save_items
@@ -33,7 +33,7 @@ from steerkit.suites.suite import Suite
 from steerkit.sweeps.grid import Cell
 
 PASS_THROUGH = "{{ messages[0]['content'] }}"
-CLOSING = THINKING_MARKERS[1]
+CLOSING = DEFAULT.closing
 TOKENS = 48  # an answer that was trained on is one sentence; longer ones are cut off
 QUESTIONS = "after-chains.jsonl"
 

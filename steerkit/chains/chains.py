@@ -1,6 +1,6 @@
 """A completion as a chain of thought and an answer.
 
-The chain is what stands between `<think>` and `</think>`. Where a chat template opens the block itself, the
+The chain is what stands between the model's thinking markers. Where a chat template opens the block itself, the
 completion has the closing marker alone, and the chain begins with the completion. A completion without markers is
 split at its answer line: the last step with `\\boxed{…}`, `####` or "the answer is" (and those right before it that
 say the same); else the last one that states the completion's final number (`steerkit.scoring.answers`); else its last
@@ -14,13 +14,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from steerkit.models.markers import DEFAULT, ThinkingMarkers
 from steerkit.scoring.answers import final_number
 from steerkit.scoring.reply import final_reply
 
-OPENING, CLOSING = "<think>", "</think>"
 CUE = "The answer is"
 
-_OPENED = re.compile(rf".*?{OPENING}\s*", re.DOTALL)
 _BOUNDARY = re.compile(r"(?<=[.!?])[ \t]+(?=\S)|\n\s*")
 _NO_STEP = re.compile(r"\s*(?:\d{1,2}[.)]|[-*•])?\s*")
 _ANSWER_LINE = re.compile(r"\\boxed\{|####|\banswer\b[^.!?\n]{0,60}?(?:\bis\b|:|=)", re.IGNORECASE)
@@ -60,20 +59,20 @@ class Chain:
         return f"{body}\n{CUE}" if body else CUE
 
 
-def find_chain(text: str) -> Chain | None:
-    """The chain of a completion; None where it never closed, or where the answer is all there is."""
-    before, closing, reply = text.rpartition(CLOSING)
+def find_chain(text: str, markers: ThinkingMarkers = DEFAULT) -> Chain | None:
+    """Return the chain of a completion; None where it never closed, or where the answer is all there is."""
+    before, closing, reply = text.rpartition(markers.closing)
     if closing:
-        opened = _OPENED.match(before)
+        opened = re.match(rf".*?{re.escape(markers.opening)}\s*", before, re.DOTALL)
         opening = opened[0] if opened else ""
         body = before[len(opening) :]
         kept = body.rstrip()
         answer = reply.lstrip()
         closing = body[len(kept) :] + closing + reply[: len(reply) - len(answer)]
         return Chain(opening, split_steps(kept), closing, answer) if kept else None
-    if OPENING in text:
+    if markers.opening in text:
         return None
-    steps = split_steps(final_reply(text))
+    steps = split_steps(final_reply(text, markers))
     answer_line = _answer_line(steps)
     if answer_line == 0:
         return None

@@ -15,17 +15,16 @@ from torch import Tensor, nn
 from steerkit.core.errors import MisuseError, ModelInUseError
 from steerkit.core.prompts import Renderer
 from steerkit.models.fingerprint import fingerprint
+from steerkit.models.markers import DEFAULT, ThinkingMarkers
 from steerkit.models.sites import Site, SiteMap, check_sites
-
-THINKING_MARKERS = ("<think>", "</think>")
 
 
 class LanguageModel:
     """A causal language model ready to be read and steered; the transformers model itself is not changed.
 
     `hf` is the user's transformers model, `tokenizer` its tokenizer, `decoder` the same model without its
-    LM head, `blocks` its decoder blocks in order. On construction the residual-stream sites are found through
-    TransformerLens' adapters and checked with a nudge.
+    LM head, `blocks` its decoder blocks in order, `markers` the texts that open and close its thinking (settable).
+    On construction the residual-stream sites are found through TransformerLens' adapters and checked with a nudge.
     """
 
     def __init__(self, hf: Any, tokenizer: Any, name: str) -> None:
@@ -45,6 +44,7 @@ class LanguageModel:
         self.d_model: int = self.config.hidden_size
         self.fingerprint = fingerprint(hf, self.n_layers, self.d_model)
         self.renderer = Renderer(tokenizer)
+        self._markers = DEFAULT
         self._lock = threading.Lock()  # held only while the two below change
         self._owner: int | None = None
         self._open = 0  # steering contexts of the owner that are open
@@ -79,11 +79,24 @@ class LanguageModel:
         ids = declared if isinstance(declared, list) else [declared]
         return tuple(sorted({i for i in (*ids, self.tokenizer.eos_token_id) if i is not None}))
 
+    @property
+    def markers(self) -> ThinkingMarkers:
+        """The texts that open and close a thinking block."""
+        return self._markers
+
+    @markers.setter
+    def markers(self, markers: ThinkingMarkers) -> None:
+        self._markers = markers
+        self.__dict__.pop("thinking_markers", None)
+
     @functools.cached_property
     def thinking_markers(self) -> tuple[Tensor, Tensor]:
-        """Token ids of the markers that open and close a thinking block, on the model's device."""
-        opening, closing = (self.renderer.encode(marker) for marker in THINKING_MARKERS)
-        return torch.tensor(opening, device=self.device), torch.tensor(closing, device=self.device)
+        """Token ids of the markers, on the model's device; empty for one that the tokenizer cannot write."""
+        opening, closing = (
+            torch.tensor(ids, dtype=torch.long, device=self.device)
+            for ids in self.markers.encode(self.tokenizer)
+        )
+        return opening, closing
 
     @functools.cached_property
     def line_breaks(self) -> Tensor:

@@ -12,6 +12,7 @@ from steerkit.models.adapters import Adapter, adapter_folder, published_adapters
 from steerkit.models.bundled import bundled_folder, gguf_folder
 from steerkit.models.catalogue import BUNDLED
 from steerkit.models.language_model import LanguageModel
+from steerkit.models.markers import DEFAULT, ThinkingMarkers
 from steerkit.models.pretrained import load_pretrained, quiet_transformers
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
@@ -25,6 +26,7 @@ def load_model(
     progress: Callable[[str], None] = lambda _line: None,
     *,
     adapter: str | os.PathLike[str] | None = None,
+    markers: ThinkingMarkers = DEFAULT,
 ) -> LanguageModel:
     """Load a model and find its residual-stream sites.
 
@@ -36,7 +38,21 @@ def load_model(
 
     `adapter` is the folder of a LoRA adapter in peft's format, or a published one's name, to be merged into the
     weights (see `steerkit.models.adapters`). Given as `reference` itself, it is merged into the base that it names.
+    `markers` are the texts between which the model thinks.
     """
+    lm = _loaded(reference, tokenizer, device, dtype, progress, adapter)
+    lm.markers = markers
+    return lm
+
+
+def _loaded(
+    reference: Any,
+    tokenizer: Any,
+    device: str | None,
+    dtype: str | None,
+    progress: Callable[[str], None],
+    adapter: str | os.PathLike[str] | None,
+) -> LanguageModel:
     if not isinstance(reference, str | os.PathLike):
         if adapter is not None:
             raise MisuseError(

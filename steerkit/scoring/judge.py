@@ -27,6 +27,7 @@ import platformdirs
 
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.core.prompts import Prompt
+from steerkit.models.markers import DEFAULT, ThinkingMarkers
 from steerkit.scoring.agreement import Agreement, agreement
 from steerkit.scoring.chat_endpoint import ChatEndpoint, Message
 from steerkit.scoring.reply import final_reply
@@ -61,7 +62,6 @@ AGAIN = "That was not one of the two words. Write one word and nothing else: ABS
 Example = tuple[Prompt, str]  # a question as the suite has it, and the completion as the model wrote it
 Progress = Callable[[int, int], None]
 
-_THINKING = re.compile(r".*</think>", re.DOTALL)
 _VERDICT = re.compile(r"[\s*_`\"']*(abstained|answered)[\s*_`\"'.]*", re.IGNORECASE)
 
 
@@ -106,9 +106,9 @@ class Judge:
         """The first 12 hex digits of the SHA-256 of what the judge is told: verdicts compare under one of it."""
         return hashlib.sha256("\n".join((INSTRUCTION, AGAIN)).encode()).hexdigest()[:12]
 
-    def abstains(self, prompt: Prompt, completion: str) -> bool:
+    def abstains(self, prompt: Prompt, completion: str, markers: ThinkingMarkers = DEFAULT) -> bool:
         """Whether the completion abstains. Raises SteerkitError where the judge gives no verdict."""
-        (verdict,) = self.verdicts([(prompt, completion)])
+        (verdict,) = self.verdicts([(prompt, completion)], markers=markers)
         if verdict is None:
             raise SteerkitError(
                 f"{self.model} at {self.base_url} gave neither of the two words asked for in {self.retries + 1} "
@@ -116,14 +116,20 @@ class Judge:
             )
         return verdict
 
-    def verdicts(self, examples: Iterable[Example], progress: Progress | None = None) -> list[bool | None]:
+    def verdicts(
+        self,
+        examples: Iterable[Example],
+        progress: Progress | None = None,
+        *,
+        markers: ThinkingMarkers = DEFAULT,
+    ) -> list[bool | None]:
         """Whether each completion abstains, in order; None where every reply of the judge was malformed.
 
         Each verdict is kept as it comes. Raises SteerkitError where the endpoint fails for good or the cache
         cannot be used: what was judged until then need not be judged again. `progress` is called with the
-        examples done and all.
+        examples done and all. `markers` are those of the model that wrote the completions.
         """
-        asked = [_question(prompt, final_reply(completion)) for prompt, completion in examples]
+        asked = [_question(prompt, final_reply(completion, markers)) for prompt, completion in examples]
         found: dict[str, bool | None] = {text: False for text in asked if text == ""}
         with self._opened() as kept:
             for text in asked:
@@ -163,7 +169,7 @@ class Judge:
         ]
         for _ in range(self.retries + 1):
             said = endpoint.reply(messages, MAX_TOKENS)
-            verdict = _VERDICT.fullmatch(_THINKING.sub("", said))
+            verdict = _VERDICT.fullmatch(DEFAULT.behind(said))
             if verdict:
                 return verdict[1].casefold() == "abstained"
             messages = [*messages[:2], {"role": "assistant", "content": said[:500]}, _user(AGAIN)]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from steerkit.chains.chains import CLOSING, CUE, OPENING
+from steerkit.chains.chains import CUE
 from steerkit.core.prompts import Renderer
 from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest
+from steerkit.models.markers import DEFAULT
 
 
 class Reader:
@@ -50,7 +51,11 @@ class Reader:
 
     def _goes_on(self, start: str) -> str:
         line = f"So it is {self.answer(start)}."
-        return f"{line}\n{CLOSING}\nThat's it." if OPENING in start else f"{line} The answer is 99."
+        return (
+            f"{line}\n{DEFAULT.closing}\nThat's it."
+            if DEFAULT.opening in start
+            else f"{line} The answer is 99."
+        )
 
 
 class Stubborn(Reader):

@@ -22,23 +22,31 @@ from steerkit.interventions.steering import ProbeGate, Steering
 from steerkit.interventions.vector import SteeringVector
 from steerkit.models.bundled import bundled_folder
 from steerkit.models.catalogue import BUNDLED
-from steerkit.models.language_model import THINKING_MARKERS
+from steerkit.models.markers import DEFAULT, MarkerIds, ThinkingMarkers
 
 # What of a decoration is in the prompt, or says nothing alone (openers go with a bias). All else acts on logits.
 EXPRESSIBLE = ("name", "system", "instruction", "openers")
-Markers = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class ServedModel:
     """What a client has to know of a model. `reference` is a bundled name, a folder or a hub id in the local cache.
 
+    `markers` are the texts between which the model thinks.
+
     Raises MisuseError where there is no such model, InputError where its files are damaged.
     """
 
-    def __init__(self, reference: str, progress: Callable[[str], None] = lambda _line: None) -> None:
+    def __init__(
+        self,
+        reference: str,
+        progress: Callable[[str], None] = lambda _line: None,
+        *,
+        markers: ThinkingMarkers = DEFAULT,
+    ) -> None:
         from transformers import AutoConfig, AutoTokenizer
 
         self.name = reference
+        self.markers = markers
         if reference in BUNDLED:
             self.folder = bundled_folder(BUNDLED[reference], progress)
         else:
@@ -76,10 +84,9 @@ class ServedModel:
         return tuple(sorted({i for i in (*ids, self.tokenizer.eos_token_id) if i is not None}))
 
     @functools.cached_property
-    def markers(self) -> Markers:
+    def marker_ids(self) -> MarkerIds:
         """Token ids of the markers that open and close a thinking block."""
-        opening, closing = (tuple(self.renderer.encode(marker)) for marker in THINKING_MARKERS)
-        return opening, closing
+        return self.markers.encode(self.tokenizer)
 
     def encode(self, request: Request, reads: int) -> tuple[int, ...]:
         """The prompt's token ids.
@@ -140,7 +147,7 @@ class ServedModel:
         from steerkit.engines.transformers.table import thinking_positions
 
         text = torch.tensor([[*prompt_ids, *generated]])
-        inside = thinking_positions(text, *(torch.tensor(marker) for marker in self.markers))
+        inside = thinking_positions(text, *(torch.tensor(marker) for marker in self.marker_ids))
         return int(inside[0, len(prompt_ids) - 1 : -1].sum())
 
 

@@ -35,7 +35,7 @@ from steerkit.integrations.vllm.ledger import CellsExhaustedError, Ledger
 from steerkit.integrations.vllm.payload import Payload
 from steerkit.integrations.vllm.settings import Settings
 from steerkit.interventions.steering import Gate, Steering
-from steerkit.models.language_model import THINKING_MARKERS
+from steerkit.models.markers import DEFAULT, MarkerIds
 
 # Beyond this a state's squares overflow in the norm that follows, and the row's keys and values with it.
 LARGEST_SHIFT = {torch.float32: 1e8, torch.bfloat16: 1e8, torch.float16: 1e3}
@@ -183,13 +183,8 @@ class Admission:
                     f"'strength' at layer {cell.layer} is absurdly large: it would overflow the model"
                 )
 
-    def _markers(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        if self._tokenizer is None:
-            return (), ()
-        opening, closing = (
-            tuple(self._tokenizer.encode(marker, add_special_tokens=False)) for marker in THINKING_MARKERS
-        )
-        return opening, closing
+    def _markers(self) -> MarkerIds:
+        return ((), ()) if self._tokenizer is None else DEFAULT.encode(self._tokenizer)
 
 
 def install() -> None:
