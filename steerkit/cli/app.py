@@ -1,42 +1,95 @@
-"""The Typer application and its verbs."""
+"""The Typer application: its verbs, each imported when it is asked for.
+
+A verb is one file here and one line in `VERBS`. Help texts may name registries in braces, `{suites}`, `{operations}`,
+as `steerkit list` does: the names in them are filled in where help is asked for, plugins' included.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import importlib
+import re
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from steerkit.cli import (
-    calibrate,
-    chat,
-    doctor,
-    export,
-    extract,
-    faithfulness,
-    generate,
-    import_vector,
-    models,
-    pairs,
-    report,
-    sweep,
-)
+import steerkit
 
-app = typer.Typer(
-    name="steerkit",
-    help="Activation steering for open-weight language models, measured.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+VERBS = {  # verb -> where its function, or its application of several verbs, is
+    "models": "models.models",
+    "list": "list.list_registered",
+    "pairs": "pairs.app",
+    "extract": "extract.extract",
+    "generate": "generate.generate",
+    "chat": "chat.chat",
+    "sweep": "sweep.sweep",
+    "calibrate": "calibrate.calibrate",
+    "report": "report.report",
+    "faithfulness": "faithfulness.faithfulness",
+    "export": "export.export",
+    "import": "import_vector.import_vector",
+    "doctor": "doctor.doctor",
+}
+SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+class Verbs(TyperGroup):
+    """The group of all verbs, loaded one by one."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands: dict[str, Any] = dict.fromkeys(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The verb of this name, imported now; None where there is none."""
+        if cmd_name in self.commands and self.commands[cmd_name] is None:
+            self.commands[cmd_name] = _load(cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """(name, verb, its arguments), the names of registries filled into its help if that is asked for."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if not set(rest).isdisjoint(ctx.help_option_names):
+            _fill_help(command)
+        return name, command, rest
+
+
+def _load(verb: str) -> Any:
+    """The command of a verb, or its group of commands."""
+    module, _, attribute = VERBS[verb].partition(".")
+    found = getattr(importlib.import_module(f"steerkit.cli.{module}"), attribute)
+    if not isinstance(found, typer.Typer):
+        only = typer.Typer(add_completion=False, context_settings=SETTINGS)
+        only.command(verb)(found)
+        found = only
+    return typer.main.get_command(found)
+
+
+def _fill_help(command: Any) -> None:
+    """Put the names of a registry in the place of `{suites}` and the like, in the help of every option."""
+    from steerkit.core.registry import REGISTRIES
+
+    registries = {registry.plural: registry for registry in REGISTRIES}
+    for one in (command, *getattr(command, "commands", {}).values()):
+        for option in one.params:
+            if option.help:
+                option.help = re.sub(r"\{(\w+)\}", lambda found: ", ".join(registries[found[1]]), option.help)
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(version("steerkit"))
+        typer.echo(steerkit.__version__)
         raise typer.Exit
+
+
+app = typer.Typer(
+    name="steerkit",
+    cls=Verbs,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings=SETTINGS,
+)
 
 
 @app.callback()
@@ -46,17 +99,3 @@ def root(
     ] = False,
 ) -> None:
     """Activation steering for open-weight language models, measured."""
-
-
-app.command("models")(models.models)
-app.add_typer(pairs.app, name="pairs")
-app.command("extract")(extract.extract)
-app.command("generate")(generate.generate)
-app.command("chat")(chat.chat)
-app.command("sweep")(sweep.sweep)
-app.command("calibrate")(calibrate.calibrate)
-app.command("report")(report.report)
-app.command("faithfulness")(faithfulness.faithfulness)
-app.command("export")(export.export)
-app.command("import")(import_vector.import_vector)
-app.command("doctor")(doctor.doctor)

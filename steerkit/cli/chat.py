@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-
 from steerkit.cli import console, options
 from steerkit.core.errors import MisuseError, SteerkitError
 
@@ -114,6 +112,6 @@ def _reply(
     steerings = conversation.steerings if conversation.on else ()
     request = Request(asked if keeps_history else line, steerings, decoding, system)
     (completion,) = engine.generate([request])
-    console.out.print(escape(completion.text), highlight=False, soft_wrap=True)
+    console.out.print(completion.text, soft_wrap=True)
     if keeps_history:
         conversation.messages = (*asked, Message(role="assistant", content=completion.text))

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -29,23 +28,25 @@ if TYPE_CHECKING:
 WIDE = 200  # columns for a file or a pipe, where Rich would cut tables at 80
 TABLE_WIDTH = 100  # what the trade-off table needs
 
-out = Console(width=None if sys.stdout.isatty() else WIDE)
-err = Console(stderr=True, highlight=False)
+# What models, suites and files say is printed as it stands: no markup, no emoji codes, no colours for numbers.
+PLAIN: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
+out = Console(width=None if sys.stdout.isatty() else WIDE, **PLAIN)
+err = Console(stderr=True, **PLAIN)
 
 
 def wide() -> Console:
     """Standard output at least as wide as the trade-off table: a narrow terminal wraps it, nothing is cut."""
-    return Console(width=max(out.width, TABLE_WIDTH))
+    return Console(width=max(out.width, TABLE_WIDTH), **PLAIN)
 
 
 def say(line: str) -> None:
     """A line about what is going on."""
-    err.print(escape(line), soft_wrap=True)
+    err.print(line, soft_wrap=True)
 
 
 def report_error(message: str) -> None:
     """One line that says what is wrong and what to do."""
-    err.print(f"[bold red]error:[/] {escape(' '.join(message.split()))}", soft_wrap=True)
+    err.print(Text.assemble(("error:", "bold red"), " ", " ".join(message.split())), soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
@@ -65,7 +66,7 @@ class Rate(ProgressColumn):
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar with rate and time left, as a callback `(done, total)`; silent when stderr is not a terminal."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         Rate(),
@@ -88,7 +89,7 @@ def plain_warnings() -> Iterator[None]:
 
 def load(model: str, device: str | None, dtype: str | None) -> LanguageModel:
     """Load a model, saying what takes long."""
-    with err.status(f"loading {model}", spinner="line") if err.is_terminal else plain_warnings():
+    with err.status(Text(f"loading {model}"), spinner="line") if err.is_terminal else plain_warnings():
         from steerkit.models import load_model
 
         return load_model(model, device=device, dtype=dtype, progress=say)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from steerkit.cli import console, options
 from steerkit.cli.engine import EngineChoice
@@ -74,7 +74,7 @@ def generate(
     for c in completions:
         if len(requests) > 1:
             label = " ; ".join(s.spec() for s in c.request.steerings) or "unsteered"
-            console.out.print(f"[dim]{escape(str(c.request.prompt))}  [{escape(label)}][/]", highlight=False)
-        console.out.print(escape(c.text), highlight=False, soft_wrap=True)
+            console.out.print(Text(f"{c.request.prompt}  [{label}]", style="dim"))
+        console.out.print(c.text, soft_wrap=True)
         if c.finish == "length":
             console.say(f"(cut off at {c.tokens} tokens: raise --max-new-tokens)")

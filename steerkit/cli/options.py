@@ -23,7 +23,7 @@ Suite = Annotated[
     typer.Option(
         "--suite",
         "-s",
-        help="abstention, brevity, instructions, twins, gsm8k, svamp, umwp, selfaware, NAME:PATH or a .jsonl file.",
+        help="{suites}, NAME:PATH or a .jsonl file.",
     ),
 ]
 Split = Annotated[str, typer.Option("--split", help="fit, choose or report.")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import typer
-from rich.markup import escape
 
 from steerkit.cli import console, options
 
@@ -44,10 +43,12 @@ def lint(
             ]
         )
     else:
+        from rich.text import Text
+
         style = {"error": "bold red", "warning": "yellow", "information": "dim"}
         for f in findings:
-            line = f"[{style[f.severity]}]{f.severity}[/] {escape(f'{f.where}: {f.message} [{f.code}]')}"
-            console.out.print(line, highlight=False, soft_wrap=True)
+            line = Text.assemble((f.severity, style[f.severity]), f" {f.where}: {f.message} [{f.code}]")
+            console.out.print(line, soft_wrap=True)
     if any(f.severity == "error" for f in findings):
         raise typer.Exit(1)
 
