@@ -20,7 +20,8 @@ import steerkit as sk
 from experiments.abstention_tradeoff.cells import gate_with_budget
 from experiments.abstention_tradeoff.run import HERE, LAYERS, MODEL, SHOWN_BUDGET, TOKENS, measured
 from experiments.abstention_tradeoff.tables import MAIN_METRICS, change, level, table
-from steerkit.analysis.bootstrap import bootstrap_changes, collect, resampling_weights
+from steerkit.analysis.outcomes import collect
+from steerkit.core.bootstrap import bootstrap_changes, resampling_weights
 from steerkit.interventions.vector import CalibrationRecord
 from steerkit.sweeps.grid import Cell
 

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from experiments.abstention_tradeoff.cells import actuator
 from experiments.abstention_tradeoff.limits import by_cell, is_unsteered, lower_hull
 from experiments.abstention_tradeoff.tables import table
-from steerkit.analysis.bootstrap import resampling_weights
 from steerkit.analysis.risk_coverage import RiskCoverageCurve, risk_coverage
+from steerkit.core.bootstrap import resampling_weights
 from steerkit.runs.directory import Record
 from steerkit.sweeps.grid import Cell
 

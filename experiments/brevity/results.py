@@ -12,9 +12,10 @@ from experiments.brevity.grid import Grid
 from experiments.brevity.strengths import PUBLISHED_KL, Strengths
 from experiments.brevity.timing import Timing
 from experiments.reasoning_tax.results import compared, labelled, table
-from steerkit.analysis.bootstrap import INTERVAL, RESAMPLES, Estimate, collect, resampling_weights
 from steerkit.analysis.frontier import pareto_frontier
+from steerkit.analysis.outcomes import collect
 from steerkit.analysis.summary import Row
+from steerkit.core.bootstrap import INTERVAL, RESAMPLES, Estimate, resampling_weights
 from steerkit.runs.directory import Record
 from steerkit.sweeps.grid import Cell
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import steerkit as sk
 from experiments.brevity.strengths import Strengths
 from experiments.reasoning_tax.results import compared, table
-from steerkit.analysis.bootstrap import Estimate
+from steerkit.core.bootstrap import Estimate
 from steerkit.interventions.steering import Steering
 from steerkit.runs.directory import Record
 from steerkit.sweeps.grid import Cell

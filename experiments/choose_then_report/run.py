@@ -17,8 +17,8 @@ import torch
 from rich.progress import Progress
 
 import steerkit as sk
-from steerkit.analysis.bootstrap import Estimate
 from steerkit.analysis.summary import Row
+from steerkit.core.bootstrap import Estimate
 from steerkit.extraction.make import brevity, make_pairs
 
 HERE = Path(__file__).parent

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from steerkit.analysis.bootstrap import INTERVAL, Estimate, collect, resampling_weights
+from steerkit.analysis.outcomes import collect
 from steerkit.analysis.summary import Row, summarise
+from steerkit.core.bootstrap import INTERVAL, Estimate, resampling_weights
 from steerkit.runs.directory import Record
 
 METRICS = ("accuracy", "abstention_recall", "over_abstention", "thinking_tokens", "tokens", "truncated")

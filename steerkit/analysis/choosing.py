@@ -24,8 +24,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from steerkit.analysis.bootstrap import METRICS, Metric
 from steerkit.analysis.frontier import actuated
+from steerkit.analysis.outcomes import METRICS, Metric
 from steerkit.analysis.summary import Row
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.files import replacing

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from steerkit.analysis.bootstrap import METRICS
+from steerkit.analysis.outcomes import METRICS
 from steerkit.analysis.summary import Row
 from steerkit.core.errors import MisuseError
 

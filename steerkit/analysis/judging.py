@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from steerkit.analysis.bootstrap import RESAMPLES
 from steerkit.analysis.summary import Row, summarise
+from steerkit.core.bootstrap import RESAMPLES
 from steerkit.core.errors import InputError
 from steerkit.core.files import replacing
 from steerkit.runs.directory import REMEDY, Key, Record, RunDirectory, record_key

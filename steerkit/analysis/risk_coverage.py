@@ -26,14 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from steerkit.analysis.bootstrap import (
-    INTERVAL,
-    RESAMPLES,
-    Estimate,
-    Floats,
-    Integers,
-    resampling_weights,
-)
+from steerkit.core.bootstrap import RESAMPLES, Estimate, Floats, Integers, interval, ratio, resampling_weights
 from steerkit.core.errors import InputError
 from steerkit.runs.directory import Record
 
@@ -185,11 +178,11 @@ def _point(
     wrong = np.bincount(number, [o.wrong for o in outcomes], minlength=len(groups))
     there = np.bincount(number, minlength=len(groups)).astype(np.float64)
     drawn_answered, drawn_wrong, drawn = weights @ answered, weights @ wrong, weights @ there
-    coverage = _estimate(answered.sum() / there.sum(), _divide(drawn_answered, drawn), int(there.sum()))
+    coverage = _estimate(answered.sum() / there.sum(), ratio(drawn_answered, drawn), int(there.sum()))
     risk = None
     if answered.sum():
         risk = _estimate(
-            wrong.sum() / answered.sum(), _divide(drawn_wrong, drawn_answered), int(answered.sum())
+            wrong.sum() / answered.sum(), ratio(drawn_wrong, drawn_answered), int(answered.sum())
         )
     return OperatingPoint(cell, role, coverage, risk)
 
@@ -215,12 +208,5 @@ def _score(record: Record) -> float | None:
     return score
 
 
-def _divide(part: Floats, whole: Floats) -> Floats:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
-
-
 def _estimate(value: float, drawn: Floats, n: int) -> Estimate:
-    """A value with the interval of its resamples; those in which it is undefined are left out."""
-    drawn = drawn[~np.isnan(drawn)]
-    low, high = np.percentile(drawn, INTERVAL) if len(drawn) else (value, value)
-    return Estimate(float(value), float(low), float(high), n)
+    return Estimate(float(value), *interval(drawn), n)

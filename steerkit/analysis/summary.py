@@ -8,14 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from steerkit.analysis.bootstrap import (
-    CELL_FIELDS,
-    METRICS,
+from steerkit.analysis.outcomes import CELL_FIELDS, METRICS, collect
+from steerkit.core.bootstrap import (
     RESAMPLES,
     Estimate,
     bootstrap_changes,
     bootstrap_means,
-    collect,
     resampling_weights,
 )
 from steerkit.core.files import replacing

@@ -10,15 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steerkit.calibration.closed_forms import Statistic
+from steerkit.core.bootstrap import Floats, Integers, interval, resampling_weights
 
-RESAMPLES = 1000
-INTERVAL = (2.5, 97.5)
 PERCENTILE = 0.95
 
-Floats = NDArray[np.float64]
 Interval = tuple[float, float]
 
 
@@ -50,27 +47,22 @@ def pool(per_prompt: Sequence[Floats]) -> TokenStatistics:
     mean, p95 = _mean(per_prompt, once)[0], _percentile(tokens[order], owners[order], once)[0]
     if prompts < 2:
         return TokenStatistics(float(mean), None, float(p95), None)
-    counts = np.random.default_rng(0).multinomial(prompts, np.full(prompts, 1 / prompts), RESAMPLES)
+    counts = resampling_weights(prompts)
     return TokenStatistics(
         float(mean),
-        _interval(_mean(per_prompt, counts)),
+        interval(_mean(per_prompt, counts)),
         float(p95),
-        _interval(_percentile(tokens[order], owners[order], counts)),
+        interval(_percentile(tokens[order], owners[order], counts)),
     )
 
 
-def _mean(per_prompt: Sequence[Floats], counts: NDArray) -> Floats:
+def _mean(per_prompt: Sequence[Floats], counts: Floats) -> Floats:
     sums = np.array([part.sum() for part in per_prompt])
     lengths = np.array([len(part) for part in per_prompt])
     return (counts @ sums) / (counts @ lengths)
 
 
-def _percentile(tokens: Floats, owners: NDArray, counts: NDArray) -> Floats:
+def _percentile(tokens: Floats, owners: Integers, counts: Floats) -> Floats:
     """The smallest token value that 95% of the tokens do not exceed, in each resample `[resample, prompt]`."""
     below = np.cumsum(counts[:, owners], axis=1)
     return tokens[(below >= PERCENTILE * below[:, -1:]).argmax(axis=1)]
-
-
-def _interval(values: Floats) -> Interval:
-    low, high = np.percentile(values, INTERVAL)
-    return float(low), float(high)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from steerkit.analysis.bootstrap import cell_fields
+from steerkit.analysis.outcomes import cell_fields
 from steerkit.chains.examination import Finding, Settings
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.files import replacing

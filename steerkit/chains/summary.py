@@ -1,6 +1,6 @@
 """Findings as estimates with intervals: the means over items, and their changes from the unsteered model.
 
-The bootstrap is that of `steerkit.analysis.bootstrap`: groups of items are resampled, with the same draws for every
+The bootstrap is that of `steerkit.core.bootstrap`: groups of items are resampled, with the same draws for every
 cell and metric, so that a change is taken within each resample.
 """
 
@@ -15,16 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from steerkit.analysis.bootstrap import (
-    CELL_FIELDS,
+from steerkit.analysis.outcomes import CELL_FIELDS, cell_fields
+from steerkit.analysis.summary import Row
+from steerkit.core.bootstrap import (
     RESAMPLES,
     Estimate,
     bootstrap_changes,
     bootstrap_means,
-    cell_fields,
     resampling_weights,
 )
-from steerkit.analysis.summary import Row
 from steerkit.core.files import replacing
 from steerkit.runs.directory import REMEDY, Record
 

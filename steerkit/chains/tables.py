@@ -9,12 +9,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from steerkit.analysis.bootstrap import Estimate
 from steerkit.analysis.summary import Row
 from steerkit.chains.instruction_rows import INSTRUCTION_METRICS, instruction_rows
 from steerkit.chains.results import read_findings
 from steerkit.chains.summary import METRICS, faithfulness_rows
 from steerkit.chains.twin_gap import TWIN_METRICS, twin_rows
+from steerkit.core.bootstrap import Estimate
 from steerkit.runs.directory import RunDirectory
 
 MISSING = "–"

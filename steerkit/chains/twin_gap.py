@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from steerkit.analysis.bootstrap import RESAMPLES
 from steerkit.analysis.summary import Row
 from steerkit.chains.summary import Measured, rows_of
+from steerkit.core.bootstrap import RESAMPLES
 from steerkit.runs.directory import Record
 from steerkit.scoring.answers import final_number
 from steerkit.scoring.reply import final_reply

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from steerkit.analysis.bootstrap import METRICS
 from steerkit.analysis.frontier import actuator, actuator_frontiers, by_actuator
+from steerkit.analysis.outcomes import METRICS
 from steerkit.analysis.risk_coverage import OperatingPoint, RiskCoverage
 from steerkit.analysis.summary import Row
 from steerkit.report.marks import FRONTIER, RANDOM, UNSTEERED, VECTOR_MARKS, new_figure

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import jinja2
 
-from steerkit.analysis.bootstrap import METRICS
 from steerkit.analysis.choosing import read_choice
 from steerkit.analysis.frontier import actuator_frontiers
 from steerkit.analysis.judging import judged_rows
+from steerkit.analysis.outcomes import METRICS
 from steerkit.analysis.risk_coverage import RiskCoverage, risk_coverage
 from steerkit.analysis.summary import Row, summarise, write_summary
 from steerkit.core.errors import SteerkitError

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steerkit.analysis.bootstrap import METRICS, Floats
 from steerkit.analysis.frontier import by_actuator
+from steerkit.analysis.outcomes import METRICS
 from steerkit.analysis.risk_coverage import RiskCoverage
 from steerkit.analysis.summary import Row
+from steerkit.core.bootstrap import Floats
 from steerkit.core.files import replacing
 from steerkit.report.curves import actuator_plot, risk_coverage_plot
 from steerkit.report.marks import FRONTIER, RANDOM, UNSTEERED, VECTOR_MARKS, new_figure

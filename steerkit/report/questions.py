@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from steerkit.analysis.bootstrap import METRICS
 from steerkit.analysis.choosing import choose_cell
 from steerkit.analysis.frontier import pareto_frontier
+from steerkit.analysis.outcomes import METRICS
 from steerkit.analysis.summary import Row
 
 MOST_SIDE_BY_SIDE = 6

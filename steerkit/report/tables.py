@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from steerkit.analysis.bootstrap import Estimate
 from steerkit.analysis.frontier import gates_of, mover, without_gates
 from steerkit.analysis.judging import Judged
 from steerkit.analysis.summary import Row
+from steerkit.core.bootstrap import Estimate
 
 MAIN_METRICS = ("abstention_recall", "over_abstention", "accuracy", "tokens")
 SIDE_EFFECTS = ("thinking_tokens", "truncated", "degenerate")

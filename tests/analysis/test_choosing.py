@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerkit.analysis.bootstrap import METRICS
 from steerkit.analysis.choosing import choose_cell, nearest_cell, parse_rule
+from steerkit.analysis.outcomes import METRICS
 from steerkit.core.errors import MisuseError
 from tests.sweeps.rows import row
 

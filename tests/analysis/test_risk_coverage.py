@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerkit.analysis.bootstrap import resampling_weights
 from steerkit.analysis.risk_coverage import SCORE, risk_coverage, risk_coverage_curve
+from steerkit.core.bootstrap import resampling_weights
 from steerkit.core.errors import InputError
 
 

@@ -5,10 +5,10 @@ import itertools
 
 import pytest
 
-from steerkit.analysis.bootstrap import Estimate
 from steerkit.analysis.choosing import choose_cell
 from steerkit.analysis.frontier import actuator
 from steerkit.analysis.summary import summarise, summary_columns, write_summary
+from steerkit.core.bootstrap import Estimate
 from steerkit.core.errors import SteerkitError
 from steerkit.runs.directory import RunDirectory, RunWriter
 from steerkit.sweeps.grid import Cell, build_grid

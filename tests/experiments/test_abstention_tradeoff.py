@@ -19,8 +19,8 @@ from experiments.abstention_tradeoff import cells, equal_kl, longer, publish, ru
 from experiments.abstention_tradeoff.cells import controls, matched_strength
 from experiments.abstention_tradeoff.frontiers import Behaviour, aurc, frontier_area, frontiers, recall_at
 from experiments.abstention_tradeoff.tables import shown
-from steerkit.analysis.bootstrap import resampling_weights
 from steerkit.analysis.risk_coverage import risk_coverage_curve
+from steerkit.core.bootstrap import resampling_weights
 from steerkit.engines.base import Completion, Request
 from steerkit.interventions.probe import ProbeMetadata
 from steerkit.models import LanguageModel

@@ -15,8 +15,8 @@ from experiments.brevity.grid import Family, Grid
 from experiments.brevity.strengths import Strengths
 from experiments.reasoning_tax.chains import END_OF_THINKING
 from experiments.reasoning_tax.data import training_rows
-from steerkit.analysis.bootstrap import Estimate
 from steerkit.analysis.summary import Row, summarise
+from steerkit.core.bootstrap import Estimate
 from steerkit.core.errors import MisuseError
 from steerkit.engines.base import Completion, Decoding, Request
 from steerkit.runs.directory import Record

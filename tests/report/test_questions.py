@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from steerkit.analysis.bootstrap import Estimate
 from steerkit.analysis.summary import Row, summarise
+from steerkit.core.bootstrap import Estimate
 from steerkit.report.questions import ABSTENTION, LENGTH, best_cell, highlighted_cells, questions
 from steerkit.runs.directory import RunDirectory
 

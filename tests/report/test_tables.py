@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from steerkit.analysis.bootstrap import Estimate
 from steerkit.analysis.judging import Judged, JudgedRow
 from steerkit.analysis.summary import Row, summarise
+from steerkit.core.bootstrap import Estimate
 from steerkit.report.tables import cell_name, format_change, format_estimate, judged_table, trade_off_table
 from steerkit.runs.directory import RunDirectory
 from steerkit.scoring.agreement import agreement

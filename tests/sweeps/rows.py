@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from steerkit.analysis.bootstrap import Estimate
 from steerkit.analysis.summary import Row
+from steerkit.core.bootstrap import Estimate
 
 
 def row(cell: str, role: str = "steered", changes: dict | None = None, **levels: float) -> Row:

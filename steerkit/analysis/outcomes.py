@@ -1,9 +1,4 @@
-"""From records to estimates with intervals: a paired bootstrap over groups of items.
-
-Items are resampled in their groups (twins together) and with the same draws for every cell and metric, so the
-difference of two cells is taken within each resample. An item's samples are averaged first. Intervals are
-95% percentile intervals; where no item differs they have no width, which is not certainty.
-"""
+"""From records to arrays: what each metric is, per cell and item. An item's samples are averaged."""
 
 from __future__ import annotations
 
@@ -13,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steerkit.core.bootstrap import Floats, Integers, ratio
 from steerkit.core.errors import InputError
 from steerkit.runs.directory import Record
 
@@ -23,12 +18,6 @@ CELL_FIELDS = (
     "half_life", "positions",
 )  # fmt: skip
 TIMING: Mapping[str, Any] = {"half_life": None, "positions": None}  # those that records did not always have
-RESAMPLES = 2000
-INTERVAL = (2.5, 97.5)
-ROWS_AT_ONCE = 256  # bounds the memory of a bootstrap: [resamples, rows] doubles at a time
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -73,16 +62,6 @@ METRICS: Mapping[str, Metric] = {
         Metric("perplexity", "perplexity", "lower", _score("perplexity")),
     )
 }
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over `n` items with its 95% interval."""
-
-    value: float
-    low: float
-    high: float
-    n: int
 
 
 @dataclass(frozen=True)
@@ -161,45 +140,4 @@ def _mean_by_place(values: Floats, places: Integers, shape: tuple[int, int]) -> 
     size = shape[0] * shape[1]
     sums = np.bincount(places[there], values[there], minlength=size)
     counts = np.bincount(places[there], minlength=size)
-    return np.divide(sums, counts, out=np.full(size, np.nan), where=counts > 0).reshape(shape)
-
-
-def resampling_weights(n_groups: int, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
-    """`[resamples, n_groups]`: how often each draw of `n_groups` with replacement holds each group."""
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=resamples).astype(np.float64)
-
-
-def bootstrap_means(values: Floats, groups: Integers, weights: Floats) -> list[Estimate | None]:
-    """Mean over items of each row of `values` `[n_rows, n_items]`, NaN left out; None for an empty row.
-
-    `groups` `[n_items]` numbers the items' groups from 0 without a gap, `weights` `[resamples, n_groups]` is
-    how often each is drawn. A resample in which a row has no item is left out of that row's interval.
-    """
-    blocks = (values[start : start + ROWS_AT_ONCE] for start in range(0, len(values), ROWS_AT_ONCE))
-    return [estimate for block in blocks for estimate in _bootstrap_block(block, groups, weights)]
-
-
-def bootstrap_changes(
-    values: Floats, baseline: int, groups: Integers, weights: Floats
-) -> list[Estimate | None]:
-    """As `bootstrap_means`, of each row of `values` minus row `baseline`, over the items that both have."""
-    return bootstrap_means(values - values[baseline], groups, weights)
-
-
-def _bootstrap_block(values: Floats, groups: Integers, weights: Floats) -> list[Estimate | None]:
-    there = ~np.isnan(values)
-    by_group = np.argsort(groups, kind="stable")
-    starts = np.searchsorted(groups[by_group], np.arange(weights.shape[1]))
-    sums = np.add.reduceat(np.where(there, values, 0.0)[:, by_group], starts, axis=1)  # [n_rows, n_groups]
-    counts = np.add.reduceat(there[:, by_group].astype(np.float64), starts, axis=1)
-    drawn_sums, drawn_counts = weights @ sums.T, weights @ counts.T  # [resamples, n_rows]
-    drawn = np.divide(drawn_sums, drawn_counts, out=np.full(drawn_sums.shape, np.nan), where=drawn_counts > 0)
-    estimates: list[Estimate | None] = []
-    for row, n in enumerate(there.sum(axis=1)):
-        if n == 0:
-            estimates.append(None)
-            continue
-        low, high = np.nanpercentile(drawn[:, row], INTERVAL)
-        estimates.append(Estimate(float(sums[row].sum() / n), float(low), float(high), int(n)))
-    return estimates
+    return ratio(sums, counts).reshape(shape)
