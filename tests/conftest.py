@@ -8,6 +8,7 @@ from pathlib import Path
 # A test must never wait for a hub, and the hub client reads this when it is first imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["no_proxy"] = "127.0.0.1"  # test servers are asked directly
 
 import pytest
 import torch

@@ -18,14 +18,15 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import platformdirs
 
 from steerkit.core.errors import MisuseError, SteerkitError
+from steerkit.core.http import spread
 from steerkit.core.prompts import Prompt
 from steerkit.models.markers import DEFAULT, ThinkingMarkers
 from steerkit.scoring.agreement import Agreement, agreement
@@ -87,16 +88,15 @@ class Judge:
     ) -> None:
         if concurrency < 1:
             raise MisuseError(f"a judge needs at least one request at a time, got concurrency {concurrency}")
-        self._connect = lambda: ChatEndpoint(
+        self._endpoint = ChatEndpoint(
             base_url,
             model,
             api_key_variable=api_key_variable,
             timeout=timeout,
-            retries=retries,
+            tries=retries + 1,
             backoff=backoff,
         )
-        endpoint = self._connect()
-        self.base_url, self.model = endpoint.base_url, endpoint.model
+        self.base_url, self.model = self._endpoint.base_url, model
         self.retries, self.concurrency = retries, concurrency
         root = os.environ.get("STEERKIT_CACHE") or platformdirs.user_cache_dir("steerkit")
         self.cache = Path(cache) if cache is not None else Path(root) / "judge"
@@ -136,7 +136,7 @@ class Judge:
                 if text not in found and (verdict := self._look_up(kept, text)) is not None:
                     found[text] = verdict
             missing = list(dict.fromkeys(text for text in asked if text not in found))
-            for done, (text, verdict) in enumerate(self._ask_all(missing), start=1):
+            for done, (text, verdict) in enumerate(spread(missing, self._ask, self.concurrency), start=1):
                 found[text] = verdict
                 if verdict is not None:
                     self._keep(kept, text, verdict)
@@ -144,36 +144,19 @@ class Judge:
                     progress(len(asked) - len(missing) + done, len(asked))
         return [found[text] for text in asked]
 
-    def _ask_all(self, texts: Sequence[str]) -> Iterator[tuple[str, bool | None]]:
-        """Ask for each text, `concurrency` at a time; each with its verdict as they come."""
-        endpoint = self._connect()
-        pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="judge")
-        under_way: dict[Future[bool | None], str] = {}
-        try:
-            for text in texts:
-                under_way[pool.submit(self._ask, endpoint, text)] = text
-                if len(under_way) < 2 * self.concurrency:
-                    continue
-                yield from _finished(under_way)
-            while under_way:
-                yield from _finished(under_way)
-        finally:  # an error or an interruption does not wait for tries that are yet to begin
-            endpoint.close()
-            pool.shutdown(wait=False, cancel_futures=True)
-
-    def _ask(self, endpoint: ChatEndpoint, text: str) -> bool | None:
-        """One verdict; a malformed one is held against the judge, and the question repeated."""
+    def _ask(self, text: str, gone: threading.Event) -> tuple[str, bool | None]:
+        """The text and its verdict; a malformed one is held against the judge, and the question repeated."""
         messages: list[Message] = [
             {"role": "system", "content": INSTRUCTION},
             {"role": "user", "content": text},
         ]
         for _ in range(self.retries + 1):
-            said = endpoint.reply(messages, MAX_TOKENS)
+            said = self._endpoint.reply(messages, MAX_TOKENS, gone)
             verdict = _VERDICT.fullmatch(DEFAULT.behind(said))
             if verdict:
-                return verdict[1].casefold() == "abstained"
+                return text, verdict[1].casefold() == "abstained"
             messages = [*messages[:2], {"role": "assistant", "content": said[:500]}, _user(AGAIN)]
-        return None
+        return text, None
 
     def _key(self, text: str) -> str:
         content = [self.base_url, self.model, self.instruction_digest, text]
@@ -214,13 +197,6 @@ def judge_agreement(judge: Judge, labelled: Iterable[tuple[Prompt, str, bool]]) 
     examples = list(labelled)
     verdicts = judge.verdicts((prompt, completion) for prompt, completion, _ in examples)
     return agreement((verdict, label) for verdict, (_, _, label) in zip(verdicts, examples, strict=True))
-
-
-def _finished(under_way: dict[Future[bool | None], str]) -> Iterator[tuple[str, bool | None]]:
-    """Take out what is done, waiting for one at least; an error is raised once the verdicts are out."""
-    done = wait(under_way, return_when=FIRST_COMPLETED).done
-    for future in sorted(done, key=lambda future: future.exception() is not None):
-        yield under_way.pop(future), future.result()
 
 
 def _question(prompt: Prompt, reply: str) -> str:

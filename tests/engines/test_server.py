@@ -186,40 +186,6 @@ def test_what_may_pass_is_tried_again(
     assert len(server.answered) == 5
 
 
-def test_a_server_that_asks_for_patience_gets_it(served: ServedModel, start: Start) -> None:
-    times: list[float] = []
-
-    def busy(_server: FakeServer, _body: dict[str, Any]) -> Reply | None:
-        times.append(time.monotonic())
-        return (429, {}, {"Retry-After": "1"}) if len(times) == 1 else None
-
-    assert len(list(engine(served, start(busy)).generate([Request("hello")]))) == 1
-    assert times[1] - times[0] >= 1
-
-
-def test_an_answer_that_takes_too_long_is_asked_for_again(served: ServedModel, start: Start) -> None:
-    calls: list[int] = []
-
-    def stalls_once(_server: FakeServer, _body: dict[str, Any]) -> Reply | None:
-        calls.append(1)
-        if len(calls) == 1:
-            time.sleep(0.6)
-        return None
-
-    assert len(list(engine(served, start(stalls_once), timeout=0.2).generate([Request("hello")]))) == 1
-    assert len(calls) == 2
-
-
-def test_a_garbled_answer_is_asked_for_again(served: ServedModel, start: Start) -> None:
-    calls: list[int] = []
-
-    def lies_once(_server: FakeServer, _body: dict[str, Any]) -> Reply | None:
-        calls.append(1)
-        return (200, {"Content": "x"}, {"Content-Length": "3"}) if len(calls) == 1 else None
-
-    assert len(list(engine(served, start(lies_once)).generate([Request("hello")]))) == 1
-
-
 def test_a_refusal_is_raised_at_once_in_the_servers_words(
     lm: LanguageModel, served: ServedModel, start: Start
 ) -> None:
@@ -240,14 +206,12 @@ def test_a_server_without_the_plugin_is_refused_before_it_gets_work(
     assert all(body["vllm_xargs"]["steerkit"] == "@" for body in server.answered)
 
 
-def test_when_every_server_is_gone_the_error_says_so_soon(served: ServedModel, start: Start) -> None:
+def test_when_every_server_is_gone_the_error_says_so(served: ServedModel, start: Start) -> None:
     servers = [start(), start()]
     for server in servers:
         server.kill()
-    began = time.monotonic()
-    with pytest.raises(SteerkitError, match="no server answered in 3 attempts"):
+    with pytest.raises(SteerkitError, match=r"cannot be reached .* after 3 tries"):
         list(engine(served, *servers, attempts=3).generate([Request("hello")]))
-    assert time.monotonic() - began < 3
 
 
 def test_a_vector_of_another_model_never_leaves_this_machine(served: ServedModel, start: Start) -> None:
@@ -329,7 +293,7 @@ def test_a_sweep_goes_on_where_the_servers_left_it(
         with RunWriter(tmp_path, protocol(), environment()) as writer:
             run_sweep(engine(served, server, attempts=2, concurrency=1), suite, cells, writer)
 
-    with pytest.raises(SteerkitError, match="no server answered"):
+    with pytest.raises(SteerkitError, match="after 2 tries"):
         run(start(dies))
     there = len(list(RunDirectory(tmp_path).records()))
     assert 0 < there < 10 * len(cells)
