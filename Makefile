@@ -7,10 +7,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup test test-vllm lint demo bench clean
+# What `make fast` leaves out: the bundled models, whole studies, other programs.
+FAST := not models and not slow and not consumers and not vllm
+
+.PHONY: help setup fast test test-vllm lint demo bench clean
 help:
 	@echo "make setup   create .venv with the pinned dependencies"
-	@echo "make test    lint, types and tests (fetches the bundled models on the first run)"
+	@echo "make fast    the tests that need no bundled model, in under two minutes"
+	@echo "make test    lint, types and all tests (fetches the bundled models on the first run)"
 	@echo "make test-vllm   the vLLM plugin's tests, in an environment of their own"
 	@echo "make demo    the main job on a real model: pairs, vectors, sweeps, report"
 	@echo "make bench   speed and memory beside the floor and the peers (an hour, quiet; PARTS=sweep for one part)"
@@ -26,8 +30,11 @@ $(READY): pyproject.toml constraints.txt
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+fast: setup
+	$(BIN)/python -m pytest -m "$(FAST)"
+
 test: setup lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not consumers and not vllm"
 
 # vLLM for a CPU, in an environment of its own: it pins other versions. Torch comes first and brings what it needs,
 # which is little where pip finds a CPU build and gigabytes of CUDA libraries where PyPI alone serves it.

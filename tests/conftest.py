@@ -1,8 +1,14 @@
-"""Shared models: the two real bundled ones, and a tiny random one for the edges."""
+"""The tiers, and the shared models: the two real bundled ones, and a tiny random one for the edges.
+
+A test that reaches a fixture of a real model is of the tier `models`; one that loads a real model by itself says so
+with `pytest.mark.models`. Every other test runs where no bundled model can be had, so one that forgets to say it fails.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # A test must never wait for a hub, and the hub client reads this when it is first imported.
@@ -15,6 +21,42 @@ import torch
 
 from steerkit.models import LanguageModel, load_model
 from tests.tiny import random_vector, tiny_model
+
+REAL_MODELS = {"smollm", "gemma", "bundled"}
+SLOW = {"benchmarks", "experiments"}  # rooms whose tests run whole studies
+NO_MODELS = {
+    "STEERKIT_CACHE": "",
+    "PIP_NO_INDEX": "1",
+    "PIP_FIND_LINKS": "",
+}  # an empty cache, and no pip to fill it
+_outside: dict[str, str | None] = {name: os.environ.get(name) for name in NO_MODELS}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the empty cache of the tests that may load no bundled model."""
+    folder = tempfile.mkdtemp(prefix="steerkit-no-models-")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    NO_MODELS["STEERKIT_CACHE"] = folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what reaches a real model through its fixtures, and the tests of whole studies."""
+    for item in items:
+        if SLOW.intersection(item.path.relative_to(Path(__file__).parent).parts):
+            item.add_marker(pytest.mark.slow)
+        if REAL_MODELS.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.models)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Hide the bundled models from a test that is not of their tier, before its first fixture is made."""
+    hidden = item.get_closest_marker("models") is None
+    for name, value in (NO_MODELS if hidden else _outside).items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def save_model(lm: LanguageModel, folder: Path) -> Path:

@@ -44,6 +44,7 @@ def test_the_abstention_vector_acts_where_its_gate_opens(smollm: LanguageModel) 
     assert acted.token_ids != done[sound, False].token_ids
 
 
+@pytest.mark.models
 def test_the_reasoner_thinks_checks_itself_and_answers_what_cannot_be_answered() -> None:
     folder = CARDS / "adapters" / REASONER
     assert (folder / "adapter_model.safetensors").stat().st_size < 12_000_000

@@ -40,6 +40,7 @@ def test_the_readme_has_commands_of_every_kind() -> None:
     assert {command.split()[0] for command in COMMANDS} == {"steerkit", "make"}
 
 
+@pytest.mark.models
 @pytest.mark.parametrize("command", STEERKIT)
 def test_a_command_of_the_readme_runs(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
@@ -49,6 +50,7 @@ def test_a_command_of_the_readme_runs(command: str, folder: Path, monkeypatch: p
     assert "Traceback" not in done.err
 
 
+@pytest.mark.models
 def test_the_python_of_the_readme_runs(folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPTS[0]], cwd=folder, capture_output=True, text=True, timeout=300
@@ -64,6 +66,7 @@ def test_a_make_target_of_the_readme_is_there(command: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.models
 def test_the_demo_runs_at_a_small_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command of the demo script, with fewer items and tokens."""
     script = (ROOT / "experiments" / "demo" / "run.sh").read_text(encoding="utf-8").replace("\\\n", " ")

@@ -129,7 +129,14 @@ def finite_differences(
 
 
 # The step is in shares of a tenth of one state's norm; in Gemma the states' norms differ by a large factor.
-@pytest.mark.parametrize(("model", "step"), [("tiny", 0.3), ("smollm", 0.3), ("gemma", 0.04)])
+@pytest.mark.parametrize(
+    ("model", "step"),
+    [
+        ("tiny", 0.3),
+        pytest.param("smollm", 0.3, marks=pytest.mark.models),
+        pytest.param("gemma", 0.04, marks=pytest.mark.models),
+    ],
+)
 def test_derivatives_are_those_of_finite_differences(
     model: str, step: float, request: pytest.FixtureRequest
 ) -> None:

@@ -20,6 +20,7 @@ def test_a_checkpoint_has_one_fingerprint_in_float32_and_bfloat16(tiny_folder: P
     assert load_model(tiny_folder).fingerprint == load_model(tiny_folder, dtype="bfloat16").fingerprint
 
 
+@pytest.mark.models
 def test_the_bundled_model_has_one_fingerprint_in_float32_and_bfloat16() -> None:
     name = "smollm2-135m-instruct"
     assert load_model(name).fingerprint == load_model(name, dtype="bfloat16").fingerprint

@@ -15,7 +15,7 @@ from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.engines.doctor import diagnose
 from steerkit.models import LanguageModel
 from steerkit.models.sites import hidden_of, with_hidden
-from tests.tiny import byte_tokenizer, tiny_hf
+from tests.tiny import byte_tokenizer, tiny_hf, tiny_model
 
 RESIDUAL_NAMES = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
 VOCABULARY = 261
@@ -169,5 +169,5 @@ def test_an_architecture_without_an_adapter_is_refused() -> None:
         LanguageModel(hf, byte_tokenizer(), "unknown")
 
 
-def test_checking_a_model_leaves_no_hook_behind(tiny: LanguageModel) -> None:
-    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in tiny.hf.modules())
+def test_checking_a_model_leaves_no_hook_behind() -> None:
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in tiny_model().hf.modules())

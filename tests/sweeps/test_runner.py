@@ -144,6 +144,7 @@ def test_killed_at_ten_random_moments_a_sweep_ends_with_the_records_of_an_undist
     assert sorted_lines(tmp_path / "killed") == sorted_lines(tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 def test_a_stream_of_a_million_rows_takes_no_more_memory_than_a_short_one(monkeypatch):
     class Counting:
         """A writer without a disk; its index is the real one."""
