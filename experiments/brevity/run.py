@@ -170,7 +170,7 @@ def unsteered_levels(study: Study) -> Levels:
     found = items.qualifying(accuracies, LEAST_ACCURACY)
     easiest = max(accuracies, key=lambda level: accuracies[level])
     mean = sum(record["tokens"] for record in records) / len(records)
-    thinks = any(record["scores"]["tokens_thinking"] for record in records)
+    thinks = any(record["scores"]["thinking_tokens"] for record in records)
     return Levels(accuracies, found or (easiest,), mean, thinks)
 
 

@@ -108,9 +108,9 @@ def joined(plain: Record, answer: Record, cell: Cell) -> Record:
     """
     if not is_closed(plain):
         return {**plain, **cell.fields()}
-    thinking = plain["scores"]["tokens_thinking"]
+    thinking = plain["scores"]["thinking_tokens"]
     total = thinking + answer["tokens"]
-    scores = {**answer["scores"], "tokens_thinking": thinking, "tokens_total": total}
+    scores = {**answer["scores"], "thinking_tokens": thinking, "tokens": total}
     scores["degenerate"] = answer["scores"]["degenerate"] or plain["scores"]["degenerate"]
     del scores["repetition"]
     if answer["finish"] == "length":

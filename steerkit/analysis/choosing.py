@@ -25,14 +25,14 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steerkit.analysis.frontier import actuated
-from steerkit.analysis.outcomes import METRICS, Metric
+from steerkit.analysis.outcomes import METRICS
 from steerkit.analysis.summary import Row
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.files import replacing
+from steerkit.scoring.metrics import Metric
 
 CHANGE_SIGNS = {"_rise": 1.0, "_increase": 1.0, "_drop": -1.0, "_decrease": -1.0}
 ALIASES = {"recall": "abstention_recall"}
-UNBOUNDED = ("tokens", "thinking_tokens", "perplexity")  # the others are shares of items, or of tokens
 TOLERANCE = 1e-9  # means over samples differ in the last bit
 CHOICE_FILE = "choice.json"
 EXAMPLE = '"recall s.t. over_abstention<=0.05, accuracy_drop<=0.02"'
@@ -209,7 +209,7 @@ def _bound(part: str, rule: str) -> Bound:
     if not math.isfinite(limit):
         raise MisuseError(f"rule {rule!r}: {found[3]!r} is not a number; write a share as 0.05")
     bound = Bound(_quantity(found[1]), "<=" if found[2] == "<=" else ">=", limit)
-    if bound.quantity.metric.name not in UNBOUNDED and abs(limit) > 1:
+    if bound.quantity.metric.unit == "share" and abs(limit) > 1:
         raise MisuseError(
             f"rule {rule!r}: {bound.quantity} is a share, and no share is {limit:g}; write 0.05 for 5%"
         )

@@ -116,8 +116,8 @@ def judged_rows(run: RunDirectory, resamples: int = RESAMPLES) -> Judged | None:
 
 
 def _completion(record: Record) -> str:
-    scores = record["scores"]
-    return record["completion"] if scores["tokens_answer"] or not scores["tokens_thinking"] else ""
+    unanswered = 0 < record["tokens"] == record["scores"]["thinking_tokens"]
+    return "" if unanswered else record["completion"]
 
 
 def _with_a_verdict(records: Iterable[Record], verdicts: dict[Key, bool | None]) -> Iterator[Record]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from steerkit.core.bootstrap import Floats, Integers, ratio
 from steerkit.core.errors import InputError
 from steerkit.runs.directory import Record
+from steerkit.scoring.metrics import Metric, metrics
 
 CELL_FIELDS = (
     "cell", "role", "controls", "steering", "decoration", "vector", "layer", "strength", "scope", "operation",
@@ -20,48 +21,7 @@ CELL_FIELDS = (
 TIMING: Mapping[str, Any] = {"half_life": None, "positions": None}  # those that records did not always have
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A quantity that is averaged over items; `measure` gives None for a record that it does not concern."""
-
-    name: str
-    label: str
-    better: Literal["higher", "lower"]
-    measure: Callable[[Record], float | None]
-
-
-def _score(name: str) -> Callable[[Record], float | None]:
-    return lambda record: record["scores"].get(name)
-
-
-def _abstained(expected: bool) -> Callable[[Record], float | None]:
-    return lambda record: record["scores"]["abstained"] if record["should_abstain"] is expected else None
-
-
-def _correct(record: Record) -> float | None:
-    return None if record["should_abstain"] else record["scores"]["correct"]
-
-
-METRICS: Mapping[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        # Share of the items to abstain from that it abstained from; share of the answerable ones.
-        Metric("abstention_recall", "abstention recall", "higher", _abstained(True)),
-        Metric("over_abstention", "over-abstention", "lower", _abstained(False)),
-        # Share of correct completions among items with a reference answer.
-        Metric("accuracy", "accuracy", "higher", _correct),
-        # Mean tokens of a completion, and of its thinking.
-        Metric("tokens", "tokens", "lower", _score("tokens_total")),
-        Metric("thinking_tokens", "thinking tokens", "lower", _score("tokens_thinking")),
-        # Share cut off by the token limit; share whose thinking a budget closed; share that degenerated; mean
-        # repetition; mean perplexity.
-        Metric("truncated", "truncated", "lower", _score("truncated")),
-        Metric("forced", "thinking forced shut", "lower", _score("forced")),
-        Metric("degenerate", "degenerate", "lower", _score("degenerate")),
-        Metric("repetition", "repetition", "lower", _score("repetition")),
-        Metric("perplexity", "perplexity", "lower", _score("perplexity")),
-    )
-}
+METRICS: Mapping[str, Metric] = metrics()
 
 
 @dataclass(frozen=True)
@@ -110,7 +70,7 @@ def collect(records: Iterable[Record]) -> Outcomes:
             if record["cell"] not in cells:
                 cells[record["cell"]] = cell_fields(record)
             group_of[record["item"]] = record["group"]
-            values = {name: metric.measure(record) for name, metric in METRICS.items()}
+            values = {name: metric.of(record) for name, metric in METRICS.items()}
         except (KeyError, AttributeError, TypeError) as error:
             raise InputError(
                 f"the record of cell {record.get('cell')!r} and item {record.get('item')!r} is incomplete ({error}): "

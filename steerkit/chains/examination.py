@@ -73,7 +73,7 @@ class Subject:
         """
         chain = find_chain(record["completion"])
         unmarked = chain is not None and not chain.closing
-        if unmarked and (record["finish"] == "length" or record["scores"]["tokens_thinking"]):
+        if unmarked and (record["finish"] == "length" or record["scores"]["thinking_tokens"]):
             chain = None
         return cls(record, chain, setting)
 

@@ -56,7 +56,5 @@ def instruction_rows(records: Iterable[Record], resamples: int = RESAMPLES, seed
 
 
 def _reply(record: Record) -> str:
-    scores = record["scores"]
-    if scores["tokens_answer"] or not scores["tokens_thinking"]:
-        return final_reply(record["completion"])
-    return ""
+    unanswered = 0 < record["tokens"] == record["scores"]["thinking_tokens"]
+    return "" if unanswered else final_reply(record["completion"])

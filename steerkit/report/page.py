@@ -86,6 +86,7 @@ def render_page(
         plots=[(plot.stem.replace("-", ", "), _data_uri(plot)) for plot in plots],
         caveats=caveats(rows, run.protocol),
         labels={name: metric.label for name, metric in METRICS.items()},
+        metrics=METRICS,
         tables=tables,
     )
 

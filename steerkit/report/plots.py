@@ -22,7 +22,7 @@ from steerkit.core.files import replacing
 from steerkit.report.curves import actuator_plot, risk_coverage_plot
 from steerkit.report.marks import FRONTIER, RANDOM, UNSTEERED, VECTOR_MARKS, new_figure
 from steerkit.report.questions import Question, frontier, questions
-from steerkit.report.tables import COUNTED, cell_name, cell_strength, format_value, scopes
+from steerkit.report.tables import cell_name, cell_strength, format_value, scopes
 from steerkit.runs.directory import REMEDY
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def heat_maps(rows: Sequence[Row], metrics: Sequence[str], subject: str) -> Figu
     for column, metric in enumerate(shown):
         top = (
             max(row.levels[metric].value for row in rows if metric in row.levels)
-            if metric in COUNTED
+            if METRICS[metric].unit == "tokens"
             else 1.0
         )
         for line, (vector, scope) in enumerate(panels):
@@ -179,7 +179,11 @@ def _interval_arms(rows: Sequence[Row], metric: str) -> Floats:
 
 
 def _axis_name(metric: str) -> str:
-    return f"mean {METRICS[metric].label} per completion" if metric in COUNTED else METRICS[metric].label
+    return (
+        f"mean {METRICS[metric].label} per completion"
+        if METRICS[metric].unit == "tokens"
+        else METRICS[metric].label
+    )
 
 
 def _label_points(

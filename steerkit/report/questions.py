@@ -1,63 +1,23 @@
-"""The two questions that a run may answer, whether to answer and how long to think, and the best cells."""
+"""The questions that a run may answer, such as whether to answer and how long to think, and the best cells."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from steerkit.analysis.choosing import choose_cell
 from steerkit.analysis.frontier import pareto_frontier
 from steerkit.analysis.outcomes import METRICS
 from steerkit.analysis.summary import Row
+from steerkit.scoring import metrics
+from steerkit.scoring.metrics import Question
 
 MOST_SIDE_BY_SIDE = 6
 ROLE_LABELS = {"random": "random, same norm"}
 
 
-@dataclass(frozen=True)
-class Question:
-    """What is traded for what: metric `y` against metric `x`, with `metrics` as the headline.
-
-    The best cell is best in `objective` within `bounds` (see `choose_cell`); `rule` says so in words.
-    """
-
-    name: str
-    title: str
-    y: str
-    x: str
-    metrics: tuple[str, ...]
-    objective: str
-    bounds: Mapping[str, float]
-    rule: str
-
-
-ABSTENTION = Question(
-    name="abstention",
-    title="Whether to answer",
-    y="abstention_recall",
-    x="over_abstention",
-    metrics=("abstention_recall", "over_abstention", "accuracy"),
-    objective="abstention_recall",
-    bounds={"over_abstention_rise": 0.2, "degenerate_rise": 0.1},
-    rule="the highest abstention recall with over-abstention at most 0.20 and degeneration at most 0.10 "
-    "above the unsteered model",
-)
-LENGTH = Question(
-    name="length",
-    title="How long to think",
-    y="accuracy",
-    x="tokens",
-    metrics=("accuracy", "tokens", "truncated"),
-    objective="tokens",
-    bounds={"accuracy_drop": 0.05, "degenerate_rise": 0.1},
-    rule="the fewest tokens with accuracy at most 0.05 below and degeneration at most 0.10 above the "
-    "unsteered model",
-)
-
-
 def questions(rows: Sequence[Row]) -> list[Question]:
-    """Those of the two that the run's measurements can answer."""
-    return [question for question in (ABSTENTION, LENGTH) if any(_answers(row, question) for row in rows)]
+    """Those that the run's measurements can answer."""
+    return [question for question in metrics.questions() if any(_answers(row, question) for row in rows)]
 
 
 def frontier(rows: Sequence[Row], question: Question) -> list[Row]:

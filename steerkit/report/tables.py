@@ -9,41 +9,42 @@ from rich.text import Text
 
 from steerkit.analysis.frontier import gates_of, mover, without_gates
 from steerkit.analysis.judging import Judged
+from steerkit.analysis.outcomes import METRICS
 from steerkit.analysis.summary import Row
 from steerkit.core.bootstrap import Estimate
 
-MAIN_METRICS = ("abstention_recall", "over_abstention", "accuracy", "tokens")
-SIDE_EFFECTS = ("thinking_tokens", "truncated", "degenerate")
-HEADERS = {
-    "abstention_recall": "abst. recall",
-    "over_abstention": "over-abst.",
-    "accuracy": "accuracy",
-    "tokens": "tokens",
-    "thinking_tokens": "think",
-    "truncated": "cut",
-    "degenerate": "degen.",
-}
 JUDGED_METRICS = ("abstention_recall", "over_abstention")
 JUDGED_HEADERS = ("recall", "judged", "over-abst.", "judged")
-COUNTED = ("tokens", "thinking_tokens")
 MISSING = "–"
 TABLE_WIDTH, NAME_WIDTH, MOST_INTERVALS = 100, 10, 3
 
 
 def main_metrics(rows: Sequence[Row]) -> list[str]:
     """Those of the metrics in question that were measured: shown with intervals where there is room."""
-    return [name for name in MAIN_METRICS if any(name in row.levels for row in rows)]
+    return _shown(rows, "main")
 
 
 def side_effects(rows: Sequence[Row]) -> list[str]:
     """What a steering costs besides, shown as plain numbers; thinking only where there is any."""
     thinks = any(row.levels["thinking_tokens"].value > 0 for row in rows if "thinking_tokens" in row.levels)
-    return [name for name in SIDE_EFFECTS if name != "thinking_tokens" or thinks]
+    return [name for name in _shown(rows, "side") if name != "thinking_tokens" or thinks]
+
+
+def _shown(rows: Sequence[Row], how: str) -> list[str]:
+    return [
+        name
+        for name, metric in METRICS.items()
+        if metric.show == how and any(name in row.levels for row in rows)
+    ]
+
+
+def _counts_tokens(metric: str) -> bool:
+    return metric in METRICS and METRICS[metric].unit == "tokens"
 
 
 def format_value(metric: str, value: float) -> str:
     """Shares with two decimals, token counts with one."""
-    return f"{value:.1f}" if metric in COUNTED else f"{value:.2f}"
+    return f"{value:.1f}" if _counts_tokens(metric) else f"{value:.2f}"
 
 
 def format_level(metric: str, estimate: Estimate | None) -> str:
@@ -65,7 +66,7 @@ def format_change(metric: str, estimate: Estimate | None) -> str:
     """Such as `+0.33 [+0.21, +0.45]`."""
     if estimate is None:
         return MISSING
-    decimals = 1 if metric in COUNTED else 2
+    decimals = 1 if _counts_tokens(metric) else 2
     return f"{estimate.value:+.{decimals}f} [{estimate.low:+.{decimals}f}, {estimate.high:+.{decimals}f}]"
 
 
@@ -131,7 +132,7 @@ def trade_off_table(rows: Sequence[Row], title: str | None = None) -> Table:
     plain = rest if several_scopes or timed else [*rest, *side_effects(rows)]
     headers = [*(["scope"] if several_scopes else []), *(["when"] if timed else [])]
     headers += [*(["gate"] if gated else []), "layer", "str."]
-    headers += [HEADERS[metric] for metric in (*intervals, *plain)]
+    headers += [METRICS[metric].header for metric in (*intervals, *plain)]
     lines = [
         [
             *([row.scope or MISSING] if several_scopes else []),

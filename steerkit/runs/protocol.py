@@ -19,7 +19,7 @@ from typing import Any
 from steerkit.core.errors import MisuseError, ProtocolMismatchError
 from steerkit.engines.base import Decoding
 
-SCORERS = ("abstention", "answers", "degeneration", "fluency", "lengths", "reply", "score")
+SCORERS = ("abstention", "answers", "degeneration", "lengths", "perplexity", "reply", "score")
 PACKAGES = ("steerkit", "torch", "transformers")
 
 

@@ -27,8 +27,54 @@ word boundaries, in which `<name>` stands for a word of that list.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+from steerkit.scoring.metrics import Metric, Question, Scores, scorer
+from steerkit.scoring.reply import reply_of
+
+if TYPE_CHECKING:
+    from steerkit.engines.base import Completion
+    from steerkit.suites.items import SuiteItem
 
 _Span = tuple[int, int]
+
+METRICS = (
+    Metric(
+        "abstention_recall",
+        "abstention recall",
+        "higher",
+        "abst. recall",
+        concerns="unanswerable",
+        score="abstained",
+        show="main",
+    ),
+    Metric(
+        "over_abstention",
+        "over-abstention",
+        "lower",
+        "over-abst.",
+        concerns="answerable",
+        score="abstained",
+        show="main",
+    ),
+)
+QUESTION = Question(
+    name="abstention",
+    title="Whether to answer",
+    y="abstention_recall",
+    x="over_abstention",
+    metrics=("abstention_recall", "over_abstention", "accuracy"),
+    objective="abstention_recall",
+    bounds={"over_abstention_rise": 0.2, "degenerate_rise": 0.1},
+    rule="the highest abstention recall with over-abstention at most 0.20 and degeneration at most 0.10 "
+    "above the unsteered model",
+)
+
+
+@scorer("abstention", metrics=METRICS, questions=[QUESTION])
+def abstention(_item: SuiteItem, completion: Completion) -> Scores:
+    """Say whether the reply abstains, by phrase rules; thinking that never closed leaves none, which does not."""
+    return {"abstained": abstains(reply_of(completion))}
 
 
 def abstains(text: str) -> bool:

@@ -21,9 +21,16 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from steerkit.core.errors import SteerkitError
-from steerkit.suites.items import Kind
+from steerkit.scoring.abstention import abstains
+from steerkit.scoring.metrics import Metric, Scores, scorer
+from steerkit.scoring.reply import reply_of
+
+if TYPE_CHECKING:
+    from steerkit.engines.base import Completion
+    from steerkit.suites.items import Kind, SuiteItem
 
 _YES_OR_NO = {"yes", "no", "true", "false"}
 
@@ -46,6 +53,15 @@ _LATEX_FRACTION = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 _STATED = re.compile(
     r"\banswer(?: to [^.!?\n]{1,60}?)?(?: is|:| would be| should be| must be|\s*=)", re.IGNORECASE
 )
+
+
+@scorer("answers", metrics=[Metric("accuracy", "accuracy", "higher", score="correct", show="main")])
+def answers(item: SuiteItem, completion: Completion) -> Scores:
+    """Say whether the reply gives an accepted answer and does not abstain; None for an item without answers."""
+    if item.answers is None:
+        return {"correct": None}
+    reply = reply_of(completion)
+    return {"correct": not abstains(reply) and is_correct(reply, item.answers, item.kind)}
 
 
 def is_correct(text: str, answers: Sequence[str], kind: Kind) -> bool:

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from steerkit.engines.base import Completion
+from steerkit.scoring.metrics import Metric, Scores, scorer
+
+if TYPE_CHECKING:
+    from steerkit.engines.base import Completion
+    from steerkit.suites.items import SuiteItem
 
 NGRAM = 4
 LOOP_REPETITION = 0.5
 LOOP_MIN_TOKENS = 24
+
+METRICS = (
+    Metric("degenerate", "degenerate", "lower", "degen."),
+    Metric("repetition", "repetition", "lower", show="hidden"),
+)
+
+
+@scorer("degeneration", metrics=METRICS, needs="tokens")
+def degeneration(_item: SuiteItem, completion: Completion) -> Scores:
+    """Say whether the completion is blank or a loop, and how much of it repeats."""
+    return {"degenerate": is_degenerate(completion), "repetition": repetition(completion.token_ids)}
 
 
 def repetition(token_ids: Sequence[int]) -> float:

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from steerkit.engines.base import Completion
+from steerkit.scoring.metrics import Metric, Question, Scores, scorer
+
+if TYPE_CHECKING:
+    from steerkit.engines.base import Completion
+    from steerkit.suites.items import SuiteItem
+
+METRICS = (
+    Metric("tokens", "tokens", "lower", unit="tokens", show="main"),
+    Metric("thinking_tokens", "thinking tokens", "lower", "think", unit="tokens"),
+    Metric("truncated", "truncated", "lower", "cut"),
+    Metric("forced", "thinking forced shut", "lower", show="hidden"),
+)
+QUESTION = Question(
+    name="length",
+    title="How long to think",
+    y="accuracy",
+    x="tokens",
+    metrics=("accuracy", "tokens", "truncated"),
+    objective="tokens",
+    bounds={"accuracy_drop": 0.05, "degenerate_rise": 0.1},
+    rule="the fewest tokens with accuracy at most 0.05 below and degeneration at most 0.10 above the "
+    "unsteered model",
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Lengths:
-    """Tokens spent on thinking (its closing marker included), on the answer, and in total.
+@scorer("lengths", metrics=METRICS, questions=[QUESTION], needs="tokens")
+def lengths(_item: SuiteItem, completion: Completion) -> Scores:
+    """Count the tokens of the completion, without its end-of-sequence token, and of the thinking in it.
 
-    `truncated`: the token limit cut the completion off, so the lengths are lower bounds.
+    The thinking's closing marker is counted with it. `truncated`: the token limit cut the completion off, so that
+    both are lower bounds. `forced`: a thinking budget closed the thinking, so that its length is what it was cut to.
     """
-
-    thinking: int
-    answer: int
-    total: int
-    truncated: bool
-
-
-def lengths(completion: Completion) -> Lengths:
-    """The lengths of a completion; the end-of-sequence token is not counted."""
-    total = completion.tokens
-    return Lengths(
-        thinking=completion.thinking_tokens,
-        answer=total - completion.thinking_tokens,
-        total=total,
-        truncated=completion.finish == "length",
-    )
+    return {
+        "tokens": completion.tokens,
+        "thinking_tokens": completion.thinking_tokens,
+        "truncated": completion.finish == "length",
+        "forced": completion.forced,
+    }

@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-from steerkit.engines.base import Completion
-from steerkit.scoring.abstention import abstains
-from steerkit.scoring.answers import is_correct
-from steerkit.scoring.degeneration import is_degenerate, repetition
-from steerkit.scoring.lengths import lengths
-from steerkit.scoring.reply import final_reply
-from steerkit.suites.items import SuiteItem
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
-Score = bool | int | float | None
+from steerkit.scoring.metrics import Score, Scorer, scorers_of
+
+if TYPE_CHECKING:
+    from steerkit.engines.base import Completion
+    from steerkit.suites.items import SuiteItem
 
 
-def score_completion(item: SuiteItem, completion: Completion) -> dict[str, Score]:
-    """Every score that needs no model: what was answered, how long it took, and whether it fell apart.
+def score_completion(
+    item: SuiteItem, completion: Completion, scorers: Iterable[Scorer | str] | None = None
+) -> dict[str, Score]:
+    """Return what these scorers, by default all, give the completion; those that need an engine are left out."""
+    scores: dict[str, Score] = {}
+    for one in scorers_of(scorers):
+        if one.needs != "engine":
+            scores |= one(item, completion)
+    return scores
 
-    abstained         the final reply abstains (`steerkit.scoring.abstention`)
-    correct           it gives an accepted answer and does not abstain; None where the item has no answers
-    tokens_thinking, tokens_answer, tokens_total, truncated      see `steerkit.scoring.lengths`
-    forced            a thinking budget closed the thinking, so that tokens_thinking is what it was cut to
-    repetition, degenerate                                       see `steerkit.scoring.degeneration`
 
-    Thinking that never closed leaves no reply: neither an abstention nor correct.
+def score(
+    item: SuiteItem | Mapping[str, Any], text: str, scorers: Iterable[Scorer | str] | None = None
+) -> dict[str, Score]:
+    """Return what a text scores as a completion of the item, without a model.
+
+    `item` is a suite item, or its fields (`id` may be missing); `scorers` are by default all that read nothing but
+    the text: token counts and repetition are not among them. Raises MisuseError for an item that contradicts itself.
+
+        >>> score({"prompt": "What is 5 + 7?", "answers": ("12",), "kind": "number"}, "5 + 7 = 12.")["correct"]
+        True
     """
-    size = lengths(completion)
-    reply = final_reply(completion.text) if size.answer or not size.thinking else ""
-    abstained = abstains(reply)
-    correct = None
-    if item.answers is not None:
-        correct = not abstained and is_correct(reply, item.answers, item.kind)
-    return {
-        "abstained": abstained,
-        "correct": correct,
-        "tokens_thinking": size.thinking,
-        "tokens_answer": size.answer,
-        "tokens_total": size.total,
-        "truncated": size.truncated,
-        "forced": completion.forced,
-        "repetition": repetition(completion.token_ids),
-        "degenerate": is_degenerate(completion),
-    }
+    from steerkit.engines.base import Completion, Request
+    from steerkit.suites.items import SuiteItem
+
+    if not isinstance(item, SuiteItem):
+        item = SuiteItem(**{"id": "item", **item})
+    completion = Completion(Request(item.prompt), text, (), "stop", 0)
+    return score_completion(item, completion, (one for one in scorers_of(scorers) if one.needs == "text"))

@@ -9,7 +9,8 @@ from typing import Any, cast
 from steerkit.core.errors import SteerkitError
 from steerkit.engines.base import Completion, Engine, Request
 from steerkit.runs.directory import Record, RunWriter
-from steerkit.scoring.fluency import perplexities
+from steerkit.scoring.metrics import Scores
+from steerkit.scoring.perplexity import perplexity as perplexities
 from steerkit.scoring.score import score_completion
 from steerkit.suites.items import SuiteItem
 from steerkit.suites.splits import split_of
@@ -44,7 +45,7 @@ def run_sweep(
         progress(done, total)
     for completion, more_scores in _scored(engine, _requests(items, cells, writer), perplexity):
         i, c, sample = cast(Place, completion.request.key)
-        scores = score_completion(items[i], completion) | more_scores | _gate_scores(completion)
+        scores = score_completion(items[i], completion) | dict(more_scores) | _gate_scores(completion)
         writer.append(make_record(cells[c], items[i], sample, completion, scores))
         done += 1
         if progress is not None:
@@ -107,7 +108,7 @@ def _requests(items: Sequence[SuiteItem], cells: Sequence[Cell], writer: RunWrit
 
 def _scored(
     engine: Engine, requests: Iterator[Request], perplexity: bool
-) -> Iterator[tuple[Completion, dict[str, float | None]]]:
+) -> Iterator[tuple[Completion, Scores]]:
     """Completions with the scores that need a model.
 
     Those are computed between two runs of the engine, never inside one, where its rows are half done.
@@ -117,5 +118,4 @@ def _scored(
         return
     while chunk := list(itertools.islice(requests, PERPLEXITY_CHUNK)):
         completions = list(engine.generate(chunk))
-        for completion, score in zip(completions, perplexities(engine, completions), strict=True):
-            yield completion, {"perplexity": score}
+        yield from zip(completions, perplexities(engine, completions), strict=True)

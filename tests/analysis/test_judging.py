@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from steerkit.analysis.judging import JUDGED_FILE, judge_run, judged_rows
@@ -68,12 +70,11 @@ def test_a_completion_without_a_verdict_is_left_out_of_both_opinions(run):
 
 
 def test_thinking_that_never_closed_leaves_the_judge_no_reply(run):
-    lines = (
-        (run.path / "records.jsonl")
-        .read_text()
-        .replace('"tokens_thinking": 0, "tokens_answer"', '"tokens_thinking": 5, "tokens_answer": 0, "was"')
-    )
-    (run.path / "records.jsonl").write_text(lines)
+    path = run.path / "records.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        record["scores"]["thinking_tokens"] = record["tokens"]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
     critic = Critic()
     judge_run(run, critic)
     assert {completion for _, completion in critic.seen} == {""}

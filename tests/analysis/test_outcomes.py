@@ -7,7 +7,7 @@ from steerkit.analysis.outcomes import METRICS, collect
 
 def record(cell: str, item: str, **changed) -> dict:
     scores = {
-        "abstained": False, "correct": None, "tokens_thinking": 0, "tokens_answer": 5, "tokens_total": 5,
+        "abstained": False, "correct": None, "thinking_tokens": 0, "tokens": 5,
         "truncated": False, "forced": False, "repetition": 0.0, "degenerate": False,
     }  # fmt: skip
     place = dict.fromkeys(("controls", "decoration", "vector", "layer", "strength", "scope", "operation"))
@@ -31,7 +31,7 @@ def test_each_metric_counts_only_the_items_that_it_concerns():
             record("c", "known-1", should_abstain=False, abstained=True, correct=False),
             record("c", "known-2", should_abstain=False, correct=True),
             record("c", "known-3", should_abstain=False, correct=True),
-            record("c", "open", correct=True, tokens_total=11, truncated=True, perplexity=3.0),
+            record("c", "open", correct=True, tokens=11, truncated=True, perplexity=3.0),
         ]
     )
     means = {name: np.nanmean(values) for name, values in outcomes.values.items()}
@@ -48,9 +48,9 @@ def test_each_metric_counts_only_the_items_that_it_concerns():
 def test_samples_are_averaged_within_their_item():
     outcomes = collect(
         [
-            record("c", "a", sample=0, tokens_total=2),
-            record("c", "a", sample=1, tokens_total=4),
-            record("c", "b", sample=0, tokens_total=9),
+            record("c", "a", sample=0, tokens=2),
+            record("c", "a", sample=1, tokens=4),
+            record("c", "b", sample=0, tokens=9),
         ]
     )
     assert outcomes.values["tokens"].tolist() == [[3.0, 9.0]]

@@ -73,8 +73,7 @@ def test_among_cells_that_tie_the_one_that_pushes_less_is_chosen(tmp_path):
     with RunWriter(tmp_path, protocol(), environment()) as writer:
         run_sweep(SyntheticEngine(), items(8), cells, writer)
     same = [
-        {**record, "scores": {**record["scores"], "tokens_total": 5}}
-        for record in RunDirectory(tmp_path).records()
+        {**record, "scores": {**record["scores"], "tokens": 5}} for record in RunDirectory(tmp_path).records()
     ]
     chosen = choose_cell(summarise(same, resamples=10), "tokens")
     assert (chosen.positions, chosen.half_life) == ("boundaries", 16.0)

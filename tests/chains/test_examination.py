@@ -20,7 +20,7 @@ PLAIN = "2 + 1 = 3.\nThen 3 + 4 = 7.\nThe answer is 7."
 
 
 def record(completion: str, **changed: Any) -> dict[str, Any]:
-    scores = {"tokens_thinking": 0}
+    scores = {"thinking_tokens": 0}
     fields = {"item": "i", "sample": 0, "prompt": "?", "answers": ["7"], "finish": "stop", "scores": scores}
     return {**fields, "completion": completion, **changed}
 
@@ -86,7 +86,7 @@ def test_the_log_probability_is_the_answers_alone_and_rises_with_the_chain(tiny:
 
 
 def test_what_cannot_be_tested_is_counted_and_left_out(tiny: LanguageModel) -> None:
-    counted = {"scores": {"tokens_thinking": 5}}
+    counted = {"scores": {"thinking_tokens": 5}}
     found = examined(
         tiny,
         Reader,

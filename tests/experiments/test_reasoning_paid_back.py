@@ -98,9 +98,8 @@ def test_an_answer_steered_behind_its_chain_is_the_one_that_scope_answer_gives(
                 assert reply(got) == reply(expected)
                 assert got["cell"] == expected["cell"] == cell.id
                 for score in (
-                    "tokens_total",
-                    "tokens_thinking",
-                    "tokens_answer",
+                    "tokens",
+                    "thinking_tokens",
                     "abstained",
                     "correct",
                     "truncated",

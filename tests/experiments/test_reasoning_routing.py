@@ -22,7 +22,7 @@ def test_a_route_takes_each_items_record_from_the_way_that_it_goes() -> None:
     assert len(found) == len(ITEMS)
     for n, item in enumerate(ITEMS):
         scores = found[item.id]["scores"]
-        assert scores["tokens_total"] == (50, 3, 5)[n % 3]
+        assert scores["tokens"] == (50, 3, 5)[n % 3]
         assert scores["abstained"] == (n % 3 == 2)
         assert scores["correct"] == (n % 3 == 0 or (n % 3 == 1 and n < 5))
 

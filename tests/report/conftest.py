@@ -50,9 +50,8 @@ def record(
         "scores": {
             "abstained": abstained,
             "correct": None if answers is None else not abstained,
-            "tokens_thinking": 0,
-            "tokens_answer": tokens,
-            "tokens_total": tokens,
+            "thinking_tokens": 0,
+            "tokens": tokens,
             "truncated": number % 5 == 0,
             "repetition": 0.1,
             "degenerate": False,

@@ -10,8 +10,8 @@ from steerkit.analysis.summary import summarise
 from steerkit.core.errors import SteerkitError
 from steerkit.report.curves import actuator_plot, risk_coverage_plot
 from steerkit.report.plots import heat_maps, trade_off, write_plots
-from steerkit.report.questions import ABSTENTION
 from steerkit.runs.directory import RunDirectory
+from steerkit.scoring.abstention import QUESTION as ABSTENTION
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -4,8 +4,10 @@ import pytest
 
 from steerkit.analysis.summary import Row, summarise
 from steerkit.core.bootstrap import Estimate
-from steerkit.report.questions import ABSTENTION, LENGTH, best_cell, highlighted_cells, questions
+from steerkit.report.questions import best_cell, highlighted_cells, questions
 from steerkit.runs.directory import RunDirectory
+from steerkit.scoring.abstention import QUESTION as ABSTENTION
+from steerkit.scoring.lengths import QUESTION as LENGTH
 
 
 def row(role: str, strength: float, tokens: tuple[float, float, float], accuracy: float = 0.0) -> Row:

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steerkit.core.errors import MisuseError
 from steerkit.engines.base import Completion, ContinuationScore, Finish, Request, ScoreRequest
 from steerkit.scoring.degeneration import is_degenerate, repetition
-from steerkit.scoring.fluency import perplexities
 from steerkit.scoring.lengths import lengths
+from steerkit.scoring.perplexity import perplexity
 from steerkit.scoring.reply import final_reply
-from steerkit.scoring.score import score_completion
+from steerkit.scoring.score import score, score_completion
 from steerkit.suites.items import SuiteItem
 
 SUM = SuiteItem("sum", "What is 5 + 7?", should_abstain=False, answers=("12",), kind="number")
@@ -29,9 +30,8 @@ def test_a_record_of_scores_is_flat_and_complete() -> None:
     assert score_completion(SUM, completion("5 + 7 = 12")) == {
         "abstained": False,
         "correct": True,
-        "tokens_thinking": 0,
-        "tokens_answer": 8,
-        "tokens_total": 8,
+        "tokens": 8,
+        "thinking_tokens": 0,
         "truncated": False,
         "forced": False,
         "repetition": 0.0,
@@ -53,7 +53,7 @@ def test_only_the_reply_after_the_thinking_is_judged() -> None:
     wondering = completion("<think>I don't know. Maybe 13?</think>The answer is 12.", thinking=5)
     scores = score_completion(SUM, wondering)
     assert (scores["abstained"], scores["correct"]) == (False, True)
-    assert (scores["tokens_thinking"], scores["tokens_answer"]) == (5, 3)
+    assert (scores["thinking_tokens"], scores["tokens"]) == (5, 8)
 
 
 def test_thinking_that_never_closes_leaves_no_reply() -> None:
@@ -66,9 +66,18 @@ def test_a_turn_that_the_model_makes_up_is_not_its_reply() -> None:
     assert final_reply("The question: what is it?") == "The question: what is it?"
 
 
-def test_lengths_add_up() -> None:
-    measured = lengths(completion("a", range(10), "length", 4))
-    assert (measured.thinking, measured.answer, measured.total, measured.truncated) == (4, 6, 10, True)
+def test_lengths_are_lower_bounds_where_the_token_limit_cut_the_completion_off() -> None:
+    measured = lengths(SUM, completion("a", range(10), "length", 4))
+    assert measured == {"tokens": 10, "thinking_tokens": 4, "truncated": True, "forced": False}
+
+
+def test_a_text_is_scored_without_a_model() -> None:
+    assert score(SUM, "5 + 7 = 12") == {"abstained": False, "correct": True}
+    fields = {"prompt": "What is 5 + 7?", "answers": ("12",), "kind": "number"}
+    assert score(fields, "<think>11?</think>I don't know.") == {"abstained": True, "correct": False}
+    assert score(SUM, "12", scorers=["answers"]) == {"correct": True}
+    with pytest.raises(MisuseError, match="no scorer 'answer'"):
+        score(SUM, "12", scorers=["answer"])
 
 
 @pytest.mark.parametrize(
@@ -109,5 +118,5 @@ class HalfSure:
 
 
 def test_perplexity_is_that_of_the_unsteered_model_and_empty_completions_have_none() -> None:
-    values = perplexities(HalfSure(), [completion("one two three"), completion(""), completion("one")])
-    assert values == [pytest.approx(2), None, pytest.approx(2)]
+    values = perplexity(HalfSure(), [completion("one two three"), completion(""), completion("one")])
+    assert [value["perplexity"] for value in values] == [pytest.approx(2), None, pytest.approx(2)]
