@@ -9,12 +9,16 @@ from steerkit.engines.context import steer as steer
 from steerkit.engines.remote.server import ServerEngine as ServerEngine
 from steerkit.engines.remote.vllm import VllmEngine as VllmEngine
 from steerkit.engines.transformers.engine import TransformersEngine as TransformersEngine
+from steerkit.extraction.estimators import estimator as estimator
 from steerkit.extraction.extract import extract as extract
 from steerkit.extraction.learned import learn as learn
 from steerkit.extraction.lint import lint as lint
 from steerkit.extraction.make import make_pairs as make_pairs
+from steerkit.extraction.pairs import ContrastPair as ContrastPair
 from steerkit.extraction.pairs import ContrastPairs as ContrastPairs
+from steerkit.extraction.pairs import LabelledPrompt as LabelledPrompt
 from steerkit.extraction.pairs import LabelledPrompts as LabelledPrompts
+from steerkit.extraction.pairs import load_labelled as load_labelled
 from steerkit.extraction.pairs import load_pairs as load_pairs
 from steerkit.extraction.pairs import save_pairs as save_pairs
 from steerkit.extraction.probe_fit import choose_threshold as choose_threshold

@@ -106,8 +106,8 @@ PAIRS = [
     Bad("too long", 2, "shorten it or drop it", lambda at: at.extract_from(pair(positive="x" * 600))),
     Bad("sides equal", 1, "do not differ", lambda at: at.extract_from(pair(positive="a", negative="a"))),
     Bad("one label", 1, "both positive and", lambda at: at.extract_from(LABEL, "--aggregation", "prompt")),
-    Bad("method", 2, "it is one of mean-difference", lambda at: at.extract(None, "--method", "magic")),
-    Bad("aggregation", 2, "it is one of last", lambda at: at.extract(None, "--aggregation", "first")),
+    Bad("method", 2, "there are mean-difference", lambda at: at.extract(None, "--method", "magic")),
+    Bad("aggregation", 2, "'last', 'mean', 'prompt'", lambda at: at.extract(None, "--aggregation", "first")),
     Bad("prompts of pairs", 2, "last or mean", lambda at: at.extract(None, "--aggregation", "prompt")),
     Bad(
         "chat messages, no template",

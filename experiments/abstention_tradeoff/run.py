@@ -211,7 +211,7 @@ def fitted(
 
     vectors = [
         response,
-        kept("question", lambda: sk.extract(lm, sk.load_pairs("suite:abstention"), aggregation="prompt")),
+        kept("question", lambda: sk.extract(lm, sk.load_labelled("suite:abstention"))),
         kept("projected", lambda: without("mean")),
         kept("projected-content", lambda: without("content")),
         kept("learned", lambda: sk.learn(lm, pairs, layers, kl_budget=KL_BUDGET)),
@@ -222,7 +222,7 @@ def fitted(
 def fitted_probe(lm: sk.LanguageModel, path: Path, budgets: Sequence[float]) -> sk.Probe:
     """The model's own probe for what should be abstained from, thresholds from `choose`; kept in a file."""
     if not path.is_file():
-        probe = sk.fit_probe(lm, sk.load_pairs("suite:abstention"), name="should-abstain")
+        probe = sk.fit_probe(lm, sk.load_labelled("suite:abstention"), name="should-abstain")
         choose = sk.load_suite("abstention").split("choose")
         for budget in reversed(budgets):  # the last one added is the default
             probe = probe.with_threshold(sk.choose_threshold(probe, lm, choose, budget))

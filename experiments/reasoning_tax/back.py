@@ -47,7 +47,7 @@ from experiments.reasoning_tax.setting import (
 )
 from steerkit.analysis.choosing import choose_cell
 from steerkit.analysis.summary import Row, summarise
-from steerkit.extraction.probe_fit import labelled_prompts
+from steerkit.extraction.pairs import labelled_prompts
 from steerkit.runs.directory import Record
 from steerkit.suites.suite import Suite
 from steerkit.sweeps.grid import Cell, distinct

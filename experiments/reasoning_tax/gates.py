@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 import steerkit as sk
-from steerkit.extraction.pairs import LabelledPrompts
-from steerkit.extraction.probe_fit import ALMOST_NEVER, cut_within, labelled_prompts, prompt_states
+from steerkit.extraction.pairs import LabelledPrompts, labelled_prompts
+from steerkit.extraction.probe_fit import ALMOST_NEVER, cut_within, prompt_states
 from steerkit.runs.directory import Record
 from steerkit.suites.suite import Suite
 from steerkit.sweeps.grid import Cell

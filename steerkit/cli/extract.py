@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from steerkit.cli import console, options
+from steerkit.core.registry import ESTIMATORS
 
+METHOD = "mean-difference"
 BUDGET = 0.05  # of answerable questions, on choose, for which a probe may fire
 
 
@@ -19,24 +22,25 @@ def extract(
     device: options.Device = None,
     dtype: options.Dtype = None,
     what: Annotated[
-        str,
-        typer.Option("--as", metavar="vector|probe", help="A steering vector, or a probe that gates one."),
+        Literal["vector", "probe"], typer.Option("--as", help="A steering vector, or a probe that gates one.")
     ] = "vector",
-    method: Annotated[
-        str,
-        typer.Option("--method", help="mean-difference, pca, logistic, lda, random or contrastive-energy."),
-    ] = "mean-difference",
+    method: Annotated[str, typer.Option("--method", help=f"{', '.join(ESTIMATORS)}.")] = METHOD,
     aggregation: Annotated[
-        str,
-        typer.Option("--aggregation", help="last, mean (over the completion) or prompt (labelled prompts)."),
-    ] = "mean",
+        Literal["last", "mean", "prompt"] | None,
+        typer.Option(
+            "--aggregation",
+            help="Completions are read at their last token or over all (default: mean), labelled prompts at theirs.",
+        ),
+    ] = None,
     layers: Annotated[
         str | None,
-        typer.Option("--layers", help="Where contrastive-energy trains: 12,14 or start:stop:step."),
+        typer.Option("--layers", help="Where a learned vector is trained: 12,14 or start:stop:step."),
     ] = None,
-    kl_budget: Annotated[
-        float | None,
-        typer.Option("--kl-budget", help="What contrastive-energy may change elsewhere, in nats per token."),
+    method_options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option", metavar="KEY=VALUE", help="For the method, such as kl_budget=0.3; repeat for several."
+        ),
     ] = None,
     project_out: Annotated[
         str | None,
@@ -49,7 +53,10 @@ def extract(
     budget: Annotated[
         float | None,
         typer.Option(
-            "--budget", help="For a probe: the over-abstention that its threshold may cost on choose."
+            "--budget",
+            min=0,
+            max=1,
+            help="For a probe: over-abstention that its threshold may cost on choose.",
         ),
     ] = None,
     into: Annotated[
@@ -68,56 +75,55 @@ def extract(
     fits it on the suite's split fit and chooses its threshold on choose.
     """
     from steerkit.core.errors import MisuseError
-    from steerkit.extraction.extract import LEARNED
-    from steerkit.extraction.extract import extract as fit
-    from steerkit.extraction.pairs import load_pairs
-    from steerkit.extraction.projection import project_out as without
-    from steerkit.extraction.projection import shared_directions
-    from steerkit.interventions.spec import parse_range
 
-    if what not in ("vector", "probe"):
-        raise MisuseError(f"--as is vector or probe, got {what!r}")
     if what == "probe":
-        _check_probe_options(method, aggregation, layers, kl_budget, project_out)
-        _extract_probe(out, pairs, model, device, dtype, budget, into, name or out.stem, seed, as_json)
+        if method != METHOD or any((aggregation, layers, method_options, project_out)):
+            raise MisuseError(
+                "a probe is a logistic one at the last prompt token of every layer: leave --method, --aggregation, "
+                "--layers, --option and --project-out out"
+            )
+        _extract_probe(out, pairs, (model, device, dtype), budget, into, name or out.stem, seed, as_json)
         return
     if budget is not None or into is not None:
         raise MisuseError("--budget and --into are for a probe: add --as probe")
-    if (layers is not None) != (method == LEARNED) or (kl_budget is not None and method != LEARNED):
-        raise MisuseError(f"--method {LEARNED} needs --layers, and only it takes --layers and --kl-budget")
-    if method == LEARNED and aggregation != "mean":
-        raise MisuseError(f"--method {LEARNED} does not read states: leave --aggregation out")
-    loaded = load_pairs(pairs)
+    from steerkit.extraction.extract import check_extraction
+    from steerkit.extraction.extract import extract as fit
+    from steerkit.extraction.pairs import load_examples
+    from steerkit.extraction.projection import NAMED, shared_directions
+    from steerkit.extraction.projection import project_out as without
+    from steerkit.interventions.spec import parse_range
+    from steerkit.interventions.vector import load_vector
+
+    trained = None if layers is None else parse_range(layers, int, what="layers")
+    chosen = options.key_values(method_options, "--option")
+    loaded = load_examples(pairs)
+    check_extraction(loaded, method, aggregation, layers=trained, options=chosen)
+    shared = project_out if project_out is None or project_out in NAMED else load_vector(project_out)
     lm = console.load(model, device, dtype)
     with console.progress(f"extracting {loaded.name}") as progress:
-        if layers is None:
-            vector = fit(lm, loaded, method, aggregation, seed=seed, progress=progress)  # type: ignore[arg-type]
-        else:
-            from steerkit.extraction.learned import KL_BUDGET, learn
-
-            vector = learn(
-                lm,
-                loaded,
-                parse_range(layers, int, what="layers"),
-                kl_budget=KL_BUDGET if kl_budget is None else kl_budget,
-                seed=seed,
-                progress=progress,
-            )
-    if project_out is not None:
-        vector = without(vector, *shared_directions(project_out, vector, lm, loaded))
+        vector = fit(
+            lm, loaded, method, aggregation, layers=trained, options=chosen, seed=seed, progress=progress
+        )
+    if shared is not None:
+        vector = without(vector, *shared_directions(shared, vector, lm, loaded))
     vector = vector.renamed(name or out.stem)
     vector.save(out)
     metadata = vector.metadata
+
+    def figure(values: Sequence[float] | None, layer: int) -> float | None:
+        return None if values is None else round(values[layer], 4)
+
+    doses = [vector.relative_dose(layer, 1.0) for layer in range(vector.n_layers)]
     rows = [
         {
             "layer": layer,
-            "separability": None if metadata.separability is None else round(metadata.separability[layer], 4),
-            "agreement": None if metadata.agreement is None else round(metadata.agreement[layer], 4),
-            "alignment": None if metadata.alignment is None else round(metadata.alignment[layer], 4),
+            "separability": figure(metadata.separability, layer),
+            "agreement": figure(metadata.agreement, layer),
+            "alignment": figure(metadata.alignment, layer),
             "norm": round(float(vector.direction[layer].norm()), 4),
-            "relative_dose": None if (dose := vector.relative_dose(layer, 1.0)) is None else round(dose, 4),
+            "relative_dose": None if dose is None else round(dose, 4),
         }
-        for layer in range(vector.n_layers)
+        for layer, dose in enumerate(doses)
     ]
     if as_json:
         console.print_json(
@@ -126,30 +132,16 @@ def extract(
         return
     _print_layers(rows, metadata.baseline_separability)
     console.say(f"wrote {out}: {vector.name}, {method}, {metadata.pairs_count} pairs, {lm.name}")
-    layer = vector.n_layers * 2 // 5 if layers is None else parse_range(layers, int, what="layers")[0]
+    layer = vector.n_layers * 2 // 5 if trained is None else trained[0]
     console.say(
         f'next: steerkit generate --model {model} --steer {out}@layer={layer},strength=1 "your question"'
     )
 
 
-def _check_probe_options(
-    method: str, aggregation: str, layers: str | None, kl_budget: float | None, project_out: str | None
-) -> None:
-    from steerkit.core.errors import MisuseError
-
-    if (method, aggregation, layers, kl_budget, project_out) != ("mean-difference", "mean", None, None, None):
-        raise MisuseError(
-            "a probe is a logistic one at the last prompt token of every layer: leave --method, --aggregation, "
-            "--layers, --kl-budget and --project-out out"
-        )
-
-
 def _extract_probe(
     out: Path,
     pairs: str,
-    model: str,
-    device: str | None,
-    dtype: str | None,
+    model: tuple[str, str | None, str | None],
     budget: float | None,
     into: str | None,
     name: str,
@@ -157,27 +149,22 @@ def _extract_probe(
     as_json: bool,
 ) -> None:
     from steerkit.core.errors import MisuseError
-    from steerkit.extraction.pairs import SUITE, LabelledPrompts, load_pairs
+    from steerkit.extraction.pairs import labelled_prompts, load_labelled, suite_of
     from steerkit.extraction.probe_fit import choose_threshold, fit_probe
     from steerkit.interventions.vector import load_vector
-    from steerkit.suites.suite import load_suite
 
-    loaded = load_pairs(pairs)
-    if not isinstance(loaded, LabelledPrompts):
-        raise MisuseError(
-            f"a probe is fitted on labelled prompts, and {pairs} are contrast pairs: use --pairs suite:abstention or a "
-            "file of labelled prompts"
-        )
-    suite = load_suite(pairs.removeprefix(SUITE)) if pairs.startswith(SUITE) else None
+    suite = suite_of(pairs)
     if suite is None and budget is not None:
         raise MisuseError("--budget needs a suite, whose split choose the threshold is chosen on")
+    loaded = load_labelled(pairs) if suite is None else labelled_prompts(suite.split("fit"))
+    held_out = None if suite is None else suite.split("choose")
     vector = None if into is None else load_vector(into)
-    lm = console.load(model, device, dtype)
+    lm = console.load(*model)
     with console.progress(f"fitting {loaded.name}") as progress:
         probe = fit_probe(lm, loaded, name=name, seed=seed, progress=progress)
-    if suite is not None:
+    if held_out is not None:
         allowed = BUDGET if budget is None else budget
-        probe = probe.with_threshold(choose_threshold(probe, lm, suite.split("choose"), allowed))
+        probe = probe.with_threshold(choose_threshold(probe, lm, held_out, allowed))
     (probe if vector is None else vector.with_probe(probe)).save(out)
     metadata = probe.metadata
     rows = [{"layer": layer, "auroc": round(auroc, 4)} for layer, auroc in enumerate(metadata.auroc or ())]
@@ -199,7 +186,7 @@ def _extract_probe(
     console.say(f"next: steerkit sweep --gate {out} …, or a spec with gate={out}")
 
 
-def _print_layers(rows: list[dict[str, float | None]], baseline: float | None) -> None:
+def _print_layers(rows: Sequence[Mapping[str, float | None]], baseline: float | None) -> None:
     from rich.table import Table
 
     table = Table(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -107,3 +109,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 OutFile = Annotated[Path, typer.Option("--out", "-o", help="File to write.")]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
+
+
+def key_values(texts: Sequence[str] | None, option: str) -> dict[str, object]:
+    """What `KEY=VALUE`, repeated, says; values are JSON, or else texts. Raises BadParameter for anything else."""
+    given: dict[str, object] = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        name = key.strip().replace("-", "_")
+        if not equals or not name.isidentifier():
+            raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint=option)
+        try:
+            given[name] = json.loads(value)
+        except ValueError:
+            given[name] = value
+    return given

@@ -28,10 +28,10 @@ def lint(
 ) -> None:
     """Find what would spoil a vector: leaks, duplicates, empty or identical sides, undeclared length skew."""
     from steerkit.extraction.lint import lint as find
-    from steerkit.extraction.pairs import load_pairs
+    from steerkit.extraction.pairs import load_examples
     from steerkit.suites.suite import load_suite
 
-    loaded = load_pairs(pairs)
+    loaded = load_examples(pairs)
     other = [item.prompt for item in load_suite(suite).items] if suite else []
     lm = console.load(model, None, None) if model else None
     findings = find(loaded, contrast, other=other, lm=lm)

@@ -157,8 +157,8 @@ def _length(name: str, examples: Iterable[Example], contrast: Contrast) -> Itera
             "warning",
             "length-skew",
             name,
-            f"the positive side is {ratio:.2f} times as long as the negative one: balance them, or declare "
-            "--contrast length",
+            f"the positive side is {ratio:.2f} times as long as the negative one: balance them, or declare length "
+            "as the contrast",
         )
     if not skewed and contrast == "length":
         yield Finding(

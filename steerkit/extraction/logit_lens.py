@@ -36,4 +36,5 @@ def logit_lens_alignment(
         )
         first = torch.tensor([text.ids[text.prompt_length] for text in texts], device=standard.device)
         side = torch.tensor(list(positive), device=standard.device)
-        return (standard[:, first[side]].mean(dim=1) - standard[:, first[~side]].mean(dim=1)).cpu()
+        gap: Tensor = standard[:, first[side]].mean(dim=1) - standard[:, first[~side]].mean(dim=1)
+        return gap.cpu()

@@ -6,9 +6,9 @@ prompt* shows it, or not, by itself. One JSON object a line:
     {"id": "p1", "prompt": "…", "positive": "…", "negative": "…"}      optional: "system", "tags"
     {"id": "q1", "prompt": "…", "label": true}                         optional: "system", "tags"
 
-A file of suite items (they have "should_abstain") is read as labelled prompts, and so is the suite NAME as
-`suite:NAME`; of both the split `fit` alone: the others are kept for choosing and reporting. `prompt` is a text
-or a list of chat messages.
+A suite (`suite:NAME`, or a file of its items, which have "should_abstain") gives the items of its split `fit` as
+labelled prompts: the other splits are kept for choosing and reporting. `prompt` is a text or a list of chat
+messages.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from pydantic_core import from_json
 from steerkit.core.errors import InputError, MisuseError, SteerkitError
 from steerkit.core.files import replacing
 from steerkit.core.prompts import EncodedText, Prompt, Renderer, check_prompt
-from steerkit.suites.splits import split_of_group
-from steerkit.suites.suite import load_suite
+from steerkit.suites.items import load_items
+from steerkit.suites.suite import Suite, load_suite
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,9 @@ class ContrastPairs:
     def __iter__(self) -> Iterator[ContrastPair]:
         return iter(self.pairs)
 
+    def __repr__(self) -> str:
+        return f"ContrastPairs({self.name!r}, {len(self)} pairs)"
+
     @property
     def digest(self) -> str:
         """SHA-256 of the pairs in their order; the name has no part in it."""
@@ -128,6 +131,10 @@ class LabelledPrompts:
 
     def __iter__(self) -> Iterator[LabelledPrompt]:
         return iter(self.prompts)
+
+    def __repr__(self) -> str:
+        positive = sum(item.label for item in self)
+        return f"LabelledPrompts({self.name!r}, {positive} positive, {len(self) - positive} negative)"
 
     @property
     def digest(self) -> str:
@@ -163,63 +170,88 @@ class _LabelLine(_Line):
     label: bool
 
 
-class _SuiteLine(_Line):
-    """A suite item; what else it has is for the scorers."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    should_abstain: bool
-    twin: str | None = None
-
-    @property
-    def group(self) -> str:
-        """As `SuiteItem.group`."""
-        return min(self.id, self.twin or self.id)
-
-
 _LineT = TypeVar("_LineT", bound=_Line)
 
 SUITE = "suite:"
 
 
-def load_pairs(name_or_path: str | os.PathLike[str]) -> ContrastPairs | LabelledPrompts:
-    """Read a built-in set by its name, or a JSONL file by its path (`./NAME` for a file called like a set).
+def load_pairs(name_or_path: str | os.PathLike[str]) -> ContrastPairs:
+    """Read contrast pairs: a built-in set by its name, or a JSONL file (`./NAME` for a file called like a set).
 
-    The first line decides whether the file holds contrast pairs, labelled prompts or suite items. `suite:NAME`
-    gives the items of a suite's split `fit` as labelled prompts, NAME as `load_suite` takes it.
-    Raises MisuseError where there is no such set, suite or file, InputError (naming file and line) where its
-    contents are not what they should be.
+    Raises MisuseError where there is no such set or file or it holds labelled prompts, InputError (naming file and
+    line) where its contents are not what they should be.
     """
-    reference = os.fspath(name_or_path)
-    if reference.startswith(SUITE):
-        return _asked_by_suite(reference.removeprefix(SUITE))
+    loaded = load_examples(name_or_path)
+    if isinstance(loaded, LabelledPrompts):
+        raise MisuseError(
+            f"{os.fspath(name_or_path)} holds labelled prompts, not contrast pairs: give a built-in set, or a file "
+            "whose lines have a positive and a negative side"
+        )
+    return loaded
+
+
+def load_labelled(name_or_path: str | os.PathLike[str]) -> LabelledPrompts:
+    """Read labelled prompts: `suite:NAME` (NAME as `load_suite` takes it), or a JSONL file of them or of suite items.
+
+    Raises MisuseError where there is no such suite or file, it holds contrast pairs or a suite without labels;
+    InputError as `load_pairs`.
+    """
+    loaded = load_examples(name_or_path)
+    if isinstance(loaded, ContrastPairs):
+        raise MisuseError(
+            f"{os.fspath(name_or_path)} holds contrast pairs, not labelled prompts: give suite:NAME, such as "
+            "suite:abstention, or a file whose lines have a label"
+        )
+    return loaded
+
+
+def load_examples(name_or_path: str | os.PathLike[str]) -> ContrastPairs | LabelledPrompts:
+    """Read whichever of the two kinds it is; the first line of a file decides. Raises as `load_pairs` does."""
+    suite = suite_of(name_or_path)
+    if suite is not None:
+        return labelled_prompts(suite.split("fit"))
     path = _resolve(name_or_path)
     records = _records(path)
-    if not records:
-        raise InputError(f"{path} is empty: it should hold one JSON object a line")
-    keys = records[0][1].keys()
-    if "should_abstain" in keys:
-        items = [
-            LabelledPrompt(line.id, line.prompt, line.should_abstain, line.group)
-            for line in _parsed(path, records, _SuiteLine)
-            if split_of_group(line.group) == "fit"
-        ]
-        if not items:
-            raise InputError(
-                f"{path} has no suite item in the split fit, on which vectors are made: add items"
-            )
-        return LabelledPrompts(path.stem, tuple(items))
-    if "label" in keys:
-        items = [
+    if "label" in records[0][1]:
+        prompts = [
             LabelledPrompt(line.id, line.prompt, line.label, line.id, line.system, tuple(line.tags))
             for line in _parsed(path, records, _LabelLine)
         ]
-        return LabelledPrompts(path.stem, tuple(items))
+        return LabelledPrompts(path.stem, tuple(prompts))
     pairs = [
         ContrastPair(line.id, line.prompt, line.positive, line.negative, line.system, tuple(line.tags))
         for line in _parsed(path, records, _PairLine)
     ]
     return ContrastPairs(path.stem, tuple(pairs))
+
+
+def suite_of(name_or_path: str | os.PathLike[str]) -> Suite | None:
+    """The whole suite that `suite:NAME` or a file of suite items stands for; None for anything else.
+
+    Raises as `load_suite` and `load_pairs` do.
+    """
+    reference = os.fspath(name_or_path)
+    if reference.startswith(SUITE):
+        return load_suite(reference.removeprefix(SUITE))
+    path = _resolve(name_or_path)
+    if "should_abstain" not in _records(path)[0][1]:
+        return None
+    return Suite(path.stem, load_items(path))
+
+
+def labelled_prompts(suite: Suite) -> LabelledPrompts:
+    """The items of a suite that say whether they should be abstained from, which is the label.
+
+    Raises MisuseError where none does.
+    """
+    prompts = tuple(
+        LabelledPrompt(item.id, item.prompt, item.should_abstain, item.group)
+        for item in suite
+        if item.should_abstain is not None
+    )
+    if not prompts:
+        raise MisuseError(f"suite {suite.name} does not say which items to abstain from: use another one")
+    return LabelledPrompts(suite.name, prompts)
 
 
 def save_pairs(pairs: ContrastPairs, path: str | os.PathLike[str]) -> Path:
@@ -244,19 +276,6 @@ def builtin_pairs() -> dict[str, Path]:
 def prompt_text(prompt: Prompt) -> str:
     """A prompt's words without any template: the text, or the messages' contents, one a line."""
     return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
-
-
-def _asked_by_suite(name: str) -> LabelledPrompts:
-    """The items of a suite's split `fit` that say whether they should be abstained from, labelled by it."""
-    suite = load_suite(name)
-    prompts = tuple(
-        LabelledPrompt(item.id, item.prompt, item.should_abstain, item.group)
-        for item in suite.split("fit")
-        if item.should_abstain is not None
-    )
-    if not prompts:
-        raise MisuseError(f"suite {suite.name} does not say which items to abstain from: use another one")
-    return LabelledPrompts(suite.name, prompts)
 
 
 def _resolve(name_or_path: str | os.PathLike[str]) -> Path:
@@ -295,6 +314,8 @@ def _records(path: Path) -> list[tuple[int, dict[str, Any]]]:
         if not isinstance(record, dict):
             raise InputError(f"{path}, line {number}: a JSON object is expected, not {type(record).__name__}")
         records.append((number, record))
+    if not records:
+        raise InputError(f"{path} is empty: it should hold one JSON object a line")
     return records
 
 

@@ -23,7 +23,7 @@ from steerkit.core.errors import InputError, MisuseError
 from steerkit.extraction.capture import Progress, capture
 from steerkit.extraction.extract import encoded_example
 from steerkit.extraction.held_out import Fold, auroc, folds_by_group, words_alone
-from steerkit.extraction.pairs import Example, LabelledPrompt, LabelledPrompts
+from steerkit.extraction.pairs import Example, LabelledPrompts, labelled_prompts
 from steerkit.interventions.probe import Probe, ProbeMetadata, ProbeThreshold, log_odds_of
 from steerkit.models import LanguageModel
 from steerkit.suites.suite import Suite
@@ -57,16 +57,6 @@ class FittedLayers:
     def best_layer(self) -> int:
         """The layer with the best cross-fitted AUROC."""
         return int(np.argmax(self.auroc))
-
-
-def labelled_prompts(suite: Suite) -> LabelledPrompts:
-    """The items of a suite that say whether they should be abstained from, which is the label."""
-    prompts = (
-        LabelledPrompt(item.id, item.prompt, item.should_abstain, item.group)
-        for item in suite
-        if item.should_abstain is not None
-    )
-    return LabelledPrompts(suite.name, tuple(prompts))
 
 
 def fit_probe(
@@ -164,7 +154,7 @@ def prompt_states(
     ).states
     if not states.isfinite().all():
         raise InputError(
-            f"the states of {lm.name} hold NaN or Inf: load it with --dtype float32 or bfloat16, check its weights"
+            f"the states of {lm.name} hold NaN or Inf: load it in float32 or bfloat16, and check its weights"
         )
     return states.cpu().numpy()
 

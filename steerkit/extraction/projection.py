@@ -21,6 +21,8 @@ from steerkit.interventions.vector import SteeringVector, load_vector
 from steerkit.models import LanguageModel
 
 CONTENT_COMPONENTS = 4
+NAMED = ("mean", "content")
+"""What `shared_directions` finds by itself."""
 
 # A direction of which less than this share is left lies in the subspace, up to rounding.
 NOTHING_LEFT = 1e-4
@@ -98,22 +100,26 @@ def content(
         texts.append(EncodedText(tuple(ids), len(ids)))
     states = capture(lm, texts, "prompt", progress=progress).states.cpu().double()
     centred = (states - states.mean(dim=0)).transpose(0, 1)
-    return torch.linalg.svd(centred, full_matrices=False).Vh[:, :k].float()
+    components: Tensor = torch.linalg.svd(centred, full_matrices=False).Vh[:, :k].float()
+    return components
 
 
 def shared_directions(
-    what: str, vector: SteeringVector, lm: LanguageModel, pairs: ContrastPairs | LabelledPrompts
+    what: str | SteeringVector,
+    vector: SteeringVector,
+    lm: LanguageModel,
+    pairs: ContrastPairs | LabelledPrompts,
 ) -> tuple[Tensor, str]:
-    """What `--project-out` names, and how the metadata calls it: `mean`, `content`, or a vector by file or name.
+    """The directions `[n_layers, k, d_model]` that `what` names, and how the metadata calls them.
 
-    Raises MisuseError where it is none of these, ModelMismatchError where the other vector is another model's.
+    `mean` is the mean state, `content` what the prompts are about; anything else is a vector, or its file or name.
+    Raises MisuseError where it is none of these, ModelMismatchError where the vector is another model's.
     """
-    match what:
-        case "mean":
-            return mean_state(vector), "the mean state"
-        case "content":
-            return content(lm, pairs), f"{CONTENT_COMPONENTS} content components"
-    other = load_vector(what)
+    if what == "mean":
+        return mean_state(vector), "the mean state"
+    if what == "content":
+        return content(lm, pairs), f"{CONTENT_COMPONENTS} content components"
+    other = what if isinstance(what, SteeringVector) else load_vector(what)
     other.check_model(lm.fingerprint, lm.n_layers, lm.d_model, lm.name)
     return other.direction[:, None], other.name
 
@@ -122,7 +128,8 @@ def _orthonormal(rows: Tensor) -> Tensor:
     """An orthonormal basis of each layer's rows, `[n_layers, k, d]`; zero where rows depend on one another."""
     _, size, basis = torch.linalg.svd(rows, full_matrices=False)
     independent = size > 1e-6 * size[:, :1]
-    return basis * independent[..., None]
+    kept: Tensor = basis * independent[..., None]
+    return kept
 
 
 def _rescaled(direction: Tensor, vector: SteeringVector) -> Tensor:

@@ -104,7 +104,7 @@ def test_a_sweep_is_gated_and_decorated(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("extract", "--as", "gate", "--out", "x"), "vector or probe"),
+        (("extract", "--as", "gate", "--out", "x"), "'vector', 'probe'"),
         (("extract", "--as", "probe", "--out", "x"), "contrast pairs"),
         (("extract", "--budget", 0.1, "--out", "x"), "add --as probe"),
         (("extract", "--as", "probe", "--method", "pca", "--out", "x"), "leave --method"),

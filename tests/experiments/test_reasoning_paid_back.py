@@ -28,8 +28,7 @@ from experiments.reasoning_tax.setting import TOLD, Setting, by_item
 from steerkit.core.prompts import Renderer
 from steerkit.engines.base import Decoding, Request
 from steerkit.engines.transformers.engine import TransformersEngine
-from steerkit.extraction.pairs import ContrastPairs
-from steerkit.extraction.probe_fit import labelled_prompts
+from steerkit.extraction.pairs import ContrastPairs, labelled_prompts
 from steerkit.interventions.decoration import Decoration
 from steerkit.models import LanguageModel
 from steerkit.runs.directory import Record

@@ -8,8 +8,19 @@ import pytest
 import torch
 
 from steerkit.core.errors import InputError, MisuseError
-from steerkit.extraction.extract import METHODS, extract
-from steerkit.extraction.pairs import ContrastPair, ContrastPairs, LabelledPrompt, LabelledPrompts, load_pairs
+from steerkit.core.registry import ESTIMATORS
+from steerkit.extraction.estimators import Estimator
+from steerkit.extraction.extract import extract
+from steerkit.extraction.pairs import (
+    ContrastPair,
+    ContrastPairs,
+    LabelledPrompt,
+    LabelledPrompts,
+    load_pairs,
+    save_pairs,
+)
+from steerkit.interventions.vector import load_vector
+from tests.command_line import steerkit
 
 PLACES = ["Rome", "Oslo", "Lima", "Cairo", "Quito", "Delhi", "Paris", "Minsk"]
 PAIRS = ContrastPairs(
@@ -77,7 +88,7 @@ def test_the_vector_says_what_it_was_made_of(tiny):
     assert (vector.activation_norm > 0).all()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["mean-difference", "pca", "logistic", "lda", "random"])
 def test_every_method_gives_a_direction_at_every_layer(tiny, method):
     vector = extract(tiny, PAIRS, method)
     assert vector.direction.shape == (tiny.n_layers, tiny.d_model)
@@ -91,6 +102,47 @@ def test_strength_one_moves_by_the_gap_between_the_sides_along_the_direction(tin
     unit = vector.direction / vector.direction.norm(dim=1, keepdim=True)
     gap = ((vector.mean_positive - vector.mean_negative) * unit).sum(dim=1)
     torch.testing.assert_close(vector.direction.norm(dim=1), gap, rtol=1e-4, atol=1e-6)
+
+
+def median_difference(positive, negative, *, shrink=1.0):
+    return shrink * (positive.median(dim=0).values - negative.median(dim=0).values)
+
+
+def test_a_plain_function_is_a_method(tiny):
+    vector = extract(tiny, PAIRS, median_difference)
+    assert vector.metadata.method == "median_difference"
+    assert len(vector.metadata.separability) == tiny.n_layers
+    by_numpy = extract(tiny, PAIRS, lambda p, n: (p.mean(0) - n.mean(0)).numpy())
+    torch.testing.assert_close(by_numpy.direction, extract(tiny, PAIRS).direction)
+
+
+def test_a_registered_function_is_found_by_its_name_with_its_options(tiny, tiny_folder, tmp_path):
+    ESTIMATORS.add("median-difference", Estimator("median-difference", median_difference))
+    try:
+        by_name = extract(tiny, PAIRS, "median-difference", options={"shrink": -2.0})
+        assert by_name.metadata.method == "median-difference"
+        # Sign and length are given to it, whatever the function returns.
+        torch.testing.assert_close(by_name.direction, extract(tiny, PAIRS, median_difference).direction)
+        assert extract(tiny, PAIRS, median_difference).metadata.method == "median-difference"
+        pairs, out = save_pairs(PAIRS, tmp_path / "p.jsonl"), tmp_path / "v.safetensors"
+        command = ["extract", "--model", tiny_folder, "--pairs", pairs, "--out", out]
+        outcome = steerkit(*command, "--method", "median-difference", "--option", "shrink=0.5")
+        assert outcome.code == 0, outcome.err
+        torch.testing.assert_close(load_vector(out).direction, by_name.direction)
+    finally:
+        del ESTIMATORS._things["median-difference"]
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda positive, _: positive, r"returned shape \[8, 32\]"),
+        (lambda positive, _: positive[0] * torch.nan, "returned NaN"),
+    ],
+)
+def test_a_function_that_returns_no_direction_is_an_error(tiny, function, said):
+    with pytest.raises(InputError, match=said):
+        extract(tiny, PAIRS, function)
 
 
 def test_the_random_control_is_as_long_as_the_mean_difference_and_repeats_by_its_seed(tiny):
@@ -123,7 +175,8 @@ def test_separability_is_measured_on_pairs_that_took_no_part_in_the_fit(tiny):
 
 
 def test_labelled_prompts_are_read_at_their_last_token(tiny):
-    vector = extract(tiny, ASKED, aggregation="prompt")
+    vector = extract(tiny, ASKED)
+    assert vector.metadata.aggregation == "prompt"
     states = []
     for text in (example.encoded(tiny.renderer) for example in ASKED.examples):
         with torch.no_grad():
@@ -155,9 +208,14 @@ def test_progress_counts_texts_and_then_layers(tiny):
     [
         (PAIRS, {"aggregation": "prompt"}, "share their prompt"),
         (PAIRS, {"aggregation": "first"}, "one of last, mean, prompt"),
-        (PAIRS, {"method": "magic"}, "one of mean-difference, pca, logistic, lda, random"),
-        (ASKED, {}, "--aggregation prompt"),
-        (ASKED, {"aggregation": "prompt", "method": "pca"}, "differences within pairs"),
+        (PAIRS, {"method": "magic"}, "there are mean-difference, pca, logistic, lda, random"),
+        (ASKED, {"aggregation": "last"}, "the aggregation is prompt"),
+        (ASKED, {"method": "pca"}, "or one of mean-difference, logistic, lda"),
+        (PAIRS, {"layers": [1]}, "takes no layers; contrastive-energy does"),
+        (PAIRS, {"options": {"colour": 1}}, "mean-difference takes no colour"),
+        (PAIRS, {"method": "contrastive-energy"}, "contrastive-energy needs layers"),
+        (PAIRS, {"method": "contrastive-energy", "layers": 1, "aggregation": "last"}, "takes no aggregation"),
+        (PAIRS, {"method": "contrastive-energy", "layers": 1, "options": {"steps": "few"}}, "is a number"),
     ],
 )
 def test_what_cannot_be_meant_is_misuse(tiny, pairs, options, said):
@@ -187,7 +245,7 @@ def test_a_steered_model_is_not_extracted_from(tiny):
 def test_a_missing_side_is_an_error(tiny):
     one_sided = LabelledPrompts("one-sided", tuple(item for item in ASKED if item.label))
     with pytest.raises(InputError, match="both positive and negative"):
-        extract(tiny, one_sided, aggregation="prompt")
+        extract(tiny, one_sided)
     with pytest.raises(InputError, match="both positive and negative"):
         extract(tiny, ContrastPairs("empty", ()))
 

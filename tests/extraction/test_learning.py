@@ -246,15 +246,18 @@ def test_a_steered_model_is_not_trained_on(tiny):
         learned(tiny)
 
 
-def test_extract_points_to_learn(tiny):
-    with pytest.raises(MisuseError, match=r"sk\.learn"):
-        extract(tiny, PAIRS, "contrastive-energy")
+def test_extract_trains_by_the_methods_name(tiny):
+    options = {"kl_budget": 0.2, "steps": 2}
+    by_name = extract(tiny, PAIRS, "contrastive-energy", layers=1, options=options, seed=3)
+    torch.testing.assert_close(by_name.direction, learn(tiny, PAIRS, 1, **options, seed=3).direction)
 
 
 def test_the_command_line_trains_at_the_layers_that_it_is_given(tiny_folder, tmp_path):
     pairs, out = save_pairs(PAIRS, tmp_path / "pairs.jsonl"), tmp_path / "v.safetensors"
     command = ["extract", "--model", tiny_folder, "--pairs", pairs, "--out", out]
-    outcome = steerkit(*command, "--method", "contrastive-energy", "--layers", "1,3", "--kl-budget", 0.1)
+    outcome = steerkit(
+        *command, "--method", "contrastive-energy", "--layers", "1,3", "--option", "kl_budget=0.1"
+    )
     assert outcome.code == 0, outcome.err
     assert f"--steer {out}@layer=1,strength=1" in outcome.err
     vector = load_vector(out)
@@ -267,7 +270,7 @@ def test_the_command_line_trains_at_the_layers_that_it_is_given(tiny_folder, tmp
     [
         ["--method", "contrastive-energy"],
         ["--layers", "1"],
-        ["--kl-budget", "0.1"],
+        ["--option", "kl_budget=0.1"],
         ["--method", "contrastive-energy", "--layers", "1", "--aggregation", "last"],
     ],
 )

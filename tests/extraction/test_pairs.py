@@ -15,6 +15,8 @@ from steerkit.extraction.pairs import (
     LabelledPrompt,
     LabelledPrompts,
     builtin_pairs,
+    load_examples,
+    load_labelled,
     load_pairs,
     save_pairs,
 )
@@ -80,7 +82,7 @@ def test_saved_pairs_load_as_they_were(scratch, items):
         (PAIR | {"prompt": [{"role": "robot", "content": "x"}]}, "line 1: a chat message's role"),
         (PAIR | {"prompt": [{"role": "user"}]}, "line 1: a chat message needs"),
         ({"id": "a", "prompt": "Why?", "label": "yes"}, "line 1: key 'label'"),
-        ({"id": "a", "prompt": "Why?", "should_abstain": None}, "line 1: key 'should_abstain'"),
+        ({"id": "a", "prompt": "Why?", "should_abstain": "no"}, "line 1: should_abstain"),
     ],
 )
 def test_a_bad_file_is_named_with_its_line_and_fault(tmp_path, content, said):
@@ -114,7 +116,6 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
 @pytest.mark.parametrize("name", ["abstention", "brevity"])
 def test_each_built_in_set_holds_fifty_pairs_under_its_name(name):
     loaded = load_pairs(name)
-    assert isinstance(loaded, ContrastPairs)
     assert (loaded.name, len(loaded)) == (name, 50)
     assert name in builtin_pairs()
 
@@ -128,7 +129,7 @@ def test_windows_files_with_a_byte_order_mark_load(tmp_path):
 def test_lines_with_a_label_load_as_labelled_prompts(tmp_path):
     path = tmp_path / "asked.jsonl"
     path.write_text('{"id": "q", "prompt": "Why?", "label": true, "tags": ["x"]}\n')
-    assert load_pairs(path) == LabelledPrompts(
+    assert load_labelled(path) == LabelledPrompts(
         "asked", (LabelledPrompt("q", "Why?", True, "q", tags=("x",)),)
     )
 
@@ -143,14 +144,14 @@ def test_suite_items_of_the_fit_split_load_as_labelled_prompts_with_twins_in_one
         for n in range(40)
     ]
     path.write_text("\n".join(json.dumps(line) for line in lines))
-    loaded = load_pairs(path)
+    loaded = load_labelled(path)
     assert {item.id for item in loaded} == {item.id for item in load_suite(path).split("fit")}
     assert {item.label for item in loaded} == {True, False}
     assert all(item.group == item.id[:-1] + "a" for item in loaded)
 
 
 def test_a_suite_by_name_gives_the_items_of_its_fit_split_labelled():
-    loaded = load_pairs("suite:abstention")
+    loaded = load_labelled("suite:abstention")
     fit = load_suite("abstention").split("fit")
     assert [(p.id, p.prompt, p.label, p.group) for p in loaded] == [
         (item.id, item.prompt, item.should_abstain, item.group) for item in fit
@@ -162,17 +163,30 @@ def test_a_suite_that_does_not_say_what_to_abstain_from_is_misuse(tmp_path):
     path = tmp_path / "suite.jsonl"
     path.write_text("".join(json.dumps({"id": str(n), "prompt": "When?"}) + "\n" for n in range(40)))
     with pytest.raises(MisuseError, match="does not say which items to abstain from"):
-        load_pairs(f"suite:{path}")
+        load_labelled(f"suite:{path}")
     with pytest.raises(MisuseError, match="unknown suite 'nowhere'"):
-        load_pairs("suite:nowhere")
+        load_labelled("suite:nowhere")
 
 
 def test_a_suite_without_items_to_fit_on_is_an_error(tmp_path):
     path = tmp_path / "suite.jsonl"
     other = next(str(n) for n in range(40) if split_of_group(str(n)) != "fit")
     path.write_text(json.dumps({"id": other, "prompt": "When?", "should_abstain": True}))
-    with pytest.raises(InputError, match="no suite item in the split fit"):
+    with pytest.raises(MisuseError, match="no item in split 'fit'"):
+        load_labelled(path)
+
+
+def test_each_reader_gives_its_own_kind_and_refuses_the_other(tmp_path):
+    path = tmp_path / "asked.jsonl"
+    path.write_text('{"id": "q", "prompt": "Why?", "label": true}\n')
+    with pytest.raises(MisuseError, match="labelled prompts, not contrast pairs"):
         load_pairs(path)
+    with pytest.raises(MisuseError, match="contrast pairs, not labelled prompts"):
+        load_labelled("abstention")
+    assert load_examples(path) == load_labelled(path)
+    assert load_examples("abstention") == load_pairs("abstention")
+    assert repr(load_examples(path)) == "LabelledPrompts('asked', 1 positive, 0 negative)"
+    assert repr(load_examples("abstention")) == "ContrastPairs('abstention', 50 pairs)"
 
 
 def test_examples_are_the_positive_ones_then_the_negative_ones_in_order():

@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 import steerkit as sk
 from steerkit.core.errors import InputError, MisuseError, ModelMismatchError
 from steerkit.extraction.capture import capture
-from steerkit.extraction.pairs import Example, LabelledPrompt, LabelledPrompts
+from steerkit.extraction.pairs import Example, LabelledPrompt, LabelledPrompts, labelled_prompts
 from steerkit.extraction.probe_fit import (
     choose_threshold,
     cut_within,
@@ -26,7 +26,6 @@ from steerkit.extraction.probe_fit import (
     fit_layers,
     fit_logistic,
     fit_probe,
-    labelled_prompts,
     platt,
     prompt_states,
 )

@@ -94,6 +94,7 @@ def test_the_command_lines_names_give_directions_of_the_right_kind(tiny, tmp_pat
         ("mean", 1, "the mean state"),
         ("content", 4, "4 content components"),
         (str(file), 1, "style"),
+        (load_vector(file), 1, "style"),
     ]:
         shared, name = shared_directions(what, vector, tiny, PAIRS)
         assert (shared.shape, name) == ((tiny.n_layers, rows, tiny.d_model), called)
