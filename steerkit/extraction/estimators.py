@@ -215,7 +215,8 @@ def oriented_and_scaled(direction: Tensor, positive: Tensor, negative: Tensor) -
     if gap.norm() <= ROUNDING * positive.norm(dim=1).mean() or not direction.any():
         raise InputError("the two sides have the same states: their texts do not differ where they are read")
     unit = direction / direction.norm()
-    return unit * (unit @ gap)
+    scaled: Tensor = unit * (unit @ gap)
+    return scaled
 
 
 def agreement(positive: Tensor, negative: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from steerkit.core.errors import InputError, MisuseError, ModelMismatchError
-from steerkit.extraction.estimators import ESTIMATORS, oriented_and_scaled
+from steerkit.core.registry import ESTIMATORS
 from steerkit.interventions.vector import SteeringVector, VectorMetadata
 from steerkit.models import LanguageModel
 
@@ -89,7 +89,7 @@ def import_caches(
         up, down = (side[layer] for side in states)
         if method == "pca" and len(up) != len(down):
             raise MisuseError(f"pca takes pairs, but the caches hold {len(up)} and {len(down)} texts")
-        directions[layer] = oriented_and_scaled(ESTIMATORS[method](up, down), up, down)
+        directions[layer] = ESTIMATORS[method].direction(up, down)
     vector = _vector(directions, lm, name, method, "the caches")
     metadata = vector.metadata.model_copy(update={"scaling": "gap", "aggregation": "last"})
     return SteeringVector(vector.direction, metadata)
