@@ -10,10 +10,11 @@ export HF_HUB_OFFLINE ?= 1
 # What `make fast` leaves out: the bundled models, whole studies, other programs.
 FAST := not models and not slow and not consumers and not vllm
 
-.PHONY: help setup fast test test-vllm lint demo bench clean
+.PHONY: help setup fast coverage test test-vllm lint demo bench clean
 help:
 	@echo "make setup   create .venv with the pinned dependencies"
 	@echo "make fast    the tests that need no bundled model, in under two minutes"
+	@echo "make coverage   make fast, and which lines of the package it leaves out"
 	@echo "make test    lint, types and all tests (fetches the bundled models on the first run)"
 	@echo "make test-vllm   the vLLM plugin's tests, in an environment of their own"
 	@echo "make demo    the main job on a real model: pairs, vectors, sweeps, report"
@@ -32,6 +33,9 @@ $(READY): pyproject.toml constraints.txt
 
 fast: setup
 	$(BIN)/python -m pytest -m "$(FAST)"
+
+coverage: setup
+	$(BIN)/python -m pytest -m "$(FAST)" --cov --cov-report=term
 
 test: setup lint
 	$(BIN)/python -m pytest -m "not consumers and not vllm"
@@ -52,6 +56,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --cache-dir .import_linter_cache
 
 demo: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash experiments/demo/run.sh
