@@ -127,7 +127,7 @@ def build(
             steering = acting.at(
                 family.layer,
                 float(f"{strength:.3g}"),  # a spec that can be read; KL moves by less than its own tolerance
-                family.scope,
+                scope=family.scope,
                 half_life=family.half_life,
                 positions=family.positions,
             )

@@ -149,7 +149,7 @@ def picked(vector: sk.SteeringVector, choice: dict[str, Any]) -> Steering:
     return vector.at(
         choice["layer"],
         choice["strength"],
-        choice["scope"],
+        scope=choice["scope"],
         half_life=choice["half_life"],
         positions=choice["positions"],
     )

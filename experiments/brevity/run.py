@@ -218,7 +218,7 @@ def built_grid(study: Study, levels: Levels, strengths: Strengths) -> Grid:
     print_plan(families, decorations, levels)
 
     def unit(vector: sk.SteeringVector, layer: int) -> tuple[float, float | None]:
-        found = strengths.at(vector, layer, grids.UNIT_KL)
+        found = strengths.at(vector, layer, scope=grids.UNIT_KL)
         return found.record.strength, found.published
 
     return grids.build(families, made_vectors(study, levels.thinks), unit, decorations)

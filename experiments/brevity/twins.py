@@ -58,8 +58,8 @@ def directions(steering: Steering, strengths: Strengths) -> dict[tuple[float, st
             (AWAY, vector, -1),
             (RANDOM, vector.random_control(), 1),
         ):
-            found = strengths.at(acting, layer, target, steering.scope, sign)
-            made[target, name] = acting.at(layer, found.record.strength, steering.scope)
+            found = strengths.at(acting, layer, scope=target, operation=steering.scope, target=sign)
+            made[target, name] = acting.at(layer, found.record.strength, scope=steering.scope)
     return made
 
 

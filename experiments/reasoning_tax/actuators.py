@@ -94,14 +94,14 @@ def on_answers(vectors: Mapping[str, sk.SteeringVector], means: Sequence[str] = 
         *product(means, ANSWER_LAYERS, ANSWER_STRENGTHS),
         *product(("learned-answer",), learned.LAYERS, LEARNED_STRENGTHS),
     ]
-    steered = [Cell((vectors[name].at(layer, strength, "answer"),)) for name, layer, strength in places]
+    steered = [Cell((vectors[name].at(layer, strength, scope="answer"),)) for name, layer, strength in places]
     return [*steered, *(Cell(decoration=bias_on_answers(bias)) for bias in BIASES)]
 
 
 def on_completions(vectors: Mapping[str, sk.SteeringVector]) -> list[Cell]:
     """The cells that act on the whole completion."""
     return [
-        Cell((vectors[name].at(layer, strength, "completion"),))
+        Cell((vectors[name].at(layer, strength, scope="completion"),))
         for name, layer, strength in product(ON_COMPLETION, COMPLETION_LAYERS, COMPLETION_STRENGTHS)
     ]
 
@@ -111,7 +111,7 @@ def on_closed_thinking(vectors: Mapping[str, sk.SteeringVector]) -> list[Cell]:
     vector = vectors["learned-closed"]
     steered = [
         Cell(
-            (vector.at(learned.LAYERS[0], strength, "answer", half_life=half_life),),
+            (vector.at(learned.LAYERS[0], strength, scope="answer", half_life=half_life),),
             decoration=learned.AT_ONCE,
         )
         for strength, half_life in CLOSED

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from steerkit.interventions.decoration import ThinkingBudget
+
 import steerkit as sk
 from experiments.reasoning_tax.after_chains import CLOSING, passing_through
 from steerkit.engines.base import Decoding, Request
 from steerkit.extraction.pairs import ContrastPair, ContrastPairs
-from steerkit.interventions.decoration import ThinkingBudget
 
 REPLY = "\nThe answer is not known."
 END = "<|im_end|>"  # what ends a turn of this model

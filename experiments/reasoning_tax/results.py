@@ -57,7 +57,7 @@ def share_recovered(
     shared = ~np.isnan(recall).any(axis=0)
     sums = np.zeros((3, int(outcomes.groups.max()) + 1))
     for row in range(3):
-        np.add.at(sums[row], outcomes.groups[shared], recall[row][shared])
+        np.add.at(sums[row], outcomes.groups[shared], scope=recall[row][shared])
     before_sum, after_sum, steered_sum = sums.sum(axis=1)
     if before_sum <= after_sum:
         return None

@@ -75,7 +75,7 @@ def calibrate(
     _check(asked, target_kl, statistic, sign, tolerance, limit)
 
     def steering(layer: int, strength: float) -> Steering:
-        return vector.at(layer, sign * strength, scope, operation, target)
+        return vector.at(layer, sign * strength, scope=scope, operation=operation, target=target)
 
     for layer in asked:
         steering(layer, limit)

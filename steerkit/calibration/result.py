@@ -91,7 +91,9 @@ class Calibration:
         if found is None or found.strength is None:
             why = "it was not among the layers" if found is None else found.reason
             raise MisuseError(f"layer {layer} has no calibrated strength: {why}")
-        return self.vector.at(layer, found.strength, self.scope, self.operation, self.target)
+        return self.vector.at(
+            layer, found.strength, scope=self.scope, operation=self.operation, target=self.target
+        )
 
     def records(self) -> list[CalibrationRecord]:
         """A record for every layer that met the target, for the vector's metadata."""

@@ -1,14 +1,21 @@
-"""Files that are whole or not there: written beside their place and renamed into it."""
+"""Files that are whole or not there: written beside their place and renamed into it; tensors in them."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from steerkit.core.errors import MisuseError, SteerkitError
+from steerkit.core.errors import InputError, MisuseError, SteerkitError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from torch import Tensor
+
+LARGEST_TENSORS = 1 << 30
 
 
 @contextmanager
@@ -42,3 +49,41 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def read_tensors(path: Path, what: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return the header entries and the tensors of a safetensors file.
+
+    Raises InputError, naming `what` was expected, where the file is larger than 1 GiB or cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if path.stat().st_size > LARGEST_TENSORS:
+        raise InputError(f"{path} is larger than 1 GiB: that is no {what}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in list(file.keys())}
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{path} is not a readable safetensors file ({error}): make the {what} again"
+        ) from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str], what: str) -> Path:
+    """Write a safetensors file, whole or not at all, and return its path; errors as in `replacing`."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with replacing(path, f"the {what}") as scratch:
+        try:
+            save_file(dict(tensors), scratch, metadata=dict(header))
+        except SafetensorError as error:  # its own kind, for a full disk too
+            raise OSError(str(error)) from error
+    return path
+
+
+def fault_of(error: ValidationError, whole: str = "the whole file") -> str:
+    """Return where a pydantic model is damaged and how, in one line: the first of its errors."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"])) or whole
+    return f"damaged at {where!r}: {first['msg']}"

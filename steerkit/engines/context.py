@@ -24,9 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.core.errors import MisuseError
-from steerkit.engines.transformers.gates import Readings, gates_of, without_gates
+from steerkit.engines.transformers.gates import Readings, row_gates, without_row_gate
 from steerkit.engines.transformers.layout import point_at_text
 from steerkit.engines.transformers.table import Program, RowTable
+from steerkit.interventions.gate import ProbeGate
 from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
 
@@ -58,13 +59,27 @@ def steer(
     if rows is not None and not rows:
         raise MisuseError("rows=… is empty: give one list of steerings per row of the batch")
     per_row, n_rows = ([steerings], None) if rows is None else (rows, len(rows))
-    for vector in {vector for row in per_row for steering in row for vector in steering.vectors}:
-        vector.check_model(lm.fingerprint, lm.n_layers, lm.d_model, lm.name, exact=not allow_mismatch)
-    for gate in (gate for row in per_row for gate in gates_of(row)):
-        gate.probe.check_model(lm.fingerprint, lm.n_layers, lm.d_model, lm.name, exact=not allow_mismatch)
-    table = RowTable(lm, [Program.of([without_gates(s) for s in row]) for row in per_row])
+    for steering in (steering for row in per_row for steering in row):
+        _check(lm, steering, exact=not allow_mismatch)
+    table = RowTable(lm, [Program.of([without_row_gate(s) for s in row]) for row in per_row])
     with lm.steered_by_this_thread(), _Watch(lm, table, per_row, n_rows).watching(), table.installed():
         yield
+
+
+def _check(lm: LanguageModel, steering: Steering, *, exact: bool) -> None:
+    """Raise where a steering is for another model, or is none: prompts and logits are the caller's own here."""
+    if not isinstance(steering, Steering):
+        raise MisuseError(
+            f"sk.steer edits the residual stream, and {str(steering)!r} is another kind of intervention: give it to an "
+            "engine's generate"
+        )
+    for gate in row_gates([steering]):
+        if not isinstance(gate, ProbeGate):
+            raise MisuseError(
+                f"sk.steer reads probes alone, and the gate {gate.name!r} asks for the prompt's text"
+            )
+    for part in steering.tensors:
+        part.check(lm, exact=exact)
 
 
 class _Watch:
@@ -161,7 +176,7 @@ class _Watch:
         if self._generating:
             raise MisuseError(NOT_FOLLOWED)
         self._check_rows(shown.shape[0])
-        if any(map(gates_of, self._steerings)):
+        if any(map(row_gates, self._steerings)):
             cached = given.get("past_key_values")
             if given.get("input_ids") is None or (cached is not None and cached.get_seq_length() > 0):
                 raise MisuseError("a probe gate needs the whole text as token ids, or generate")
@@ -170,18 +185,16 @@ class _Watch:
 
     def _read_gates(self, ids: Tensor, mask: Tensor | None) -> None:
         """Let each row keep the steerings whose gates fire for its prompt, `[row, position]`."""
-        if not any(map(gates_of, self._steerings)):
+        if not any(map(row_gates, self._steerings)):
             return
         kept = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         prompts = [tuple(row[real].tolist()) for row, real in zip(ids, kept, strict=True)]
         rows = list(self._steerings) if len(self._steerings) > 1 else [self._steerings[0]] * len(prompts)
         readings = Readings(self._lm)
         with self._lm.unsteered():
-            readings.read(
-                (ids, gate) for ids, row in zip(prompts, rows, strict=True) for gate in gates_of(row)
-            )
+            readings.read(("", ids, row) for ids, row in zip(prompts, rows, strict=True))
         self._table.bind(
-            [Program.of(readings.open_steerings(row, ids)) for ids, row in zip(prompts, rows, strict=True)]
+            [Program.of(readings.opened(row, ids)) for ids, row in zip(prompts, rows, strict=True)]
         )
 
     def _check_rows(self, rows: int) -> None:
@@ -208,8 +221,10 @@ class _Watch:
                 "scopes 'thinking' and 'answer' and positions 'boundaries' and 'lines' need the whole text as "
                 "token ids, or generate"
             )
-        if self._table.fades and has_past:
-            raise MisuseError("a half-life needs to know where the completion begins: use generate")
+        if (self._table.fades or self._table.tells_last_apart) and has_past:
+            raise MisuseError(
+                "a half-life and positions 'last' need to know where the completion begins: use generate"
+            )
         mask = _padding_mask(given.get("attention_mask"))
         if mask is None:
             mask = torch.ones(shown.shape[:2], device=shown.device)

@@ -64,7 +64,9 @@ def _entry(steerings: Sequence[Steering], layer: int) -> dict[str, Any]:
     """What is done at one layer. Raises MisuseError, naming the field, where lm-eval has no word for it."""
     if all(steering.operation == "add" for steering in steerings):
         return _action(
-            "add", added([s.vector.at(layer, s.strength, "all") for s in steerings], CONSUMER)[layer], 1.0
+            "add",
+            added([s.vector.at(layer, s.strength, scope="all") for s in steerings], CONSUMER)[layer],
+            1.0,
         )
     if len(steerings) > 1:
         raise MisuseError(

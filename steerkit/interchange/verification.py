@@ -260,7 +260,7 @@ def _moved(steerings: Sequence[Steering], moves: dict[int, Tensor]) -> list[Stee
     direction = torch.zeros_like(vector.direction)
     for layer, shift in moves.items():
         direction[layer] = shift
-    return [replace(vector, direction=direction).at(tuple(moves), 1.0, "all")]
+    return [replace(vector, direction=direction).at(tuple(moves), 1.0, scope="all")]
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:

@@ -11,26 +11,23 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from steerkit.core.errors import InputError, MisuseError, ModelMismatchError
-from steerkit.core.files import replacing
+from steerkit.core.errors import InputError, MisuseError
+from steerkit.core.files import fault_of, read_tensors, write_tensors
+from steerkit.interventions.gate import log_odds_of
+from steerkit.interventions.layer_tensors import LayerTensors
 
 FORMAT_VERSION = 1
 HEADER_KEY = "steerkit.probe"
 WEIGHT, BIAS = "gate_weight", "gate_bias"
-LARGEST_FILE = 1 << 30
 EVEN_ODDS = 0.5
 
 
@@ -94,8 +91,8 @@ class ProbeMetadata(BaseModel):
         return self.thresholds[0].threshold if self.thresholds else EVEN_ODDS
 
 
-@dataclass(frozen=True, eq=False)
-class Probe:
+@dataclass(frozen=True, eq=False, repr=False)
+class Probe(LayerTensors):
     """P(positive) = sigmoid(weight[l] · h + bias[l]) for the unsteered state h at the last prompt token.
 
     `weight` `[n_layers, d_model]` and `bias` `[n_layers]`, float32 on the CPU, take the state as it leaves block
@@ -106,35 +103,22 @@ class Probe:
     bias: Tensor
     metadata: ProbeMetadata
 
+    noun: ClassVar[str] = "probe"
+    again: ClassVar[str] = "fit one on"
+
     def __post_init__(self) -> None:
-        if self.weight.ndim != 2 or self.bias.shape != self.weight.shape[:1]:
-            raise InputError(
-                f"a probe is [n_layers, d_model] with one bias a layer, got {list(self.weight.shape)} and "
-                f"{list(self.bias.shape)}"
-            )
-        for name in ("weight", "bias"):
-            kept = getattr(self, name).detach().to("cpu", torch.float32).contiguous()
-            if not torch.isfinite(kept).all():
-                raise InputError(f"the {name} of probe {self.name!r} holds NaN or Inf: fit it again")
-            object.__setattr__(self, name, kept)
+        if self.weight.ndim != 2:
+            raise InputError(f"a probe is [n_layers, d_model], got shape {list(self.weight.shape)}")
+        self.keep("weight", self.weight.shape)
+        self.keep("bias", self.weight.shape[:1])
         layers = [self.metadata.layer, *(threshold.layer for threshold in self.metadata.thresholds)]
         if max(layers) >= self.n_layers:
             raise InputError(f"probe {self.name!r} names layer {max(layers)} but has {self.n_layers} layers")
 
     @property
-    def name(self) -> str:
-        """The probe's own name, as records show it."""
-        return self.metadata.name
-
-    @property
-    def n_layers(self) -> int:
-        """Number of decoder blocks of the model that the probe belongs to."""
-        return self.weight.shape[0]
-
-    @property
-    def d_model(self) -> int:
-        """Width of the residual stream."""
-        return self.weight.shape[1]
+    def rows(self) -> Tensor:
+        """The weights `[n_layers, d_model]`."""
+        return self.weight
 
     @functools.cached_property
     def digest(self) -> str:
@@ -165,32 +149,6 @@ class Probe:
         thresholds = (threshold, *self.metadata.thresholds)
         return replace(self, metadata=self.metadata.model_copy(update={"thresholds": thresholds}))
 
-    def check_layer(self, layer: int) -> None:
-        """Raise MisuseError unless the probe's model has this layer."""
-        if not 0 <= layer < self.n_layers:
-            raise MisuseError(f"probe {self.name!r} has layers 0 to {self.n_layers - 1}, not {layer}")
-
-    def check_model(
-        self, fingerprint: str, n_layers: int, d_model: int, name: str, *, exact: bool = True
-    ) -> None:
-        """Raise ModelMismatchError unless this probe was fitted on the model so described.
-
-        With `exact=False` the same shape with other weights passes.
-        """
-        ours = self.metadata.fingerprint
-        same_architecture = ours.split(":")[0] == fingerprint.split(":")[0]
-        if (self.n_layers, self.d_model) != (n_layers, d_model) or not same_architecture:
-            raise ModelMismatchError(
-                f"probe {self.name!r} is for {self.metadata.model} ({ours.split(':')[0]}, {self.n_layers} layers, "
-                f"width {self.d_model}), but {name} is {fingerprint.split(':')[0]} with {n_layers} layers, width "
-                f"{d_model}: fit one on {name}"
-            )
-        if exact and ours != fingerprint:
-            raise ModelMismatchError(
-                f"probe {self.name!r} was fitted on other weights ({self.metadata.model}) than those of {name}: fit "
-                "it again, or pass --allow-mismatch if the difference is meant"
-            )
-
     def tensors(self) -> dict[str, Tensor]:
         """The probe's tensors under the names that they have in a file."""
         return {WEIGHT: self.weight, BIAS: self.bias}
@@ -204,20 +162,10 @@ class Probe:
 
         Raises MisuseError where `path` is a folder or a device, SteerkitError where it cannot be written.
         """
-        path = Path(path)
-        with replacing(path, "the probe") as scratch:
-            try:
-                save_file(self.tensors(), scratch, metadata=self.header())
-            except SafetensorError as error:  # its own kind, for a full disk too
-                raise OSError(str(error)) from error
-        return path
+        return write_tensors(Path(path), self.tensors(), self.header(), "probe")
 
-
-def log_odds_of(probability: float) -> float:
-    """log(p / (1 - p)). Raises MisuseError unless p lies between 0 and 1, both excluded."""
-    if not 0 < probability < 1:
-        raise MisuseError(f"a probe's threshold is a probability between 0 and 1, got {probability}")
-    return math.log(probability) - math.log1p(-probability)
+    def __repr__(self) -> str:
+        return f"Probe({self.name!r}, for {self.metadata.model}, layer {self.metadata.layer})"
 
 
 def probe_from(tensors: Mapping[str, Tensor], header: Mapping[str, str], where: object) -> Probe | None:
@@ -238,9 +186,7 @@ def probe_from(tensors: Mapping[str, Tensor], header: Mapping[str, str], where: 
             )
         return Probe(tensors[WEIGHT], tensors[BIAS], metadata)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "header"
-        raise InputError(f"{where}: the probe's metadata is damaged at {place!r}: {first['msg']}") from error
+        raise InputError(f"{where}: the probe's metadata is {fault_of(error, 'header')}") from error
 
 
 def load_probe(path: str | os.PathLike[str]) -> Probe:
@@ -251,28 +197,8 @@ def load_probe(path: str | os.PathLike[str]) -> Probe:
     path = Path(path)
     if not path.is_file():
         raise MisuseError(f"no probe file {str(path)!r}; make one with `steerkit extract --as probe`")
-    tensors, header = _read(path)
+    header, tensors = read_tensors(path, "probe")
     probe = probe_from(tensors, header, path)
     if probe is None:
         raise MisuseError(f"{path} holds no probe; make one with `steerkit extract --as probe`")
     return probe
-
-
-def holds_probe(path: Path) -> bool:
-    """Whether the file is a readable safetensors file with a probe's entry in its header."""
-    return HEADER_KEY in _read(path)[1]
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """A safetensors file's probe tensors, as far as there are any, and its header."""
-    if path.stat().st_size > LARGEST_FILE:
-        raise InputError(f"{path} is larger than 1 GiB: that is no probe")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header: dict[str, str] = file.metadata() or {}
-            names = set(file.keys()) & {WEIGHT, BIAS}
-            return {name: file.get_tensor(name) for name in names}, header
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{path} is not a readable safetensors file ({error}): fit the probe again"
-        ) from error

@@ -1,46 +1,217 @@
-"""Spec strings and ranges: how the command line writes steerings down.
+"""Spec strings and ranges: how the command line, tables and records write interventions down. One grammar for all.
 
-    VECTOR[@key=value,…]     e.g.  abstain.safetensors@layer=14,strength=1.5
+    SPEC     HEAD[@KEY=VALUE,KEY=VALUE,…]
+    HEAD     a vector: its file, published name or name in the store at hand, or sha256:HEX
+             a rule on logits by its registered name        thinking-budget@tokens=128
+             a named prompt edit                            dont-know-system
+             prompt, with the edit's texts                  prompt@system="Be brief.",begin="Sure"
+    KEY      vector: layer strength operation scope target half_life positions
+             any: gate (a probe's file or name, or a registered gate; with gate_layer, threshold)
+             vector: along (a vector; with threshold) for a gate that decides position by position
+    VALUE    a number, a word, or a text in double quotes with JSON's escapes; several joined by +, as in layer=4+8
+    SPECS    several specs, parted by " ; ", compose in order
+
+A vector whose name is a rule's or an edit's, or holds `,=+@;"` or blanks, is written in quotes. A vector alone, without
+keys, means its recommended use; keys without a layer change that.
+
     4,8,12  or  start:stop:step, the stop included     e.g.  8:16:4  is  8, 12, 16
-
-    DECORATION[@key=value,…]     e.g.  refusal-bias@bias=2,  thinking-budget@tokens=128,  tip@alpha=3,beta=600
-
-Inside a spec, where the comma parts the keys, a list is written with `+`: layer=4+8.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from steerkit.core.errors import MisuseError
-from steerkit.interventions.decoration import Decoration, Rule, built_in_decorations
+from steerkit.core.registry import GATES, LOGIT_RULES
+from steerkit.interventions.base import Intervention
+from steerkit.interventions.gate import DetectorGate, Gate, PositionGate, ProbeGate
+from steerkit.interventions.logit_rules import OpenerBias
 from steerkit.interventions.probe import Probe
-from steerkit.interventions.steering import Gate, ProbeGate, Steering
-from steerkit.interventions.vector import SteeringVector, load_gate, load_vector
+from steerkit.interventions.prompt_edit import TEXTS, PromptEdit, presets
+from steerkit.interventions.steering import Steering
+from steerkit.interventions.store import Store, as_store, recommended_use
+from steerkit.interventions.vector import SteeringVector
 
-KEYS = (
-    "layer",
-    "strength",
-    "scope",
-    "operation",
-    "target",
-    "half_life",
-    "positions",
-    "gate",
-    "threshold",
-)
-GATE_KEYS = ("gate", "threshold")
+STEERING_KEYS = ("layer", "strength", "operation", "scope", "target", "half_life", "positions")
+WORDS, NUMBERS = ("operation", "scope", "positions"), ("strength", "target", "half_life")
+GATE_KEYS = ("gate", "gate_layer", "along", "threshold")
 LONGEST_RANGE = 10_000
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_UNBALANCED = re.compile(rf'(?:[^"]|{_QUOTED})*', re.DOTALL)
+
+Vectors = Store | Iterable[SteeringVector | Probe] | None
+
+
+def parse(text: str, vectors: Vectors = None) -> Intervention:
+    """Return the one intervention that a spec string names; see the module's grammar.
+
+    `vectors` are looked at by name and digest before files and published vectors are. Raises MisuseError for a text
+    that cannot be read, or that names several interventions.
+    """
+    found = parse_all([text], vectors)
+    if len(found) != 1:
+        raise MisuseError(f"spec {text!r} names {len(found)} interventions, and one is wanted here")
+    return found[0]
+
+
+def parse_all(texts: Sequence[str], vectors: Vectors = None) -> tuple[Intervention, ...]:
+    """Return all interventions that spec strings name, in order; a vector alone stands for its recommended use."""
+    store = as_store(vectors)
+    specs = [spec.strip() for text in texts for spec in split(text, ";")]
+    return tuple(each for spec in specs for each in _parse(spec, store))
+
+
+def _parse(text: str, store: Store) -> tuple[Intervention, ...]:
+    *heads, options = split(text, "@") if "@" in text else (text, "")
+    head, fields = "@".join(heads).strip(), _fields(options, text)
+    if not head:
+        raise MisuseError(f"spec {text!r} names nothing; write VECTOR@layer=14,strength=1.5")
+    if head == "prompt":
+        check_keys(fields, (*TEXTS, "name", *GATE_KEYS), text)
+        texts = {key: unquoted(fields[key], text) for key in (*TEXTS, "name") if key in fields}
+        return (PromptEdit(**texts, gate=_gate(fields, text, store)),)
+    if head in presets():
+        return (_changed(presets()[head], fields, text, store),)
+    if head in LOGIT_RULES:
+        return (_rule(LOGIT_RULES[head](), fields, text, store),)
+    return _steerings(head, fields, text, store)
+
+
+def _steerings(head: str, fields: dict[str, str], text: str, store: Store) -> tuple[Intervention, ...]:
+    check_keys(fields, (*STEERING_KEYS, *GATE_KEYS), text)
+    vector = store.vector(unquoted(head, text))
+    given: dict[str, Any] = {
+        key: unquoted(fields[key], text) for key in ("operation", "scope", "positions") if key in fields
+    }
+    given |= {key: number(fields[key], key, text) for key in NUMBERS if key in fields}
+    if "layer" in fields:
+        given["layers"] = parse_range(fields["layer"], int, separator="+", what=f"layer in {text!r}:")
+    if gate := _gate(fields, text, store):
+        given["gate"] = gate
+    if "layers" in given:
+        return (Steering(vector, **given),)
+    use = recommended_use(vector)
+    if not use:
+        raise MisuseError(f"spec {text!r} names no layer; write {head}@layer=14,strength=1.5")
+    return tuple(replace(each, **given) if isinstance(each, Steering) and given else each for each in use)
+
+
+def _changed(preset: Intervention, fields: dict[str, str], text: str, store: Store) -> Intervention:
+    if isinstance(preset, OpenerBias):
+        return _rule(preset, fields, text, store)
+    check_keys(fields, GATE_KEYS, text)
+    return replace(preset, gate=_gate(fields, text, store))  # type: ignore[type-var]  # a PromptEdit
+
+
+def _rule(rule: Any, fields: dict[str, str], text: str, store: Store) -> Intervention:
+    """A rule with the settings that the spec gives, read by the types of those that it has."""
+    check_keys(fields, (*rule.settings, *GATE_KEYS), text)
+    given: dict[str, Any] = {}
+    for key, value in rule.settings.items():
+        if key not in fields:
+            continue
+        if isinstance(value, tuple):
+            given[key] = tuple(unquoted(part, text) for part in split(fields[key], "+"))
+        elif isinstance(value, str):
+            given[key] = unquoted(fields[key], text)
+        elif isinstance(value, bool):
+            given[key] = fields[key] == "true"
+        else:
+            given[key] = number(fields[key], key, text, whole=isinstance(value, int))
+    changed: Intervention = dataclasses.replace(rule, **given, gate=_gate(fields, text, store))
+    return changed
+
+
+def _gate(fields: dict[str, str], text: str, store: Store) -> Gate | None:
+    threshold = number(fields["threshold"], "threshold", text) if "threshold" in fields else None
+    along, named = fields.get("along"), fields.get("gate")
+    if along is not None and named is not None:
+        raise MisuseError(f"spec {text!r}: gate and along are two gates: give one")
+    if along is None and named is None:
+        if threshold is not None or "gate_layer" in fields:
+            raise MisuseError(f"spec {text!r}: a threshold or gate_layer belongs to a gate: write gate=FILE")
+        return None
+    if named is not None and named in GATES:
+        return DetectorGate(named) if threshold is None else DetectorGate(named, threshold)
+    part = (
+        store.gate(unquoted(named, text)) if named is not None else store.vector(unquoted(along or "", text))
+    )
+    if isinstance(part, Probe):
+        layer = number(fields["gate_layer"], "gate_layer", text, whole=True) if "gate_layer" in fields else -1
+        return ProbeGate(part, int(layer), -1.0 if threshold is None else threshold)
+    if threshold is None or "gate_layer" in fields:
+        raise MisuseError(
+            f"spec {text!r}: {named or along} holds no probe: its gate needs a threshold and has no layer of its own"
+        )
+    return PositionGate(part, threshold)
+
+
+def split(text: str, separator: str) -> list[str]:
+    """Split a text at a separator, quoted parts left whole. Raises MisuseError for a quote that is never closed."""
+    if not _UNBALANCED.fullmatch(text):
+        raise MisuseError(f"spec {text!r}: a quotation mark is never closed")
+    parts, start = [], 0
+    for token in re.finditer(rf"{_QUOTED}|{re.escape(separator)}", text, re.DOTALL):
+        if token[0] == separator:
+            parts.append(text[start : token.start()])
+            start = token.end()
+    return [*parts, text[start:]]
+
+
+def unquoted(value: str, text: str) -> str:
+    """Return a value without its quotes, if it has any. Raises MisuseError for a broken escape."""
+    if not value.startswith('"'):
+        return value
+    try:
+        read = json.loads(value, strict=False)
+    except ValueError as error:
+        raise MisuseError(f"spec {text!r}: {value} is no text in quotes: {error}") from error
+    return str(read)
+
+
+def _fields(options: str, text: str) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for option in filter(None, split(options, ",")):
+        key, equals, value = (part.strip() for part in option.partition("="))
+        if not equals or not value:
+            raise MisuseError(f"spec {text!r}: {option!r} is not key=value")
+        if key in fields:
+            raise MisuseError(f"spec {text!r} gives {key!r} twice")
+        fields[key] = value
+    return fields
+
+
+def check_keys(fields: Iterable[str], keys: Sequence[str], text: str) -> None:
+    """Raise MisuseError for a key that is none of `keys`."""
+    for key in fields:
+        if key not in keys:
+            raise MisuseError(f"spec {text!r}: unknown key {key!r}; the keys are {', '.join(keys)}")
+
+
+def number(value: str, key: str, text: str, *, whole: bool = False) -> float:
+    """Return a number of a spec string. Raises MisuseError for one that is none, infinite, or not `whole`."""
+    try:
+        read = float(value)
+    except ValueError:
+        read = math.nan
+    if not math.isfinite(read):
+        raise MisuseError(f"spec {text!r}: {key} {value!r} is not a number")
+    if whole and not read.is_integer():
+        raise MisuseError(f"spec {text!r}: {key} {value!r} is not a whole number")
+    return int(read) if whole else read
 
 
 def parse_range(
     text: str, kind: type[int] | type[float] = float, *, separator: str = ",", what: str = "range"
-) -> tuple:
-    """Numbers of `4,8,12` or `start:stop[:step]` (stop included), in the order written, each once.
+) -> tuple[Any, ...]:
+    """Return the numbers of `4,8,12` or `start:stop[:step]` (stop included), in the order written, each once.
 
     Steps are taken in decimal arithmetic, so that `-1:2:0.1` holds 0 and 2 exactly.
     """
@@ -50,8 +221,8 @@ def parse_range(
     return tuple(dict.fromkeys(values))
 
 
-def _progression(part: str, kind: type, what: str, text: str) -> list:
-    bounds = [_number(field.strip(), kind, what, text) for field in part.split(":")]
+def _progression(part: str, kind: type[int] | type[float], what: str, text: str) -> list[int | float]:
+    bounds = [_decimal(field.strip(), kind, what, text) for field in part.split(":")]
     if len(bounds) == 1:
         return [kind(bounds[0])]
     if len(bounds) > 3:
@@ -66,7 +237,7 @@ def _progression(part: str, kind: type, what: str, text: str) -> list:
     return [kind(start + step * i) for i in range(count)]
 
 
-def _number(field: str, kind: type, what: str, text: str) -> Decimal:
+def _decimal(field: str, kind: type[int] | type[float], what: str, text: str) -> Decimal:
     try:
         value = Decimal(field)
     except InvalidOperation:
@@ -76,130 +247,3 @@ def _number(field: str, kind: type, what: str, text: str) -> Decimal:
     if kind is int and value != int(value):
         raise MisuseError(f"{what} {text!r}: {field!r} is not a whole number")
     return value
-
-
-def parse_spec(
-    text: str,
-    load: Callable[[str], SteeringVector] = load_vector,
-    gate: Callable[[str], Probe | SteeringVector] = load_gate,
-) -> Steering:
-    """The steering that a spec string names.
-
-    `load` turns the vector's name into the vector, `gate` that of a gate into its probe (the gate then decides
-    once per row, at the probe's own threshold unless another is given) or its vector (position by position).
-    """
-    name, _, options = text.rpartition("@") if "@" in text else (text, "", "")
-    if not name:
-        raise MisuseError(f"spec {text!r} names no vector; write VECTOR@layer=14,strength=1.5")
-    fields = _fields(options, text)
-    if "layer" not in fields:
-        raise MisuseError(f"spec {text!r} names no layer; write {name}@layer=14,strength=1.5")
-    layers = parse_range(fields["layer"], int, separator="+", what=f"layer in {text!r}:")
-    vector = load(name)
-    return Steering(
-        vector,
-        layers,
-        strength=_float(fields.get("strength", "1"), "strength", text),
-        operation=fields.get("operation", "add"),  # type: ignore[arg-type]  # Steering checks it
-        scope=fields.get("scope", "completion"),  # type: ignore[arg-type]
-        target=_float(fields["target"], "target", text) if "target" in fields else None,
-        gate=_gate(fields, text, gate),
-        half_life=_float(fields["half_life"], "half_life", text) if "half_life" in fields else None,
-        positions=fields.get("positions", "every"),  # type: ignore[arg-type]
-    )
-
-
-def parse_decoration(text: str, gate: Callable[[str], Probe | SteeringVector] = load_gate) -> Decoration:
-    """The decoration that a spec string names: one that is built in, with other numbers or a probe gate."""
-    name, _, options = text.partition("@")
-    known = built_in_decorations()
-    if name not in known:
-        raise MisuseError(f"no decoration {name!r}; the built-in ones are {', '.join(known)}")
-    decoration = known[name]
-    numbers = ["bias"] if decoration.openers else []
-    fields = _fields(options, text, [*numbers, *decoration.settings, *GATE_KEYS])
-    if "bias" in fields:
-        decoration = replace(decoration, bias=_float(fields["bias"], "bias", text))
-    if decoration.rule is not None:
-        decoration = replace(
-            decoration, rule=_with_numbers(decoration.rule, decoration.settings, fields, text)
-        )
-    opened_by = _gate(fields, text, gate)
-    if isinstance(opened_by, Gate):
-        raise MisuseError(
-            f"spec {text!r}: {fields['gate']} holds no probe, and only a probe gates a decoration"
-        )
-    return replace(decoration, gate=opened_by)
-
-
-def parse_gates(
-    specs: Sequence[str], gate: Callable[[str], Probe | SteeringVector] = load_gate
-) -> list[ProbeGate | None]:
-    """What a grid is gated by: not at all, then each `FILE[@threshold=…]` in turn."""
-    gates: list[ProbeGate | None] = [None]
-    for text in specs:
-        name, _, options = text.partition("@")
-        opened_by = _gate({"gate": name} | _fields(options, text, ("threshold",)), text, gate)
-        if not isinstance(opened_by, ProbeGate):
-            raise MisuseError(
-                f"{name} holds no probe, and a grid is gated by one: see steerkit extract --as probe"
-            )
-        gates.append(opened_by)
-    return gates
-
-
-def _fields(options: str, text: str, keys: Sequence[str] = KEYS) -> dict[str, str]:
-    fields: dict[str, str] = {}
-    for option in filter(None, options.split(",")):
-        key, equals, value = (part.strip() for part in option.partition("="))
-        if not equals or not value:
-            raise MisuseError(f"spec {text!r}: {option!r} is not key=value")
-        if key not in keys:
-            raise MisuseError(f"spec {text!r}: unknown key {key!r}; the keys are {', '.join(keys)}")
-        if key in fields:
-            raise MisuseError(f"spec {text!r} gives {key!r} twice")
-        fields[key] = value
-    return fields
-
-
-def _with_numbers(rule: Rule, settings: dict[str, int | float], fields: dict[str, str], text: str) -> Rule:
-    """The rule with those of its numbers that the spec gives; a count of tokens is a whole number."""
-    given: dict[str, Any] = {}
-    for key in settings.keys() & fields.keys():
-        number = _float(fields[key], key, text)
-        if isinstance(settings[key], int):
-            if not number.is_integer():
-                raise MisuseError(f"spec {text!r}: {key} {fields[key]!r} is not a whole number")
-            number = int(number)
-        given[key] = number
-    return replace(rule, **given)
-
-
-def _float(value: str, key: str, text: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise MisuseError(f"spec {text!r}: {key} {value!r} is not a number")
-    return number
-
-
-def _gate(
-    fields: dict[str, str], text: str, load: Callable[[str], Probe | SteeringVector]
-) -> Gate | ProbeGate | None:
-    threshold = _float(fields["threshold"], "threshold", text) if "threshold" in fields else None
-    if "gate" not in fields:
-        if threshold is not None:
-            raise MisuseError(
-                f"spec {text!r}: a threshold belongs to a gate: write gate=FILE,threshold=VALUE"
-            )
-        return None
-    gate = load(fields["gate"])
-    if isinstance(gate, Probe):
-        return ProbeGate(gate) if threshold is None else ProbeGate(gate, threshold=threshold)
-    if threshold is None:
-        raise MisuseError(
-            f"spec {text!r}: {fields['gate']} holds no probe, so its gate needs a threshold: write threshold=VALUE"
-        )
-    return Gate(gate, threshold)

@@ -14,25 +14,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from steerkit.core.errors import InputError, MisuseError, ModelMismatchError
-from steerkit.core.files import replacing
-from steerkit.interventions.probe import Probe, holds_probe, load_probe, probe_from
-
-if TYPE_CHECKING:
-    from steerkit.interventions.steering import Gate, Operation, Positions, ProbeGate, Scope, Steering
+from steerkit.core.files import fault_of, read_tensors, write_tensors
+from steerkit.interventions.base import Intervention
+from steerkit.interventions.gate import Gate, ProbeGate
+from steerkit.interventions.layer_tensors import LayerTensors
+from steerkit.interventions.probe import Probe, probe_from
+from steerkit.interventions.steering import Positions, Scope, Steering
 
 FORMAT_VERSION = 1
 HEADER_KEY = "steerkit"
 OPTIONAL_TENSORS = ("mean_positive", "mean_negative", "activation_norm")
-LARGEST_FILE = 1 << 30
+SELF = "self"
+SITE = "resid_post"
+# What of a vector's metadata was measured on its direction, and so holds for no other.
+MEASURED = (
+    "separability",
+    "baseline_separability",
+    "agreement",
+    "alignment",
+    "calibration",
+    "recommended",
+)
 
 Scaling = Literal["gap", "norm", "trained", "combined"]
 
@@ -66,6 +75,8 @@ class VectorMetadata(BaseModel):
     deviations over the vocabulary.
     `baseline_separability` is the AUROC that words alone (TF-IDF) reach on the same folds.
     `calibration` holds the strengths that were found to meet a KL target; see `steerkit.calibration`.
+    `recommended` is how the vector is best used, by the rule that chose it: interventions in their JSON form, in which
+    a reference named `self` is this vector, or its own probe.
     `scaling`: `gap`, strength 1 moves the state by the mean gap of the two sides along the direction; `norm`,
     it has the norm of the vector that it controls; `trained`, as an optimiser or another tool left it, zero at
     layers where there is none; `combined`, the result of vector algebra.
@@ -78,7 +89,7 @@ class VectorMetadata(BaseModel):
     model: str
     fingerprint: str
     positive: str = ""
-    site: str = "resid_post"
+    site: str = SITE
     layer_convention: str = "layer l is the output of decoder block l, counted from 0"
     method: str
     aggregation: str
@@ -91,11 +102,17 @@ class VectorMetadata(BaseModel):
     agreement: tuple[float, ...] | None = None
     alignment: tuple[float, ...] | None = None
     calibration: tuple[CalibrationRecord, ...] | None = None
+    recommended: tuple[dict[str, Any], ...] = ()
     steerkit_version: str = ""
 
+    def derived(self, **changed: object) -> VectorMetadata:
+        """Return the metadata of another direction made from this one: `changed` set, what was measured left out."""
+        defaults = {name: type(self).model_fields[name].default for name in MEASURED}
+        return self.model_copy(update=defaults | changed)
 
-@dataclass(frozen=True, eq=False)
-class SteeringVector:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SteeringVector(LayerTensors):
     """A direction `[n_layers, d_model]` float32 on the CPU, from the negative to the positive side.
 
     `mean_positive` and `mean_negative` are the two sides' mean states `[n_layers, d_model]`;
@@ -111,65 +128,75 @@ class SteeringVector:
     activation_norm: Tensor | None = None
     probe: Probe | None = None
 
+    noun: ClassVar[str] = "vector"
+    again: ClassVar[str] = "extract one from"
+
     def __post_init__(self) -> None:
         if self.direction.ndim != 2:
             raise InputError(f"a direction is [n_layers, d_model], got shape {list(self.direction.shape)}")
-        shapes = {
-            "direction": self.direction.shape,
-            "mean_positive": self.direction.shape,
-            "mean_negative": self.direction.shape,
-            "activation_norm": self.direction.shape[:1],
-        }
-        for name, shape in shapes.items():
-            tensor = getattr(self, name)
-            if tensor is None:
-                continue
-            if tensor.shape != shape:
-                raise InputError(f"{name} has shape {list(tensor.shape)}, expected {list(shape)}")
-            kept = tensor.detach().to("cpu", torch.float32).contiguous()
-            if not torch.isfinite(kept).all():
-                raise InputError(f"{name} of vector {self.name!r} holds NaN or Inf: extract it again")
-            object.__setattr__(self, name, kept)
+        self.keep("direction", self.direction.shape)
+        for field in OPTIONAL_TENSORS:
+            if getattr(self, field) is not None:
+                self.keep(field, self.direction.shape[: 1 if field == "activation_norm" else 2])
 
     @property
-    def name(self) -> str:
-        """The vector's own name, as spec strings and records show it."""
-        return self.metadata.name
-
-    @property
-    def n_layers(self) -> int:
-        """Number of decoder blocks of the model that the vector belongs to."""
-        return self.direction.shape[0]
-
-    @property
-    def d_model(self) -> int:
-        """Width of the residual stream."""
-        return self.direction.shape[1]
+    def rows(self) -> Tensor:
+        """The direction `[n_layers, d_model]`."""
+        return self.direction
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of the direction: two vectors with one digest steer alike."""
+        """SHA-256 of the direction and its site: two vectors with one digest steer alike."""
+        site = "" if self.metadata.site == SITE else self.metadata.site
         shape = json.dumps(list(self.direction.shape)).encode()
-        return hashlib.sha256(shape + self.direction.numpy().tobytes()).hexdigest()
+        return hashlib.sha256(site.encode() + shape + self.direction.numpy().tobytes()).hexdigest()
 
     def at(
         self,
         layer: int | Sequence[int],
         strength: float = 1.0,
+        *,
+        kl: float | None = None,
+        operation: str = "add",
         scope: Scope = "completion",
-        operation: Operation = "add",
         target: float | None = None,
-        gate: Gate | ProbeGate | None = None,
         half_life: float | None = None,
         positions: Positions = "every",
+        gate: Gate | None = None,
     ) -> Steering:
-        """This vector applied at one layer or several; see `Steering` for the meaning of each field."""
-        from steerkit.interventions.steering import (
-            Steering,  # the one call up, so that a vector reads as a sentence
+        """Return this vector applied at one layer or several; see `Steering` for the meaning of each field.
+
+        With `kl` (nats per token) the strength is the one that calibration found to meet it there. Raises MisuseError
+        where there is none.
+        """
+        layers = (layer,) if isinstance(layer, int) else tuple(layer)
+        if kl is not None:
+            strength = self._calibrated(layers, kl, operation, scope, target)
+        return Steering(
+            self,
+            layers,
+            strength,
+            operation=operation,
+            scope=scope,
+            target=target,
+            half_life=half_life,
+            positions=positions,
+            gate=gate,
         )
 
-        layers = (layer,) if isinstance(layer, int) else tuple(layer)
-        return Steering(self, layers, strength, operation, scope, target, gate, half_life, positions)
+    def _calibrated(
+        self, layers: tuple[int, ...], kl: float, operation: str, scope: str, target: float | None
+    ) -> float:
+        records = self.metadata.calibration or ()
+        for record in records:
+            found = (record.layer,), record.operation, record.scope, record.target
+            if found == (layers, operation, scope, target) and abs(record.target_kl - kl) <= 1e-9:
+                return record.strength
+        known = ", ".join(f"layer {r.layer} at {r.target_kl:g}" for r in records) or "none"
+        raise MisuseError(
+            f"vector {self.name!r} is not calibrated for a KL of {kl:g} at {operation}, {scope}, layer "
+            f"{'+'.join(map(str, layers))}; calibrated are: {known}"
+        )
 
     def random_control(self, seed: int = 0) -> SteeringVector:
         """A random direction with this vector's norm at every layer: what a push of this size does by itself.
@@ -180,18 +207,8 @@ class SteeringVector:
         generator = torch.Generator().manual_seed(int.from_bytes(drawn_from[:8]))
         noise = torch.randn(self.direction.shape, generator=generator)
         unit = noise / noise.norm(dim=-1, keepdim=True)
-        metadata = self.metadata.model_copy(
-            update={
-                "name": f"random({self.name})" if seed == 0 else f"random({self.name},{seed})",
-                "method": "random",
-                "scaling": "norm",
-                "positive": "",
-                "separability": None,
-                "agreement": None,
-                "alignment": None,
-                "calibration": None,
-            }
-        )
+        name = f"random({self.name})" if seed == 0 else f"random({self.name},{seed})"
+        metadata = self.metadata.derived(name=name, method="random", scaling="norm", positive="")
         direction = unit * self.direction.norm(dim=-1, keepdim=True)
         return SteeringVector(direction, metadata, activation_norm=self.activation_norm)
 
@@ -202,9 +219,7 @@ class SteeringVector:
         return abs(strength) * float(self.direction[layer].norm() / self.activation_norm[layer])
 
     def gated(self, threshold: float | None = None) -> ProbeGate:
-        """The gate that travels with this vector, for `at(..., gate=...)`. Raises MisuseError where none does."""
-        from steerkit.interventions.steering import ProbeGate  # a call up, as in `at`
-
+        """Return the gate that travels with this vector, for `at(..., gate=...)`. Raises MisuseError without one."""
         if self.probe is None:
             raise MisuseError(
                 f"vector {self.name!r} carries no probe: fit one with `steerkit extract --as probe`"
@@ -212,15 +227,21 @@ class SteeringVector:
         return ProbeGate(self.probe) if threshold is None else ProbeGate(self.probe, threshold=threshold)
 
     def with_calibration(self, records: Sequence[CalibrationRecord]) -> SteeringVector:
-        """The same vector with these calibrated strengths on record."""
+        """Return the same vector with these calibrated strengths on record."""
         return replace(self, metadata=self.metadata.model_copy(update={"calibration": tuple(records)}))
 
+    def recommending(self, *use: Intervention) -> SteeringVector:
+        """Return the same vector with `use` as its recommended use; this vector and its probe stand in it as `self`."""
+        own = {part.digest for part in (self, self.probe) if part is not None}
+        found = tuple(_with_self(intervention.to_json(), own) for intervention in use)
+        return replace(self, metadata=self.metadata.model_copy(update={"recommended": found}))
+
     def with_probe(self, probe: Probe | None) -> SteeringVector:
-        """The same vector with this probe to travel with it."""
+        """Return the same vector with this probe to travel with it."""
         return replace(self, probe=probe)
 
     def renamed(self, name: str) -> SteeringVector:
-        """The same vector under another name."""
+        """Return the same vector under another name."""
         return replace(self, metadata=self.metadata.model_copy(update={"name": name}))
 
     def __add__(self, other: SteeringVector) -> SteeringVector:
@@ -248,43 +269,8 @@ class SteeringVector:
         return self + -other
 
     def _combined(self, direction: Tensor, name: str) -> SteeringVector:
-        metadata = self.metadata.model_copy(
-            update={
-                "name": name,
-                "positive": "",
-                "scaling": "combined",
-                "separability": None,
-                "baseline_separability": None,
-                "agreement": None,
-                "alignment": None,
-                "calibration": None,
-            }
-        )
+        metadata = self.metadata.derived(name=name, positive="", scaling="combined")
         return SteeringVector(direction, metadata, activation_norm=self.activation_norm)
-
-    def check_model(
-        self, fingerprint: str, n_layers: int, d_model: int, name: str, *, exact: bool = True
-    ) -> None:
-        """Raise ModelMismatchError unless this vector was made for the model so described.
-
-        With `exact=False` the same shape with other weights passes.
-        """
-        if (self.n_layers, self.d_model) != (n_layers, d_model):
-            raise ModelMismatchError(
-                f"vector {self.name!r} is for {self.metadata.model} ({self.n_layers} layers, width "
-                f"{self.d_model}), but {name} has {n_layers} layers, width {d_model}: extract one from {name}"
-            )
-        ours, theirs = self.metadata.fingerprint, fingerprint
-        if ours.split(":")[0] != theirs.split(":")[0]:
-            raise ModelMismatchError(
-                f"vector {self.name!r} is for {self.metadata.model} ({ours.split(':')[0]}), but {name} is "
-                f"{theirs.split(':')[0]}: extract one from {name}"
-            )
-        if exact and ours != theirs:
-            raise ModelMismatchError(
-                f"vector {self.name!r} was extracted from other weights ({self.metadata.model}) than those of "
-                f"{name}: extract it again, or pass --allow-mismatch if the difference is meant"
-            )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the vector to `path`, whole or not at all.
@@ -298,12 +284,20 @@ class SteeringVector:
         if self.probe is not None:
             tensors |= self.probe.tensors()
             header |= self.probe.header()
-        with replacing(path, "the vector") as scratch:
-            try:
-                save_file(tensors, scratch, metadata=header)
-            except SafetensorError as error:  # its own kind, for a full disk too
-                raise OSError(str(error)) from error
-        return path
+        return write_tensors(path, tensors, header, "vector")
+
+    def __repr__(self) -> str:
+        made = f"{self.metadata.method}, {self.n_layers} layers, width {self.d_model}"
+        return f"SteeringVector({self.name!r}, for {self.metadata.model}, {made})"
+
+
+def _with_self(value: Any, own: set[str]) -> Any:
+    """A JSON form in which references to the vector's own tensors are by the name `self`, without a digest."""
+    if not isinstance(value, dict):
+        return value
+    if value.get("sha256") in own:
+        return {"name": SELF}
+    return {key: _with_self(part, own) for key, part in value.items()}
 
 
 def load_vector(reference: str | os.PathLike[str]) -> SteeringVector:
@@ -311,17 +305,8 @@ def load_vector(reference: str | os.PathLike[str]) -> SteeringVector:
 
     Raises MisuseError where there is no such file or name, InputError where the file is damaged.
     """
-    path = _resolve(reference)
-    if path.stat().st_size > LARGEST_FILE:
-        raise InputError(f"{path} is larger than 1 GiB: that is no steering vector")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header: dict[str, Any] = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{path} is not a readable safetensors file ({error}): extract the vector again"
-        ) from error
+    path = resolve_file(reference)
+    header, tensors = read_tensors(path, "vector")
     if HEADER_KEY not in header or "direction" not in tensors:
         raise InputError(
             f"{path} is a safetensors file but not a steerkit vector: it lacks the header or 'direction'"
@@ -329,9 +314,7 @@ def load_vector(reference: str | os.PathLike[str]) -> SteeringVector:
     try:
         metadata = VectorMetadata.model_validate_json(header[HEADER_KEY])
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "header"
-        raise InputError(f"{path}: the vector's metadata is damaged at {where!r}: {first['msg']}") from error
+        raise InputError(f"{path}: the vector's metadata is {fault_of(error, 'header')}") from error
     if metadata.format_version > FORMAT_VERSION:
         raise InputError(
             f"{path} has vector format {metadata.format_version}; this steerkit reads up to {FORMAT_VERSION}"
@@ -345,22 +328,14 @@ def load_vector(reference: str | os.PathLike[str]) -> SteeringVector:
         raise InputError(f"{path}: {error}") from error
 
 
-def load_gate(reference: str | os.PathLike[str]) -> Probe | SteeringVector:
-    """What a spec's `gate=` names: the probe in a file where it holds one, else the vector.
-
-    Raises MisuseError where there is no such file or name, InputError where the file is damaged.
-    """
-    path = _resolve(reference)
-    return load_probe(path) if holds_probe(path) else load_vector(path)
-
-
 def published_vectors() -> dict[str, Path]:
     """Vectors that travel with the package, by name; in a checkout, those of its top-level folder `vectors`."""
     folder = Path(str(resources.files("steerkit"))) / "published"
     return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
 
-def _resolve(reference: str | os.PathLike[str]) -> Path:
+def resolve_file(reference: str | os.PathLike[str]) -> Path:
+    """Return the file of a vector or probe, or of a published one. Raises MisuseError where there is none."""
     path = Path(reference)
     if path.is_file():
         return path

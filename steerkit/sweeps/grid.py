@@ -128,9 +128,15 @@ def build_grid(
     for vector in vectors:
         control = vector.random_control(random_seed)
         for gate, scope, layer, strength in itertools.product(gates, scopes, layers, strengths):
-            cells.append(Cell((vector.at(layer, strength, scope, operation, target, gate),)))
+            cells.append(
+                Cell(
+                    (vector.at(layer, strength, scope=scope, operation=operation, target=target, gate=gate),)
+                )
+            )
             if strength in controlled:
-                steering = control.at(layer, strength, scope, operation, target, gate)
+                steering = control.at(
+                    layer, strength, scope=scope, operation=operation, target=target, gate=gate
+                )
                 cells.append(Cell((steering,), controls=vector.name))
     for decoration, gate in itertools.product(decorations, gates):
         cells.append(Cell(decoration=decoration if decoration.gate else replace(decoration, gate=gate)))

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from steerkit.interventions.decoration import built_in_decorations
 
 from steerkit.chains.cells import Cells
 from steerkit.core.errors import MisuseError
-from steerkit.interventions.decoration import built_in_decorations
 from steerkit.interventions.probe import Probe, ProbeMetadata
 from steerkit.interventions.steering import Gate, ProbeGate
 from steerkit.models import LanguageModel
@@ -29,7 +29,7 @@ def test_every_kind_of_cell_is_restored_from_its_record(tiny: LanguageModel, tmp
     cells = [
         *build_grid([one], [1, 2], [-1.5, 0.1], ["completion", "thinking"]),
         *build_grid([other], [3], [2], gates=[None, gate], decorations=list(decorations.values()))[1:],
-        Cell((one.at(1, 0.3, "prompt"), other.at([0, 2], 1.25, operation="clamp", target=-0.5))),
+        Cell((one.at(1, 0.3, scope="prompt"), other.at([0, 2], 1.25, operation="clamp", target=-0.5))),
         Cell((one.at(2, 0.7, gate=Gate(other, 0.25)),)),
     ]
     run = made_run(tmp_path, tiny, problems(1), cells, worked_out)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from steerkit.interventions.decoration import Decoration
 
 from steerkit.chains.continuation import Continuations, Setting, Start
 from steerkit.engines.base import Decoding, Request
 from steerkit.engines.transformers.engine import TransformersEngine
-from steerkit.interventions.decoration import Decoration
 from steerkit.interventions.probe import Probe, ProbeMetadata
 from steerkit.interventions.steering import ProbeGate
 from steerkit.models import LanguageModel
@@ -64,7 +64,7 @@ def test_every_scope_acts_on_a_given_chain_as_on_one_of_the_models_own(
     assert expected != plain  # else this would show nothing
 
     engine = TransformersEngine(tiny, batch_size=4)
-    setting = Setting(QUESTION, Cell((vector.at(1, strength, scope),)), 0, None)
+    setting = Setting(QUESTION, Cell((vector.at(1, strength, scope=scope),)), 0, None)
     continuations = Continuations(engine, tiny.renderer, protocol(tiny), tiny.context_length)
     ((_, continued),) = continuations.complete({"key": Start(setting, BEGUN, 12)}, Decoding())
     assert continued.added == tiny.renderer.decode(expected)
@@ -75,7 +75,7 @@ def test_a_completion_given_back_to_its_middle_ends_as_it_did(smollm: LanguageMo
     engine = TransformersEngine(smollm)
     vector = random_vector(smollm, size=0.3)
     prompt = "Ada has 3 apples and buys 4 more. How many apples does she have? Explain."
-    for steerings in ((), (vector.at(12, 1.0),), (vector.at(12, 1.0, "all"),)):
+    for steerings in ((), (vector.at(12, 1.0),), (vector.at(12, 1.0, scope="all"),)):
         (whole,) = engine.generate([Request(prompt, steerings, Decoding(24))])
         start = smollm.renderer.decode(whole.token_ids[:10])
         setting = Setting(prompt, Cell(steerings), 0, None)

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from steerkit.interventions.decoration import built_in_decorations
 
 from steerkit.core.errors import SteerkitError
 from steerkit.engines.base import Decoding, Request
 from steerkit.engines.remote.wire import check_digests, parse_steerings
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.engines.transformers.table import Program
-from steerkit.interventions.decoration import built_in_decorations
 from steerkit.interventions.probe import Probe, ProbeMetadata
 from steerkit.interventions.vector import SteeringVector, load_vector
 from steerkit.models import LanguageModel

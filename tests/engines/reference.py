@@ -74,7 +74,7 @@ def same_or_tied(lm: LanguageModel, a: Completion, b: Completion) -> bool:
         min(len(a.token_ids), len(b.token_ids)),
     )
     prompt = lm.renderer.encode_prompt(a.request.prompt)
-    with steer(lm, *a.request.steerings), torch.inference_mode():
+    with steer(lm, *a.request.interventions), torch.inference_mode():
         top = (
             lm.hf.generate(
                 torch.tensor([prompt]),

@@ -131,7 +131,7 @@ def test_thinking_ends_where_the_marker_does_for_every_beam(tiny: LanguageModel)
 
 def test_contexts_nest_and_the_outer_one_edits_first(tiny: LanguageModel) -> None:
     a, b = random_vector(tiny, 1), random_vector(tiny, 2)
-    add, ablate = a.at(LAYER, 1.0, scope="all"), b.at(LAYER, 1.0, "all", "ablate")
+    add, ablate = a.at(LAYER, 1.0, scope="all"), b.at(LAYER, 1.0, scope="all", operation="ablate")
     batch = encoded(tiny, PROMPTS)
     with steer(tiny, add, ablate):
         together = states_after(tiny, LAYER, batch)

@@ -81,10 +81,10 @@ def mixed_steerings(vector: SteeringVector) -> list[Steering]:
     return [
         vector.at(middle, 1.0),
         vector.at(middle, -2.0),
-        vector.at(middle + 1, 1.5, "all"),
-        vector.at(1, 1.0, "prompt"),
-        vector.at(middle, 0.1, "completion", "rotate"),
-        vector.at(vector.n_layers - 2, 1.0, "all", "ablate"),
+        vector.at(middle + 1, 1.5, scope="all"),
+        vector.at(1, 1.0, scope="prompt"),
+        vector.at(middle, 0.1, scope="completion", operation="rotate"),
+        vector.at(vector.n_layers - 2, 1.0, scope="all", operation="ablate"),
     ]
 
 
@@ -135,7 +135,7 @@ def test_thinking_and_answer_positions_are_told_apart(tiny: LanguageModel) -> No
     text = text_of(tiny, "Why?", "<think>a b</think>c d")
     vector = random_vector(tiny)
     everywhere, thinking, answer = rows(
-        tiny, text, [vector.at(2, 1.0, scope) for scope in ("completion", "thinking", "answer")]
+        tiny, text, [vector.at(2, 1.0, scope=scope) for scope in ("completion", "thinking", "answer")]
     )
     opened = 1  # the last prompt token; the marker is one token, and thinking starts at its own position
     assert thinking[:opened].max() < 1e-9

@@ -16,7 +16,7 @@ from steerkit.engines.transformers.divergence import divergences
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.engines.transformers.layout import line_ends
 from steerkit.engines.transformers.table import LINE_END, STEP_END, Program
-from steerkit.interventions.decoration import Decoration
+from steerkit.interventions.prompt_edit import PromptEdit
 from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
 from tests.engines import reference
@@ -34,12 +34,13 @@ def cells(lm: LanguageModel) -> list[Steering]:
         v.at(LAYER, 1.5, half_life=3),
         v.at(LAYER, 0.5, operation="rotate", half_life=5.5),
         v.at(LAYER, 1.0, operation="clamp", target=2.0, scope="answer", half_life=40),
-        v.at(LAYER, 1.0, "thinking", "ablate", half_life=10),
+        v.at(LAYER, 1.0, scope="thinking", operation="ablate", half_life=10),
         v.at(LAYER, 4.0, positions="boundaries"),
-        v.at(LAYER, 4.0, "thinking", positions="boundaries"),
-        v.at(LAYER, 4.0, "answer", positions="boundaries", half_life=8),
+        v.at(LAYER, 4.0, scope="thinking", positions="boundaries"),
+        v.at(LAYER, 4.0, scope="answer", positions="boundaries", half_life=8),
         v.at(LAYER, 4.0, positions="lines"),
-        v.at(LAYER, 4.0, "thinking", positions="lines", half_life=20),
+        v.at(LAYER, 4.0, scope="thinking", positions="lines", half_life=20),
+        v.at(LAYER, 4.0, positions="last"),
         w.at(LAYER, 1.0),
     ]
 
@@ -64,13 +65,15 @@ def edited(steering: Steering, age: int, h: Tensor) -> Tensor:
             return h.norm() * (torch.cos(angle) * unit + torch.sin(angle) * across / across.norm())
 
 
-def acts_at(lm: LanguageModel, steering: Steering, read: Sequence[int]) -> bool:
+def acts_at(lm: LanguageModel, steering: Steering, read: Sequence[int], age: int) -> bool:
     """Whether the position that ends the text `read` is one of the steering's."""
     (opening,), (closing,) = (marker.tolist() for marker in lm.thinking_markers)
     last = {token: place for place, token in enumerate(read)}
     thinking = last.get(opening, -1) > last.get(closing, -1)
     if steering.scope in ("thinking", "answer") and thinking != (steering.scope == "thinking"):
         return False
+    if steering.positions == "last":
+        return age == 0
     text = lm.tokenizer.decode(list(read), skip_special_tokens=False)
     return text.endswith({"every": "", "lines": "\n", "boundaries": "\n\n"}[steering.positions])
 
@@ -82,8 +85,8 @@ def reference_logits(
     edits: list[Any] = []
     for steering in steerings:
         for place in range(prompt_length - 1, len(ids)):
-            if acts_at(lm, steering, ids[: place + 1]):
-                age = place - prompt_length + 1
+            age = place - prompt_length + 1
+            if acts_at(lm, steering, ids[: place + 1], age):
                 edits.append((LAYER, lambda h, s=steering, age=age: edited(s, age, h), [place]))
     return reference.steered_logits(lm, ids, edits)
 
@@ -106,7 +109,7 @@ def run(lm: LanguageModel, requests: list[Request], batch_size: int) -> dict[obj
 
 
 def test_any_packing_gives_each_row_what_a_plain_loop_gives(tiny: LanguageModel) -> None:
-    script = Decoration("script", openers=(SCRIPT,), bias=1e4)
+    script = PromptEdit(begin=SCRIPT)
     length = len(tiny.renderer.encode(SCRIPT)) + 8
     compositions: list[tuple[Steering, ...]] = [
         (),
@@ -114,7 +117,7 @@ def test_any_packing_gives_each_row_what_a_plain_loop_gives(tiny: LanguageModel)
         (cells(tiny)[0], cells(tiny)[4]),
     ]
     requests = [
-        Request(p, steerings, Decoding(max_new_tokens=length - 3 * (i % 2)), key=(p, i), decoration=script)
+        Request(p, (*steerings, script), Decoding(max_new_tokens=length - 3 * (i % 2)), key=(p, i))
         for p in PROMPTS
         for i, steerings in enumerate(compositions)
     ]
@@ -155,7 +158,7 @@ def test_sk_steer_around_generate_steers_the_same(tiny: LanguageModel) -> None:
                 )
             for row, p in zip(out[:, width:].tolist(), PROMPTS, strict=True):
                 expected = greedily(tiny, p, [steering], length)
-                assert row[: len(expected)] == expected, (p, steering.spec(), cached)
+                assert row[: len(expected)] == expected, (p, str(steering), cached)
 
 
 def test_scores_and_divergences_are_those_of_a_plain_pass(tiny: LanguageModel) -> None:

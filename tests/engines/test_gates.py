@@ -1,20 +1,24 @@
-"""Probe gates and decorations: decided once per row from the unsteered prompt, and then as if never asked."""
+"""Row gates and prompt edits: decided once per row from the unsteered prompt, and then as if never asked."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from steerkit.core.errors import MisuseError, ModelMismatchError, SteerkitError
+from steerkit.core.registry import GATES
 from steerkit.engines.base import Completion, Decoding, Request, ScoreRequest
 from steerkit.engines.context import steer
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.engines.transformers.gates import last_states
-from steerkit.interventions.decoration import Decoration, built_in_decorations
+from steerkit.interventions.detectors import gate as register_gate
+from steerkit.interventions.gate import DetectorGate, ProbeGate
+from steerkit.interventions.logit_rules import OpenerBias
 from steerkit.interventions.probe import Probe, ProbeMetadata
-from steerkit.interventions.steering import ProbeGate
+from steerkit.interventions.prompt_edit import PromptEdit, presets
 from steerkit.models import LanguageModel
 from tests.engines import reference
 from tests.tiny import random_vector
@@ -67,8 +71,8 @@ def test_a_gated_row_is_the_steered_row_or_the_unsteered_one(bundled: LanguageMo
     strength = float(3 * plain_state(lm, QUESTIONS[1], steered).norm() / v.direction[steered].norm())
     decoding = Decoding(max_new_tokens=6)
     cells = {
-        "gated": (v.at(steered, strength, scope, gate=gate),),
-        "steered": (v.at(steered, strength, scope),),
+        "gated": (v.at(steered, strength, scope=scope, gate=gate),),
+        "steered": (v.at(steered, strength, scope=scope),),
         "plain": (),
     }
     requests = [
@@ -81,7 +85,9 @@ def test_a_gated_row_is_the_steered_row_or_the_unsteered_one(bundled: LanguageMo
         completion = done[question, "gated"]
         assert completion.token_ids == done[question, "steered" if opened else "plain"].token_ids
         expected = gate.probe.probability(read, plain_state(lm, question, read))
-        assert completion.gate_probabilities == pytest.approx([float(expected)], abs=2e-3)
+        (read_by,) = completion.gates
+        assert (read_by.intervention, read_by.gate, read_by.fired) == (0, "half", opened)
+        assert read_by.probability == pytest.approx(float(expected), abs=2e-3)
 
 
 def test_states_are_read_at_the_last_token_of_each_padded_text(bundled: LanguageModel) -> None:
@@ -180,7 +186,7 @@ def test_a_gate_is_refused_where_it_cannot_be_read(tiny: LanguageModel) -> None:
         tiny.hf(inputs_embeds=embeddings)
     with pytest.raises(MisuseError, match="0 and 1"):
         ProbeGate(gate.probe, threshold=1.5)
-    with pytest.raises(MisuseError, match="reads layers"):
+    with pytest.raises(MisuseError, match="out of range"):
         ProbeGate(gate.probe, layer=99)
     foreign = ProbeGate(
         Probe(
@@ -201,35 +207,110 @@ def test_a_gate_is_refused_where_it_cannot_be_read(tiny: LanguageModel) -> None:
         Program.of([steering])
 
 
-def test_decorations_do_what_they_say(smollm: LanguageModel) -> None:
-    system = Decoration("s", system="Answer in French.")
-    instruction = Decoration("i", instruction="Answer in one word.")
+def test_prompt_edits_do_what_they_say(smollm: LanguageModel) -> None:
+    system = PromptEdit(system="Answer in French.")
+    instruction = PromptEdit(instruction="Answer in one word.")
     decoding = Decoding(max_new_tokens=8)
     question = QUESTIONS[1]
     done = run(
         smollm,
         [
-            Request(question, (), decoding, system="Be kind.", decoration=system, key="system"),
+            Request(question, (system,), decoding, system="Be kind.", key="system"),
             Request(question, (), decoding, system="Answer in French.", key="system by hand"),
-            Request(question, (), decoding, decoration=instruction, key="instruction"),
+            Request(question, (instruction,), decoding, key="instruction"),
             Request(f"{question}\n\nAnswer in one word.", (), decoding, key="instruction by hand"),
+            Request(question, (instruction, system), decoding, key="both"),
+            Request(
+                f"{question}\n\nAnswer in one word.",
+                (),
+                decoding,
+                system="Answer in French.",
+                key="both by hand",
+            ),
         ],
     )
-    assert done["system"].token_ids == done["system by hand"].token_ids
-    assert done["instruction"].token_ids == done["instruction by hand"].token_ids
+    for edit in ("system", "instruction", "both"):
+        assert done[edit].token_ids == done[f"{edit} by hand"].token_ids
     chat = ({"role": "user", "content": "a"}, {"role": "user", "content": "b"})
     assert instruction.prompt(chat)[-1]["content"] == "b\n\nAnswer in one word."
 
 
+def test_a_forced_beginning_is_written_and_steered_as_if_the_model_had_said_it(tiny: LanguageModel) -> None:
+    begin, decoding = PromptEdit(begin="It "), Decoding(max_new_tokens=8)
+    steering = random_vector(tiny, 2).at(1, 1.5)
+    done = run(
+        tiny,
+        [
+            Request("hi", (begin,), decoding, key="plain"),
+            Request("hi", (begin, steering), decoding, key="steered"),
+            Request("hi", (begin, PromptEdit(begin="is ")), decoding, key="two"),
+        ],
+    )
+    prompt = tiny.renderer.encode_prompt("hi")
+    for key, acting in (("plain", ()), ("steered", (steering,))):
+        assert done[key].text.startswith("It ")
+        ids, written = list(prompt), list(done[key].token_ids)
+        for place, token in enumerate(written[3:], start=3):
+            logits = reference.steered_logits(
+                tiny, [*ids, *written[:place]], edits_at(acting, len(ids), place)
+            )[-1]
+            assert token == int(logits.argmax())
+    assert done["two"].text.startswith("It is ")
+    assert not done["plain"].forced
+
+
+def edits_at(acting: tuple, prompt: int, generated: int) -> list:
+    """What a plain loop adds: each steering's vector at every completion position so far."""
+    where = range(prompt - 1, prompt + generated)
+    return [
+        (s.layers[0], lambda h, push=s.strength * s.vector.direction[s.layers[0]]: h + push, where)
+        for s in acting
+    ]
+
+
+def test_a_registered_gate_decides_by_the_unedited_prompt(tiny: LanguageModel) -> None:
+    seen: list[object] = []
+
+    @register_gate("asks-why")
+    def asks_why(prompts, lm):
+        seen.extend(prompts)
+        assert lm is tiny
+        return [1.0 if "Why" in prompt else 0.25 for prompt in prompts]
+
+    try:
+        steering = random_vector(tiny, 2).at(1, 2.0)
+        gated = random_vector(tiny, 2).at(1, 2.0, gate=DetectorGate("asks-why"))
+        edit = PromptEdit(instruction="Why?")
+        decoding = Decoding(max_new_tokens=6)
+        done = run(
+            tiny,
+            [
+                Request(q, (edit, s), decoding, key=(q, n))
+                for q in QUESTIONS
+                for n, s in enumerate((gated, steering))
+            ]
+            + [Request(q, (edit,), decoding, key=(q, 2)) for q in QUESTIONS],
+        )
+    finally:
+        del GATES._things["asks-why"]
+    assert sorted(map(str, seen)) == sorted(QUESTIONS)
+    for question in QUESTIONS:
+        opened = "Why" in question
+        assert done[question, 0].token_ids == done[question, 1 if opened else 2].token_ids
+        (reading,) = done[question, 0].gates
+        assert (reading.intervention, reading.gate, reading.fired) == (1, "asks-why", opened)
+        assert reading.probability == (1.0 if opened else 0.25)
+
+
 def test_a_large_bias_writes_an_opener_and_then_lets_go(smollm: LanguageModel) -> None:
     opener = "I don't know"
-    forced = Decoration("force", openers=(opener, "It is not possible"), bias=100.0)
+    forced = OpenerBias((opener, "It is not possible"), 100.0)
     gate = splitting_gate(smollm, 12)
-    gated = Decoration("gated", openers=(opener,), bias=100.0, gate=gate)
+    gated = OpenerBias((opener,), 100.0, gate=gate)
     requests = [
-        Request(q, (), Decoding(max_new_tokens=12), decoration=d, key=(q, name))
+        Request(q, acting, Decoding(max_new_tokens=12), key=(q, name))
         for q in QUESTIONS
-        for name, d in {"forced": forced, "gated": gated, "plain": None}.items()
+        for name, acting in {"forced": (forced,), "gated": (gated,), "plain": ()}.items()
     ]
     done = run(smollm, requests, batch_size=4)
     for question, opened in zip(QUESTIONS, fired(smollm, gate), strict=True):
@@ -242,23 +323,28 @@ def test_a_large_bias_writes_an_opener_and_then_lets_go(smollm: LanguageModel) -
     token = first.ids[first.prompt_length]
     margin = float(plain.max() - plain[token])
     for bias, wins in ((margin + 0.01, True), (margin - 0.01, False)):
-        nudged = Decoration("nudge", openers=(opener,), bias=bias)
-        (only,) = run(
-            smollm, [Request(QUESTIONS[2], (), Decoding(max_new_tokens=1), decoration=nudged)]
-        ).values()
+        nudged = OpenerBias((opener,), bias)
+        (only,) = run(smollm, [Request(QUESTIONS[2], (nudged,), Decoding(max_new_tokens=1))]).values()
         assert (only.token_ids == (token,)) is wins
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{}, {"openers": ("x",)}, {"bias": 1.0, "system": "s"}, {"openers": ("x",), "bias": float("nan")}],
+    [
+        lambda: PromptEdit(),
+        lambda: PromptEdit(name="nothing"),
+        lambda: PromptEdit(system="half of a pair: \ud800"),
+        lambda: OpenerBias(()),
+        lambda: OpenerBias(("x",), 0.0),
+        lambda: OpenerBias(("x",), float("nan")),
+        lambda: DetectorGate("nobody"),
+    ],
 )
-def test_a_decoration_that_cannot_be_meant_is_refused(wrong: dict) -> None:
+def test_what_cannot_be_meant_is_refused(wrong: Callable[[], object]) -> None:
     with pytest.raises(MisuseError):
-        Decoration("d", **wrong)
+        wrong()
 
 
-def test_built_in_decorations_are_sound_and_differ() -> None:
-    built_in = built_in_decorations()
-    assert {"dont-know-system", "dont-know-instruction", "refusal-bias"} <= built_in.keys()
-    assert len({d.digest for d in built_in.values()}) == len(built_in)
+def test_the_presets_are_sound_and_differ() -> None:
+    assert {"dont-know-system", "dont-know-instruction", "refusal-bias"} <= presets().keys()
+    assert len(set(presets().values())) == len(presets())

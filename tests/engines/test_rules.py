@@ -15,18 +15,21 @@ from steerkit.engines.base import Completion, Decoding, Request
 from steerkit.engines.transformers.batch import RunningBatch
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.engines.transformers.table import thinking_positions
-from steerkit.interventions.decoration import CyclicReflex, Decoration, Rule, SwitchPenalty, ThinkingBudget
-from steerkit.interventions.rules import (
+from steerkit.interventions.logit_rules import (
+    BoundRule,
+    CyclicReflex,
     Edits,
     ForcedClosing,
     LogitRule,
     Markers,
-    OpenerBias,
+    Openers,
     ReflectionWave,
+    SwitchPenalty,
+    ThinkingBudget,
     ThoughtSwitches,
-    rules_of,
     word_forms,
 )
+from steerkit.interventions.prompt_edit import PromptEdit
 from steerkit.models import LanguageModel
 from tests.engines import reference
 from tests.tiny import CHAT_TEMPLATE, byte_tokenizer, random_vector, tiny_hf
@@ -43,7 +46,7 @@ markers = st.sampled_from([Markers((1,), (2,)), Markers((1, 1), (2, 3)), Markers
 texts = st.lists(st.integers(0, 4), max_size=24)
 
 
-def edits_behind(rule: LogitRule, prompt: Sequence[int], generated: Sequence[int]) -> Edits:
+def edits_behind(rule: BoundRule, prompt: Sequence[int], generated: Sequence[int]) -> Edits:
     """What the rule does once all of `generated` was taken."""
     state: Any = rule.start(prompt)
     for token in generated:
@@ -78,7 +81,7 @@ def test_following_a_text_agrees_with_the_table(
 def test_only_the_beginning_of_an_opener_is_continued(openers: list[tuple], generated: list[int]) -> None:
     n = len(generated)
     continued = {o[n]: 1.5 for o in openers if len(o) > n and list(o[:n]) == generated}
-    assert edits_behind(OpenerBias(tuple(openers), 1.5), [], generated).nats == continued
+    assert edits_behind(Openers(tuple(openers), 1.5), [], generated).nats == continued
 
 
 @settings(max_examples=200, deadline=None)
@@ -122,7 +125,7 @@ def test_tip_is_its_formula(prompt: list[int], generated: list[int], found: Mark
 
 def test_the_wave_of_cyclic_reflex_is_a_triangle_from_zero() -> None:
     wave = CyclicReflex(("wait",), amplitude=3.0, period=8)
-    assert [wave.bias(t) for t in range(9)] == [0.0, 1.5, 3.0, 1.5, 0.0, -1.5, -3.0, -1.5, 0.0]
+    assert [wave.wave(t) for t in range(9)] == [0.0, 1.5, 3.0, 1.5, 0.0, -1.5, -3.0, -1.5, 0.0]
     rule = ReflectionWave((4, 5), wave, Markers((1,), (2,)))
     assert edits_behind(rule, [0], [9] * 6).nats == {}
     assert edits_behind(rule, [1], [9]).nats == {4: 1.5, 5: 1.5}
@@ -144,10 +147,10 @@ def run(lm: LanguageModel, requests: list[Request], batch_size: int = 8) -> dict
     return {c.request.key: c for c in TransformersEngine(lm, batch_size).generate(requests)}
 
 
-def plainly(lm: LanguageModel, prompt: str, rule: Rule, tokens: int) -> list[int]:
+def plainly(lm: LanguageModel, prompt: str, rule: LogitRule, tokens: int) -> list[int]:
     """Greedy decoding under a rule with everything read anew from the whole text at every step."""
     ids = lm.renderer.encode_prompt(prompt)
-    (compiled,) = rules_of(Decoration("d", rule=rule), lm)
+    compiled = rule.bind(lm)
     generated: list[int] = []
     while len(generated) < tokens:
         logits = reference.steered_logits(lm, [*ids, *generated], [])[-1].clone()
@@ -169,9 +172,9 @@ def plainly(lm: LanguageModel, prompt: str, rule: Rule, tokens: int) -> list[int
         CyclicReflex(LETTERS, amplitude=4.0, period=7),
     ],
 )
-def test_a_row_in_a_batch_follows_its_rule_as_it_does_alone(tiny: LanguageModel, rule: Rule) -> None:
+def test_a_row_in_a_batch_follows_its_rule_as_it_does_alone(tiny: LanguageModel, rule: LogitRule) -> None:
     decoding = Decoding(max_new_tokens=20)
-    decorated = [Request(p, (), decoding, key=(p, 1), decoration=Decoration("d", rule=rule)) for p in PROMPTS]
+    decorated = [Request(p, (rule,), decoding, key=(p, 1)) for p in PROMPTS]
     plain = [Request(p, (), decoding, key=(p, 0)) for p in PROMPTS]
     together = [request for pair in zip(decorated, plain, strict=True) for request in pair]
     for batch_size in (1, 3, 16):
@@ -189,7 +192,7 @@ def test_a_budget_closes_thinking_and_says_so(tiny: LanguageModel, temperature: 
     (closing,) = tiny.thinking_markers[1].tolist()
     decoding = Decoding(max_new_tokens=16, temperature=temperature, seed=3)
     requests = [
-        Request(p, (), decoding, key=(p, budget), decoration=Decoration("d", rule=ThinkingBudget(budget)))
+        Request(p, (ThinkingBudget(budget),), decoding, key=(p, budget))
         for p in PROMPTS
         for budget in (0, 5, 16)
     ]
@@ -209,9 +212,13 @@ def test_a_budget_closes_thinking_and_says_so(tiny: LanguageModel, temperature: 
 def test_a_forced_closing_is_forgotten_with_the_row_that_memory_had_no_room_for(
     tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rules: list[Rule] = [ThinkingBudget(4), SwitchPenalty(LETTERS, 4.0, 3), CyclicReflex(LETTERS, 4.0, 7)]
+    rules: list[LogitRule] = [
+        ThinkingBudget(4),
+        SwitchPenalty(LETTERS, 4.0, 3),
+        CyclicReflex(LETTERS, 4.0, 7),
+    ]
     requests = [
-        Request(p, (), Decoding(max_new_tokens=9), key=(p, i), decoration=Decoration("d", rule=rule))
+        Request(p, (rule,), Decoding(max_new_tokens=9), key=(p, i))
         for p in PROMPTS
         for i, rule in enumerate(rules)
     ]
@@ -240,11 +247,9 @@ def test_equal_rules_share_a_row_and_others_do_not(
         step(self)
 
     monkeypatch.setattr(RunningBatch, "step", counted)
-    decorations = [
-        Decoration(name, rule=ThinkingBudget(tokens)) for name, tokens in zip("abc", (3, 3, 4), strict=True)
-    ]
     requests = [
-        Request("open <think>", (), Decoding(max_new_tokens=6), key=d.name, decoration=d) for d in decorations
+        Request("open <think>", (ThinkingBudget(tokens),), Decoding(max_new_tokens=6), key=name)
+        for name, tokens in zip("abc", (3, 3, 4), strict=True)
     ]
     done = run(tiny, requests)
     assert set(rows) == {2}
@@ -260,18 +265,15 @@ def test_thinking_that_the_chat_template_opens_is_steered_counted_and_closed(one
     assert (len(opening), len(closing)) == ((1, 1) if one_token else (7, 8))
     vector = random_vector(lm, 3, size=0.5)
     decoding = Decoding(max_new_tokens=24)
-    budget = Decoration("d", rule=ThinkingBudget(6))
+    budget = ThinkingBudget(6)
     cells: dict[str, tuple] = {
         scope: (vector.at(1, 1.5, scope=scope),) for scope in ("thinking", "answer", "completion")
     }
     done = run(
         lm,
-        [Request("hi", (), decoding, key="plain"), Request("hi", (), decoding, key="cut", decoration=budget)]
+        [Request("hi", (), decoding, key="plain"), Request("hi", (budget,), decoding, key="cut")]
         + [Request("hi", cell, decoding, key=scope) for scope, cell in cells.items()]
-        + [
-            Request("hi", cell, decoding, key=(scope, "cut"), decoration=budget)
-            for scope, cell in cells.items()
-        ],
+        + [Request("hi", (*cell, budget), decoding, key=(scope, "cut")) for scope, cell in cells.items()],
     )
     assert done["plain"].thinking_tokens == done["plain"].tokens
     assert not done["plain"].forced
@@ -289,8 +291,8 @@ def test_thinking_that_the_chat_template_opens_is_steered_counted_and_closed(one
 def test_markers_of_several_tokens_are_followed_through_generated_text() -> None:
     lm = LanguageModel(tiny_hf(), byte_tokenizer(markers=False), "plain")
     script = "hm<think>ab</think>c"
-    forced = Decoration("script", openers=(script,), bias=1e4)
-    (completion,) = run(lm, [Request("hi", (), Decoding(len(script)), decoration=forced)]).values()
+    forced = PromptEdit(begin=script)
+    (completion,) = run(lm, [Request("hi", (forced,), Decoding(len(script)))]).values()
     assert completion.text == script
     assert completion.thinking_tokens == len("ab</think>")
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from steerkit.interventions.decoration import Decoration, ThinkingBudget
 
 from steerkit.core.errors import MisuseError, ModelMismatchError, SteerkitError
 from steerkit.engines.base import Decoding, Request, ScoreRequest
 from steerkit.engines.remote.served_model import ServedModel
 from steerkit.engines.remote.server import ServerEngine
-from steerkit.interventions.decoration import Decoration, ThinkingBudget
 from steerkit.models import LanguageModel
 from steerkit.runs.directory import RunDirectory, RunWriter, record_key
 from steerkit.sweeps.grid import build_grid

@@ -12,8 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from steerkit.engines.base import Decoding, Request
 from steerkit.engines.transformers.batch import RunningBatch
 from steerkit.engines.transformers.engine import TransformersEngine
-from steerkit.interventions.decoration import CyclicReflex, Decoration, Rule, SwitchPenalty, ThinkingBudget
-from steerkit.interventions.steering import Gate
+from steerkit.interventions.gate import PositionGate
+from steerkit.interventions.logit_rules import (
+    CyclicReflex,
+    LogitRule,
+    OpenerBias,
+    SwitchPenalty,
+    ThinkingBudget,
+)
 from steerkit.models import LanguageModel
 from tests.tiny import random_vector
 
@@ -74,19 +80,23 @@ def test_a_step_reads_the_device_once(tiny: LanguageModel, waits_of_steps: list[
         (v.at(1, 1.0), w.at(1, 0.5, operation="rotate")),
         (v.at([0, 2], 1.0, operation="clamp", target=1.0, scope="all"),),
         (v.at(2, 1.0, scope="thinking"), w.at(3, 1.0, scope="answer", operation="ablate")),
-        (w.at(2, 1.0, gate=Gate(v, 0.0)),),
-        (v.at(1, 1.0, half_life=4), w.at(1, 0.5, "thinking", positions="boundaries")),
+        (w.at(2, 1.0, gate=PositionGate(v, 0.0)),),
+        (
+            v.at(1, 1.0, half_life=4),
+            w.at(1, 0.5, scope="thinking", positions="boundaries"),
+            v.at(1, positions="last"),
+        ),
     ]
-    rules: list[Rule] = [
+    rules: list[LogitRule | None] = [
+        None,
+        OpenerBias(("No",), 2.0),
         ThinkingBudget(3),
         SwitchPenalty(("a", "b"), beta=4),
         CyclicReflex(("a", "b"), period=8),
     ]
     decoding = [Decoding(max_new_tokens=9), Decoding(max_new_tokens=7, temperature=0.8, top_p=0.9)]
-    decorations: list[Decoration | None] = [None, Decoration("b", openers=("No",), bias=2.0)]
-    decorations += [Decoration("r", rule=rule) for rule in rules]
     requests = [
-        Request(f"question {i} <think>", cell, how, decoration=decorations[i % len(decorations)])
+        Request(f"question {i} <think>", (*cell, *filter(None, [rules[i % len(rules)]])), how)
         for i, cell in enumerate(compositions)
         for how in decoding
     ]

@@ -13,6 +13,7 @@ from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.engines.transformers.layout import phases
 from steerkit.engines.transformers.table import (
     ANSWER,
+    LAST,
     NOWHERE,
     PROMPT,
     THINKING,
@@ -20,7 +21,7 @@ from steerkit.engines.transformers.table import (
     RowTable,
     thinking_positions,
 )
-from steerkit.interventions.steering import Gate
+from steerkit.interventions.gate import PositionGate
 from steerkit.models import LanguageModel
 from tests.tiny import byte_tokenizer, random_vector, tiny_hf
 
@@ -113,7 +114,7 @@ def test_a_threshold_gate_reads_each_position_before_the_edit(tiny: LanguageMode
     fires = (h @ unit) > 0.1
     assert fires.any()
     assert not fires.all()
-    gated = applied(tiny, h, [vector.at(LAYER, 1.0, gate=Gate(reader, 0.1))])
+    gated = applied(tiny, h, [vector.at(LAYER, 1.0, gate=PositionGate(reader, 0.1))])
     assert torch.equal(gated, torch.where(fires[..., None], h + vector.direction[LAYER], h))
 
 
@@ -164,7 +165,8 @@ def test_phases_of_a_padded_batch() -> None:
     mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1], [1] * 8])
     found = phases(ids, mask, torch.tensor([3, 4]), (opening, closing))
     n, p, t, a = NOWHERE, PROMPT, THINKING, ANSWER
-    assert found.tolist() == [[n, n, p, a, t, t, a, a], [p, p, p, p, a, a, a, a]]
+    last = a + LAST
+    assert found.tolist() == [[n, n, p, last, t, t, a, a], [p, p, p, p, last, a, a, a]]
 
 
 def test_a_zero_vector_steers_nothing_under_any_operation(tiny: LanguageModel, h: torch.Tensor) -> None:

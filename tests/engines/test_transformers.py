@@ -18,7 +18,8 @@ from steerkit.engines.context import steer
 from steerkit.engines.transformers.batch import RunningBatch
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.engines.transformers.prefixes import Prefixes
-from steerkit.interventions.steering import Gate, Steering
+from steerkit.interventions.gate import PositionGate
+from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
 from tests.engines import reference
 from tests.tiny import byte_tokenizer, random_vector, tiny_model
@@ -49,7 +50,7 @@ def mixed_cells(lm: LanguageModel) -> list[tuple[Steering, ...]]:
         (v.at([middle, late], 0.2, operation="rotate"),),
         (v.at(middle, 1.0, operation="clamp", target=float(norm) / 4, scope="all"),),
         (v.at(middle, 1.0, scope="prompt"),),
-        (w.at(late, 1.0, gate=Gate(v, 0.0)),),
+        (w.at(late, 1.0, gate=PositionGate(v, 0.0)),),
     ]
 
 
@@ -323,7 +324,7 @@ def test_scores_are_the_log_probabilities_of_plain_transformers(bundled: Languag
         text = lm.renderer.encode_pair(request.prompt, request.continuation)
         push = vector.direction[layer]
         where = list(range(text.prompt_length - 1, len(text.ids)))
-        edits = [(layer, lambda h, push=push: h + push, where)] if request.steerings else []
+        edits = [(layer, lambda h, push=push: h + push, where)] if request.interventions else []
         logits = reference.steered_logits(lm, text.ids, edits)[:-1].log_softmax(-1)
         expected = logits.gather(-1, torch.tensor(text.ids[1:])[:, None])[text.prompt_length - 1 :, 0]
         torch.testing.assert_close(torch.tensor(score.log_probabilities), expected, rtol=2e-4, atol=2e-4)

@@ -313,15 +313,15 @@ def test_a_strength_is_measured_once_and_kept_with_its_sign(
 ) -> None:
     path = tmp_path / "strengths.json"
     strengths = Strengths(tiny, path, ["What is 2 and 3?"])
-    there = strengths.at(pushes["own"], 2, 0.05)
-    away = strengths.at(pushes["own"], 2, 0.05, sign=-1)
+    there = strengths.at(pushes["own"], 2, scope=0.05)
+    away = strengths.at(pushes["own"], 2, scope=0.05, sign=-1)
     assert there.record.strength > 0 > away.record.strength
     assert there.record.measured_kl == pytest.approx(0.05, rel=0.06)
     assert there.published is not None
     monkeypatch.setattr(sk, "calibrate", None)  # nothing is measured again
     again = Strengths(tiny, path, [])
-    assert again.at(pushes["own"], 2, 0.05) == there
-    assert again.at(pushes["own"], 2, 0.05, sign=-1) == away
+    assert again.at(pushes["own"], 2, scope=0.05) == there
+    assert again.at(pushes["own"], 2, scope=0.05, sign=-1) == away
     assert "| own | 2 | completion | 0.05 |" in results.strengths_table(again)
 
 

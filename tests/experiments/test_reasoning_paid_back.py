@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 
 import pytest
+from steerkit.interventions.decoration import Decoration
 
 import steerkit as sk
 from experiments.reasoning_tax import after_chains, learned
@@ -78,7 +79,7 @@ def test_an_answer_steered_behind_its_chain_is_the_one_that_scope_answer_gives(
     thinker: LanguageModel, tmp_path: Path
 ) -> None:
     vector = random_vector(thinker, size=0.5)
-    cells = [Cell((vector.at(layer, 1.0, "answer"),)) for layer in (0, 2)]
+    cells = [Cell((vector.at(layer, 1.0, scope="answer"),)) for layer in (0, 2)]
     plain = completed(thinker, PLAIN, CHAIN)
     setting = Setting(tmp_path, tmp_path, dtype="float32", tokens=TOKENS)
     suite = Suite("sums", ITEMS[:6])
@@ -183,7 +184,7 @@ def test_a_threshold_keeps_to_its_budget_on_the_split_that_chooses(
 
 
 def a_way(tiny: LanguageModel, name: str, strength: float) -> Way:
-    cell = Cell((random_vector(tiny, name=name).at(1, strength, "answer"),))
+    cell = Cell((random_vector(tiny, name=name).at(1, strength, scope="answer"),))
     return Way(cell, cell)
 
 

@@ -60,7 +60,7 @@ def test_a_task_in_inspect_scores_as_ours(smollm: LanguageModel, tmp_path: Path)
     path = vector.save(tmp_path / "v.safetensors")
     engine = TransformersEngine(smollm)
     accuracies = []
-    for steerings in ((), (vector.at(14, 1.0), vector.at(10, 1.0, "all", "ablate"))):
+    for steerings in ((), (vector.at(14, 1.0), vector.at(10, 1.0, scope="all", operation="ablate"))):
         specs = f"{path}@layer=14,strength=1,{path}@layer=10,scope=all,operation=ablate"
         args = {"dtype": "float32", "steer": specs.split(",")}  # as `inspect eval -M steer=…` splits it
         theirs = evaluated(

@@ -28,7 +28,9 @@ def test_a_scope_other_than_all_is_refused_by_name(tiny: LanguageModel, scope: s
 def test_an_operation_other_than_add_is_refused_by_name(tiny: LanguageModel, operation: str) -> None:
     target = 1.0 if operation == "clamp" else None
     with pytest.raises(MisuseError, match=f"operation={operation}"):
-        constant_shifts([random_vector(tiny).at(1, 1.0, "all", operation, target)], CONSUMER)
+        constant_shifts(
+            [random_vector(tiny).at(1, 1.0, scope="all", operation=operation, target=target)], CONSUMER
+        )
 
 
 def test_a_gate_is_refused_by_name(tiny: LanguageModel) -> None:
@@ -57,14 +59,18 @@ def test_a_half_life_and_boundaries_are_refused_by_name(tiny: LanguageModel) -> 
 
 def test_nothing_to_export_is_said(tiny: LanguageModel) -> None:
     vector = random_vector(tiny)
-    for nothing in ([], [vector.at(1, 0.0, "all")], [vector.at(1, 1.0, "all"), vector.at(1, -1.0, "all")]):
+    for nothing in (
+        [],
+        [vector.at(1, 0.0, scope="all")],
+        [vector.at(1, 1.0, scope="all"), vector.at(1, -1.0, scope="all")],
+    ):
         with pytest.raises(MisuseError, match="nothing to export"):
             constant_shifts(nothing, CONSUMER)
 
 
 def test_a_strength_that_overflows_is_refused(tiny: LanguageModel) -> None:
     with pytest.raises(MisuseError, match="overflows"):
-        constant_shifts([random_vector(tiny).at(1, 1e39, "all")], CONSUMER)
+        constant_shifts([random_vector(tiny).at(1, 1e39, scope="all")], CONSUMER)
 
 
 def test_vectors_of_different_sizes_are_refused(tiny: LanguageModel) -> None:
@@ -85,7 +91,7 @@ parts = st.lists(
 def test_shifts_add_up_layer_by_layer(tiny: LanguageModel, parts: list[tuple[set[int], float]]) -> None:
     vectors = [random_vector(tiny, seed) for seed in range(len(parts))]
     steerings = [
-        vector.at(tuple(layers), strength, "all")
+        vector.at(tuple(layers), strength, scope="all")
         for vector, (layers, strength) in zip(vectors, parts, strict=True)
     ]
     shifts = constant_shifts(steerings, CONSUMER)

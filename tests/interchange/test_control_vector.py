@@ -33,7 +33,9 @@ def text(path: Path, key: str) -> object:
 
 def test_direction_n_is_our_layer_n_with_its_strength_in_it(tiny: LanguageModel, tmp_path: Path) -> None:
     vector = random_vector(tiny)
-    path = export_gguf([vector.at((1, 3), 1.5, "all"), vector.at(3, -0.5, "all")], tmp_path / "v.gguf")
+    path = export_gguf(
+        [vector.at((1, 3), 1.5, scope="all"), vector.at(3, -0.5, scope="all")], tmp_path / "v.gguf"
+    )
     written = directions(path)
     assert list(written) == ["direction.1", "direction.2", "direction.3"]
     assert all(array.dtype == np.float32 and array.shape == (32,) for array in written.values())
@@ -43,7 +45,7 @@ def test_direction_n_is_our_layer_n_with_its_strength_in_it(tiny: LanguageModel,
 
 
 def test_the_file_says_whose_it_is(tiny: LanguageModel, tmp_path: Path) -> None:
-    path = export_gguf([random_vector(tiny).at(2, 2.0, "all")], tmp_path / "v.gguf")
+    path = export_gguf([random_vector(tiny).at(2, 2.0, scope="all")], tmp_path / "v.gguf")
     assert text(path, "general.architecture") == "controlvector"
     assert text(path, "controlvector.model_hint") == "llama"
     assert text(path, "controlvector.layer_count") == 3
@@ -97,7 +99,7 @@ def test_a_scope_is_refused(tiny: LanguageModel, tmp_path: Path) -> None:
 def test_repeng_reads_what_we_write(tiny: LanguageModel, tmp_path: Path) -> None:
     python = consumer_python("repeng")
     vector = random_vector(tiny)
-    path = export_gguf([vector.at((1, 2), 1.5, "all")], tmp_path / "v.gguf")
+    path = export_gguf([vector.at((1, 2), 1.5, scope="all")], tmp_path / "v.gguf")
     program = (
         "import json, sys, repeng; v = repeng.ControlVector.import_gguf(sys.argv[1]);"
         "print(json.dumps([v.model_type, {k: d.tolist() for k, d in v.directions.items()}]))"
@@ -114,7 +116,7 @@ def test_repeng_reads_what_we_write(tiny: LanguageModel, tmp_path: Path) -> None
 def test_llama_cpp_steers_where_we_do_at_every_layer(smollm: LanguageModel, tmp_path: Path) -> None:
     python = consumer_python("llama_cpp")
     vector = extract(smollm, load_pairs("abstention"))
-    steerings = [vector.at(tuple(range(1, smollm.n_layers)), 1.0, "all")]
+    steerings = [vector.at(tuple(range(1, smollm.n_layers)), 1.0, scope="all")]
     path = export_gguf(steerings, tmp_path / "v.gguf")
     model = gguf_of("smollm2-135m-instruct", None, print)
     outcome = verify_gguf(smollm, steerings, path, model, python)
@@ -133,7 +135,7 @@ def test_a_file_that_is_one_layer_off_is_not_verified(smollm: LanguageModel, tmp
     vector = extract(smollm, load_pairs("abstention"))
     moved = replace(vector, direction=vector.direction.roll(1, dims=0))
     wrong = export_gguf(
-        [moved.at(15, 1.0, "all")], tmp_path / "v.gguf"
+        [moved.at(15, 1.0, scope="all")], tmp_path / "v.gguf"
     )  # what belongs to layer 14 stands at 15
     model = gguf_of("smollm2-135m-instruct", None, print)
-    assert not verify_gguf(smollm, [vector.at(14, 1.0, "all")], wrong, model, python).passed
+    assert not verify_gguf(smollm, [vector.at(14, 1.0, scope="all")], wrong, model, python).passed

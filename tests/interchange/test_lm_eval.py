@@ -28,7 +28,9 @@ CHOICES = ("I don't know.", "The answer is")
 
 def test_a_block_is_named_as_in_the_models_base(tiny: LanguageModel, tmp_path: Path) -> None:
     vector = random_vector(tiny)
-    path = export_lm_eval(tiny, [vector.at(2, 1.5, "all"), vector.at((2, 3), 0.5, "all")], tmp_path / "v.pt")
+    path = export_lm_eval(
+        tiny, [vector.at(2, 1.5, scope="all"), vector.at((2, 3), 0.5, scope="all")], tmp_path / "v.pt"
+    )
     entries = torch.load(path, weights_only=True)
     assert list(entries) == ["layers.2", "layers.3"]
     assert entries["layers.2"]["action"] == "add"
@@ -39,7 +41,10 @@ def test_a_block_is_named_as_in_the_models_base(tiny: LanguageModel, tmp_path: P
 
 def test_clamp_and_full_ablation_become_its_clamp(tiny: LanguageModel, tmp_path: Path) -> None:
     vector = random_vector(tiny)
-    steerings = [vector.at(1, 1.0, "all", "clamp", target=2.5), vector.at(2, 1.0, "all", "ablate")]
+    steerings = [
+        vector.at(1, 1.0, scope="all", operation="clamp", target=2.5),
+        vector.at(2, 1.0, scope="all", operation="ablate"),
+    ]
     entries = torch.load(export_lm_eval(tiny, steerings, tmp_path / "v.pt"), weights_only=True)
     assert [(e["action"], e["steering_coefficient"]) for e in entries.values()] == [
         ("clamp", 2.5),
@@ -52,10 +57,10 @@ def test_what_lm_eval_cannot_express_is_refused_by_name(tiny: LanguageModel, tmp
     refused = {
         "scope=completion": [vector.at(1)],
         "gate": [vector.at(1, scope="all", gate=Gate(vector, 0.0))],
-        "operation=rotate": [vector.at(1, 0.5, "all", "rotate")],
-        "strength=0.5": [vector.at(1, 0.5, "all", "ablate")],
-        "layer=1": [vector.at(1, 1.0, "all"), vector.at(1, 1.0, "all", "ablate")],
-        "strength=0": [vector.at(1, 0.0, "all")],
+        "operation=rotate": [vector.at(1, 0.5, scope="all", operation="rotate")],
+        "strength=0.5": [vector.at(1, 0.5, scope="all", operation="ablate")],
+        "layer=1": [vector.at(1, 1.0, scope="all"), vector.at(1, 1.0, scope="all", operation="ablate")],
+        "strength=0": [vector.at(1, 0.0, scope="all")],
     }
     for field, steerings in refused.items():
         with pytest.raises(MisuseError, match=field):
@@ -70,7 +75,9 @@ def test_what_lm_eval_cannot_express_is_refused_by_name(tiny: LanguageModel, tmp
 def test_lm_eval_computes_what_we_compute(smollm: LanguageModel, tmp_path: Path, operation: Any) -> None:
     python = consumer_python("lm_eval")
     target = 3.0 if operation == "clamp" else None
-    steerings = [random_vector(smollm, size=0.5).at((10, 14), 1.0, "all", operation, target)]
+    steerings = [
+        random_vector(smollm, size=0.5).at((10, 14), 1.0, scope="all", operation=operation, target=target)
+    ]
     path = export_lm_eval(smollm, steerings, tmp_path / "v.pt")
     outcome = verify_lm_eval(smollm, steerings, path, python)
     assert outcome.passed, outcome.rows
@@ -142,7 +149,7 @@ def write_task(folder: Path, task: str, rows: Iterable[dict[str, Any]], **more: 
 
 @pytest.fixture(scope="module")
 def steering(smollm: LanguageModel) -> Steering:
-    return random_vector(smollm, size=0.5).at((10, 14), 1.0, "all")
+    return random_vector(smollm, size=0.5).at((10, 14), 1.0, scope="all")
 
 
 @pytest.mark.consumers

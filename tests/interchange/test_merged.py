@@ -88,8 +88,8 @@ def test_plain_transformers_computes_the_steered_logits(config: Any, tmp_path: P
     lm = model_of(config)
     before = {name: tensor.clone() for name, tensor in lm.hf.state_dict().items()}
     steerings = [
-        random_vector(lm, 0).at((0, 2), 0.7, "all"),
-        random_vector(lm, 1, name="b").at((1, 2), -1.3, "all"),
+        random_vector(lm, 0).at((0, 2), 0.7, scope="all"),
+        random_vector(lm, 1, name="b").at((1, 2), -1.3, scope="all"),
     ]
     folder = export_merged(lm, steerings, tmp_path / "merged")
     merged = transformers.AutoModelForCausalLM.from_pretrained(folder)
@@ -122,7 +122,7 @@ def test_an_architecture_without_a_place_for_it_is_refused(config: Any, reason: 
 
 def test_the_folder_says_what_was_folded_in(tiny: LanguageModel, tmp_path: Path) -> None:
     vector = random_vector(tiny)
-    folder = export_merged(tiny, [vector.at(2, 1.5, "all")], tmp_path / "merged")
+    folder = export_merged(tiny, [vector.at(2, 1.5, scope="all")], tmp_path / "merged")
     note = json.loads((folder / "steerkit.json").read_text())
     assert note["steering"] == ["random@layer=2,strength=1.5,scope=all"]
     assert note["fingerprint"] == tiny.fingerprint
@@ -130,7 +130,7 @@ def test_the_folder_says_what_was_folded_in(tiny: LanguageModel, tmp_path: Path)
 
 
 def test_a_merged_model_is_another_model_to_a_vector(tiny: LanguageModel, tmp_path: Path) -> None:
-    steering = random_vector(tiny).at(2, 1.5, "all")
+    steering = random_vector(tiny).at(2, 1.5, scope="all")
     merged = sk.load_model(export_merged(tiny, [steering], tmp_path / "merged"))
     with pytest.raises(ModelMismatchError, match="other weights"), sk.steer(merged, steering):
         pass
@@ -168,14 +168,14 @@ def test_verification_passes_what_is_right_and_fails_what_is_not(tiny: LanguageM
     folder = export_merged(tiny, steerings, tmp_path / "merged")
     assert verify_merged(tiny, steerings, folder).passed
     assert not verify_merged(tiny, [random_vector(tiny).at(2, scope="all")], folder).passed
-    assert not verify_merged(tiny, [random_vector(tiny).at(1, 1.01, "all")], folder).passed
+    assert not verify_merged(tiny, [random_vector(tiny).at(1, 1.01, scope="all")], folder).passed
 
 
 def test_the_reference_model_merged_is_the_hooked_model_to_1e_4(
     smollm: LanguageModel, tmp_path: Path
 ) -> None:
     vector = random_vector(smollm, size=0.5)
-    steerings = [vector.at((0, 14), 1.0, "all"), vector.at(29, -2.0, "all")]
+    steerings = [vector.at((0, 14), 1.0, scope="all"), vector.at(29, -2.0, scope="all")]
     outcome = verify_merged(smollm, steerings, export_merged(smollm, steerings, tmp_path / "merged"))
     assert outcome.passed
     assert outcome.rows[0]["largest_difference"] <= 1e-4
@@ -197,7 +197,7 @@ print(json.dumps([list(request.outputs[0].token_ids) for request in done]))
 def test_vllm_generates_from_it_what_we_generate_steered(smollm: LanguageModel, tmp_path: Path) -> None:
     python = consumer_python("vllm")
     vector = random_vector(smollm, size=0.5)
-    steering = vector.at((10, 14), 1.0, "all")
+    steering = vector.at((10, 14), 1.0, scope="all")
     folder = export_merged(smollm, [steering], tmp_path / "merged")
     prompts = [smollm.renderer.encode_prompt(question) for question in QUESTIONS]
     command = [python, "-c", VLLM, str(folder), json.dumps(prompts)]

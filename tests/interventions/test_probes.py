@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from steerkit.core.errors import InputError, MisuseError, ModelMismatchError, SteerkitError
+from steerkit.interventions.layer_tensors import Described
 from steerkit.interventions.probe import (
     Probe,
     ProbeMetadata,
@@ -77,7 +78,7 @@ def test_without_a_choice_the_threshold_is_even_odds_and_the_last_choice_is_the_
 
 @pytest.mark.parametrize("layer", [-1, LAYERS])
 def test_a_layer_that_the_model_does_not_have_is_refused(layer: int) -> None:
-    with pytest.raises(MisuseError, match=f"layers 0 to {LAYERS - 1}, not {layer}"):
+    with pytest.raises(MisuseError, match=f"layer {layer} is out of range.*layers 0 to {LAYERS - 1}"):
         a_probe().logit(layer, torch.zeros(WIDTH))
 
 
@@ -90,10 +91,10 @@ def test_a_threshold_is_a_probability(threshold: float) -> None:
 @pytest.mark.parametrize(
     ("weight", "bias", "complaint"),
     [
-        (torch.zeros(4), torch.zeros(4), "one bias a layer"),
-        (torch.zeros(4, 8), torch.zeros(3), "one bias a layer"),
-        (torch.full((4, 8), torch.nan), torch.zeros(4), "the weight .* NaN or Inf"),
-        (torch.zeros(4, 8), torch.full((4,), torch.inf), "the bias .* NaN or Inf"),
+        (torch.zeros(4), torch.zeros(4), "a probe is"),
+        (torch.zeros(4, 8), torch.zeros(3), "bias has shape"),
+        (torch.full((4, 8), torch.nan), torch.zeros(4), "weight .* NaN or Inf"),
+        (torch.zeros(4, 8), torch.full((4,), torch.inf), "bias .* NaN or Inf"),
         (torch.zeros(2, 8), torch.zeros(2), "names layer 2 but has 2 layers"),
     ],
 )
@@ -171,11 +172,11 @@ def test_what_is_no_file_or_no_safetensors_is_said(tmp_path: Path) -> None:
 
 def test_another_model_is_refused_and_other_weights_only_when_exact() -> None:
     probe = a_probe()
-    probe.check_model("llama:abc", LAYERS, WIDTH, "tiny")
+    probe.check(Described("tiny", "llama:abc", LAYERS, WIDTH))
     with pytest.raises(ModelMismatchError, match="is gemma"):
-        probe.check_model("gemma:abc", LAYERS, WIDTH, "other")
+        probe.check(Described("other", "gemma:abc", LAYERS, WIDTH))
     with pytest.raises(ModelMismatchError, match="width 64"):
-        probe.check_model("llama:abc", LAYERS, 64, "other")
+        probe.check(Described("other", "llama:abc", LAYERS, 64))
     with pytest.raises(ModelMismatchError, match="other weights"):
-        probe.check_model("llama:def", LAYERS, WIDTH, "other")
-    probe.check_model("llama:def", LAYERS, WIDTH, "other", exact=False)
+        probe.check(Described("other", "llama:def", LAYERS, WIDTH))
+    probe.check(Described("other", "llama:def", LAYERS, WIDTH), exact=False)

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from steerkit.core.errors import InputError, MisuseError, ModelMismatchError, SteerkitError
-from steerkit.interventions import vector as vector_module
-from steerkit.interventions.vector import SteeringVector, VectorMetadata, load_vector
+from steerkit.interventions.layer_tensors import Described
+from steerkit.interventions.vector import CalibrationRecord, SteeringVector, VectorMetadata, load_vector
 
 FINGERPRINT = "LlamaForCausalLM-3x8:aa"
 
@@ -87,7 +87,7 @@ def test_a_failing_write_leaves_the_old_file_whole_and_no_scratch(
         Path(target).write_bytes(b"half")
         raise failure
 
-    monkeypatch.setattr(vector_module, "save_file", half_a_file)
+    monkeypatch.setattr("safetensors.torch.save_file", half_a_file)
     with pytest.raises(SteerkitError, match="name another --out"):
         a_vector(1).save(path)
     assert path.read_bytes() == before
@@ -157,7 +157,7 @@ def test_the_relative_dose_is_the_push_over_the_stream() -> None:
     ("fingerprint", "layers", "width", "says"),
     [
         ("LlamaForCausalLM-4x8:aa", 4, 8, "3 layers, width 8"),
-        ("LlamaForCausalLM-3x9:aa", 3, 9, "has 3 layers, width 9"),
+        ("LlamaForCausalLM-3x9:aa", 3, 9, "with 3 layers, width 9"),
         ("GPT2LMHeadModel-3x8:aa", 3, 8, "GPT2LMHeadModel"),
     ],
 )
@@ -166,16 +166,16 @@ def test_another_architecture_or_width_is_an_error_that_names_both(
 ) -> None:
     for exact in (True, False):
         with pytest.raises(ModelMismatchError, match="somewhere/a-model") as caught:
-            a_vector().check_model(fingerprint, layers, width, "mine", exact=exact)
+            a_vector().check(Described("mine", fingerprint, layers, width), exact=exact)
         assert says in str(caught.value)
         assert "mine" in str(caught.value)
 
 
 def test_other_weights_of_one_architecture_pass_only_on_request() -> None:
-    with pytest.raises(ModelMismatchError, match="--allow-mismatch"):
-        a_vector().check_model("LlamaForCausalLM-3x8:bb", 3, 8, "mine")
-    a_vector().check_model("LlamaForCausalLM-3x8:bb", 3, 8, "mine", exact=False)
-    a_vector().check_model(FINGERPRINT, 3, 8, "mine")
+    with pytest.raises(ModelMismatchError, match="allow the mismatch"):
+        a_vector().check(Described("mine", "LlamaForCausalLM-3x8:bb", 3, 8))
+    a_vector().check(Described("mine", "LlamaForCausalLM-3x8:bb", 3, 8), exact=False)
+    a_vector().check(Described("mine", FINGERPRINT, 3, 8))
 
 
 @pytest.mark.parametrize(
@@ -233,3 +233,41 @@ def test_a_file_cut_or_overwritten_anywhere_is_an_error_or_harmless(
 def test_a_vector_does_not_take_the_place_of_a_folder(tmp_path: Path) -> None:
     with pytest.raises(MisuseError, match="not a regular file"):
         a_vector().save(tmp_path)
+
+
+def calibrated(layer: int = 1, strength: float = 0.75) -> CalibrationRecord:
+    return CalibrationRecord(
+        layer=layer,
+        strength=strength,
+        statistic="mean",
+        target_kl=0.1,
+        measured_kl=0.1,
+        interval=None,
+        rollout_kl=None,
+        tokens=9,
+        prompts=2,
+        prompts_digest="d",
+    )
+
+
+def test_a_calibrated_strength_is_used_by_its_kl() -> None:
+    vector = a_vector().with_calibration([calibrated()])
+    assert vector.at(1, kl=0.1) == vector.at(1, 0.75)
+    for wrong in ({"layer": 0, "kl": 0.1}, {"layer": 1, "kl": 0.2}, {"layer": 1, "kl": 0.1, "scope": "all"}):
+        with pytest.raises(MisuseError, match=r"layer 1 at 0\.1"):
+            vector.at(**wrong)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda v: -v, lambda v: v + v, lambda v: 2 * v, lambda v: v.random_control()]
+)
+def test_another_direction_keeps_nothing_that_was_measured_on_this_one(change: Any) -> None:
+    vector = a_vector(
+        separability=(0.5,) * 3, baseline_separability=0.5, agreement=(0.1,) * 3, alignment=(1.0,) * 3
+    ).with_calibration([calibrated()])
+    metadata = change(vector.recommending(vector.at(1))).metadata
+    assert {
+        getattr(metadata, name) for name in ("separability", "agreement", "alignment", "calibration")
+    } == {None}
+    assert metadata.baseline_separability is None
+    assert metadata.recommended == ()

@@ -4,10 +4,10 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from steerkit.interventions.decoration import Decoration
 
 from steerkit.analysis.choosing import read_choice
 from steerkit.core.errors import MisuseError
-from steerkit.interventions.decoration import Decoration
 from steerkit.interventions.steering import Gate
 from steerkit.suites.items import save_items
 from steerkit.sweeps.confirmation import choose_then_report, companions, relative_doses

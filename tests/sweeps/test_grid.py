@@ -31,7 +31,7 @@ def test_controls_can_be_kept_to_some_strengths():
 
 
 def test_strength_zero_is_the_unsteered_cell_whatever_surrounds_it():
-    zero = Cell((vector().at(3, 0.0), vector("other", seed=2).at(1, -0.0, "all")))
+    zero = Cell((vector().at(3, 0.0), vector("other", seed=2).at(1, -0.0, scope="all")))
     assert zero.id == Cell().id
     assert zero.fields() == Cell().fields()
     assert Cell((vector().at(3, 0.0),), controls="abstain").fields() == Cell().fields()
@@ -43,7 +43,7 @@ def test_an_id_is_the_digest_of_what_the_cell_does():
     others = [
         vector().at(3, 1.5),
         vector().at(4, 1.0),
-        vector().at(3, 1.0, "all"),
+        vector().at(3, 1.0, scope="all"),
         vector().at(3, 1.0, operation="ablate"),
         vector(seed=2).at(3, 1.0),
     ]

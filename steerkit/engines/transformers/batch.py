@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from steerkit.engines.base import Completion, Decoding, Finish, Request
+from steerkit.engines.base import Completion, Decoding, Finish, GateReading, Request
 from steerkit.engines.transformers.cache import KeysAndValues, aligned_cache, keys_and_values
 from steerkit.engines.transformers.layout import completion_phases, line_ends
 from steerkit.engines.transformers.sampling import next_tokens
-from steerkit.engines.transformers.table import ANSWER, Program, RowTable, thinking_positions
-from steerkit.interventions.rules import Edits, LogitRule
+from steerkit.engines.transformers.table import ANSWER, LAST, Program, RowTable, thinking_positions
+from steerkit.interventions.logit_rules import BoundRule, Edits, ForcedClosing
 from steerkit.models import LanguageModel
 
 
@@ -24,18 +24,18 @@ from steerkit.models import LanguageModel
 class Row:
     """One completion under way, for every request that it answers. `generated` grows until `finish` ends it.
 
-    `asked` are those requests with what their gates read: requests that come to the same prompt, steerings,
+    `asked` are those requests with what their row gates read: requests that come to the same prompt, steerings,
     rules and random numbers have the same completion. `following` are the rules that are not over, each with its
-    state behind the newest token; `forced` says whether one of them has taken a token by force.
+    state behind the newest token; `forced` says whether a thinking budget has taken a token by force.
     """
 
-    asked: list[tuple[Request, tuple[float, ...]]]
+    asked: list[tuple[Request, tuple[GateReading, ...]]]
     prompt_ids: tuple[int, ...]
     program: Program
     uniforms: np.ndarray | None
-    rules: tuple[LogitRule, ...] = ()
+    rules: tuple[BoundRule, ...] = ()
     generated: list[int] = field(init=False)
-    following: list[tuple[LogitRule, Any]] = field(init=False)
+    following: list[tuple[BoundRule, Any]] = field(init=False)
     forced: bool = field(init=False)
     finish: Finish | None = None
 
@@ -88,7 +88,7 @@ class Row:
         """The finished row as the engine's answer to each that asked."""
         assert self.finish is not None
         text, thinking = lm.renderer.decode(self.generated), _thinking_tokens(self, lm)
-        for request, probabilities in self.asked:
+        for request, gates in self.asked:
             yield Completion(
                 request=request,
                 text=text,
@@ -96,7 +96,7 @@ class Row:
                 finish=self.finish,
                 prompt_tokens=len(self.prompt_ids),
                 thinking_tokens=thinking,
-                gate_probabilities=probabilities,
+                gates=gates,
                 forced=self.forced,
             )
 
@@ -203,13 +203,13 @@ class RunningBatch:
             texts = [[*row.prompt_ids, *row.generated] for row in rows]
             padded = [[lm.pad_id] * (width + 1 - len(text)) + text for text in texts]
             self._history = torch.tensor(padded, device=device)
-        elif not self._table.fades:
+        elif not self._table.changes_as_it_goes:
             self._table.point(torch.full((len(rows), 1), ANSWER, device=device))
         self._draw_from(rows)
         self._edit_logits()
 
     def step(self) -> None:
-        """One token for every row, finished ones included until others take their places them."""
+        """One token for every row, finished ones included until others take their places."""
         lm = self._lm
         self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=True)
         self._point()
@@ -244,13 +244,14 @@ class RunningBatch:
     def _point(self) -> None:
         """Point the table at the position that the step reads, where that changes from step to step."""
         table = self._table
-        if not (table.follows_text or table.fades):
+        if not table.changes_as_it_goes:
             return
+        ages = self._positions - self._prompts
         phase = torch.full_like(self._positions, ANSWER)
         if table.follows_text:
             ends = line_ends(self._history, self._lm.line_breaks) if table.tells_steps_apart else None
             phase = completion_phases(self._history, self._lm.thinking_markers, ends)[:, -1:]
-        table.point(phase, self._positions - self._prompts)
+        table.point(phase + LAST * (ages == 0), ages)
 
     def _edit_logits(self) -> None:
         """Put on the device what rules do to the next step; nothing once no row follows any."""
@@ -264,10 +265,17 @@ class RunningBatch:
         self._edits = edits
         each = [(place, edit) for place, row_edits in edits for edit in row_edits]
         biased = [(place, token, nats) for place, edit in each for token, nats in edit.nats.items()]
-        forced = [(place, edit.forced) for place, edit in each if edit.forced is not None]
-        for place, _ in forced:
-            self.rows[place].forced = True
-        self._biased, self._forced = self._on_device(biased), self._on_device(forced)
+        forced = [self._force(place, row_edits) for place, row_edits in edits]
+        self._biased, self._forced = self._on_device(biased), self._on_device([f for f in forced if f])
+
+    def _force(self, place: int, edits: Sequence[Edits]) -> tuple[int, int] | None:
+        """The row's place and the token that the first of its rules that forces one takes; None where none does."""
+        row = self.rows[place]
+        for (rule, _), edit in zip(row.following, edits, strict=True):
+            if edit.forced is not None:
+                row.forced |= isinstance(rule, ForcedClosing)
+                return place, edit.forced
+        return None
 
     def _on_device(self, entries: Sequence[tuple[float, ...]]) -> tuple[Tensor, ...] | None:
         """The columns of `entries` as tensors; None where there are none."""

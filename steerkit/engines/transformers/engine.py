@@ -1,7 +1,7 @@
-"""The transformers engine: many steerings in one stream of rows, on the user's own model.
+"""The transformers engine: rows of many interventions in one stream, on the user's own model.
 
-1. A request becomes a row with its own program (see `table`). Rows of many steerings share a batch; a row is
-   moved, retired or retried only together with its program.
+1. A request becomes a row with its own program and rules (see `table`). Rows of many steerings share a batch; a row
+   is moved, retired or retried only together with its program.
 2. A prompt up to its last token is run once per distinct (prompt, steering of prompt positions) and its keys
    and values serve every row that has both in common; under scope `completion` that is every cell of a grid
    (see `prefixes`). The last prompt token is the row's first decoding step, hence its first steered one.
@@ -21,20 +21,27 @@ from itertools import islice
 import torch
 
 from steerkit.core.errors import MisuseError, SteerkitError
-from steerkit.core.prompts import Prompt
-from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest
+from steerkit.core.prompts import EncodedText, Prompt
+from steerkit.engines.base import (
+    Completion,
+    ContinuationScore,
+    Request,
+    ScoreRequest,
+    refuse,
+    steerings_of,
+)
 from steerkit.engines.transformers.batch import Row, RunningBatch
 from steerkit.engines.transformers.cache import recurrent_layers
-from steerkit.engines.transformers.gates import PromptIds, Readings, probe_gates
+from steerkit.engines.transformers.gates import PromptIds, Readings
 from steerkit.engines.transformers.layout import left_padded, point_at_text
 from steerkit.engines.transformers.memory import fitting_rows, in_passes, ran_out
 from steerkit.engines.transformers.prefixes import Prefixes
 from steerkit.engines.transformers.sampling import row_uniforms
 from steerkit.engines.transformers.table import Program, RowTable
-from steerkit.interventions.probe import Probe
-from steerkit.interventions.rules import LogitRule, rules_of
-from steerkit.interventions.steering import ProbeGate, Steering
-from steerkit.interventions.vector import SteeringVector
+from steerkit.interventions.base import Intervention
+from steerkit.interventions.logit_rules import BoundRule, ForcedBeginning, LogitRule
+from steerkit.interventions.prompt_edit import PromptEdit, edited_prompt
+from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
 
 BATCH_SIZE = {"cpu": 128, "cuda": 256}  # beyond it throughput grows no more; see benchmarks/README.md
@@ -68,7 +75,7 @@ class TransformersEngine:
         self._sized_by_memory = batch_size is None
         self._exact = not allow_mismatch
         self._checked: set[str] = set()
-        self._rules: dict[str, tuple[LogitRule, ...]] = {}  # by the decoration's digest
+        self._rules: dict[str, BoundRule] = {}  # by the intervention's digest, without its gate
 
     @property
     def model(self) -> LanguageModel:
@@ -80,15 +87,18 @@ class TransformersEngine:
         """Number format of the model."""
         return str(self.lm.dtype).removeprefix("torch.")
 
+    def supports(self, intervention: Intervention) -> str | None:
+        """Return why the engine cannot carry out an intervention: it can every kind that there is."""
+        if isinstance(intervention, Steering | PromptEdit | LogitRule):
+            return None
+        return f"it knows no intervention of kind {intervention.kind}"
+
     def check(self, request: Request) -> None:
         """Raise what `generate` would raise for this request before running it."""
-        self._check_request(request, self._prompt_ids(request.prompt, request.system, {}))
-        if request.decoration is not None:
-            prompt, system = (
-                request.decoration.prompt(request.prompt),
-                request.decoration.system_prompt(request.system),
-            )
-            self._check_length(len(self._prompt_ids(prompt, system, {})) + request.decoding.max_new_tokens)
+        self._check(request.interventions)
+        plain = self._prompt_ids(request.prompt, request.system, {})
+        edited = self._edited(request.prompt, request.system, request.interventions, {})
+        self._check_length(max(len(plain), len(edited)) + request.decoding.max_new_tokens)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Complete each request; completions are yielded as rows finish, in any order."""
@@ -118,10 +128,9 @@ class TransformersEngine:
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[ContinuationScore]:
         """Log-probability of each continuation token, teacher-forced, in the order of the requests."""
-        encoded = []
-        for request in requests:
-            self._check(request.steerings, probe_gates(request))
-            text = self.lm.renderer.encode_pair(request.prompt, request.continuation, request.system)
+        encoded, programs = [], []
+        for request, acting in zip(requests, self._opened(requests), strict=True):
+            text = self._scored_text(request, acting)
             self._check_length(len(text.ids))
             if not text.prompt_length:
                 raise MisuseError(
@@ -129,7 +138,7 @@ class TransformersEngine:
                     "give a longer prompt"
                 )
             encoded.append(text)
-        programs = self._score_programs(requests, [text.ids[: text.prompt_length] for text in encoded])
+            programs.append(Program.of(steerings_of(acting)))
 
         def score(some: Sequence[int]) -> list[tuple[float, ...]]:
             texts = [encoded[i].ids for i in some]
@@ -150,29 +159,62 @@ class TransformersEngine:
         encoded: dict[str, PromptIds] = {}
         plain = [self._prompt_ids(r.prompt, r.system, encoded) for r in requests]
         for request, ids in zip(requests, plain, strict=True):
-            self._check_request(request, ids)
-        gates = [(ids, gate) for r, ids in zip(requests, plain, strict=True) for gate in probe_gates(r)]
-        if gates:
-            with self._unshared():
-                readings.read(gates)
+            self._check(request.interventions)
+            self._check_length(len(ids) + request.decoding.max_new_tokens)
+        self._read(readings, requests, plain)
         rows: dict[object, Row] = {}
         for request, ids in zip(requests, plain, strict=True):
-            opened = readings.opened(request, ids)
-            program = Program.of(opened.steerings)
-            decoration, decoding = opened.decoration, request.decoding
+            acting, decoding = readings.opened(request.interventions, ids), request.decoding
+            program, rules = Program.of(steerings_of(acting)), self._bound(acting)
             uniforms = row_uniforms(decoding, ids, request.sample) if decoding.temperature > 0 else None
-            rules: tuple[LogitRule, ...] = ()
-            if decoration is not None:
-                prompt, system = decoration.prompt(request.prompt), decoration.system_prompt(request.system)
-                ids = self._prompt_ids(prompt, system, encoded)
-                self._check_length(len(ids) + decoding.max_new_tokens)
-                if decoration.digest not in self._rules:
-                    self._rules[decoration.digest] = rules_of(decoration, self.lm)
-                rules = self._rules[decoration.digest]
+            verdicts = readings.verdicts(request.interventions, ids)
+            ids = self._edited(request.prompt, request.system, acting, encoded)
+            self._check_length(len(ids) + decoding.max_new_tokens)
             key = ids, program.key, decoding, None if uniforms is None else uniforms.tobytes(), rules
             row = rows.get(key) or rows.setdefault(key, Row([], ids, program, uniforms, rules))
-            row.asked.append((request, opened.probabilities))
+            row.asked.append((request, verdicts))
         return list(rows.values())
+
+    def _read(
+        self, readings: Readings, requests: Sequence[Request | ScoreRequest], prompts: Sequence[PromptIds]
+    ) -> None:
+        """Read all row gates of these requests, whose unedited prompts are `prompts`."""
+        asked = [(r.prompt, ids, r.interventions) for r, ids in zip(requests, prompts, strict=True)]
+        with self._unshared():
+            readings.read(asked)
+
+    def _bound(self, acting: Sequence[Intervention]) -> tuple[BoundRule, ...]:
+        """The rules on logits, as tokens of this model; a forced beginning goes before all others."""
+        begin = "".join(each.begin or "" for each in acting if isinstance(each, PromptEdit))
+        rules: list[BoundRule] = []
+        if begin:
+            text = self.lm.renderer.encode_pair("?", begin)
+            rules.append(ForcedBeginning(text.ids[text.prompt_length :]))
+        for each in acting:
+            if isinstance(each, LogitRule):
+                if each.digest not in self._rules:
+                    self._rules[each.digest] = each.bind(self.lm)
+                rules.append(self._rules[each.digest])
+        return tuple(rules)
+
+    def _edited(
+        self,
+        prompt: Prompt,
+        system: str | None,
+        acting: Sequence[Intervention],
+        known: dict[str, PromptIds],
+    ) -> PromptIds:
+        """The tokens of the prompt with all its edits, each applied to the result of those before it."""
+        return self._prompt_ids(*edited_prompt(prompt, system, acting), known)
+
+    def _scored_text(self, request: ScoreRequest, acting: Sequence[Intervention]) -> EncodedText:
+        for each in acting:
+            if isinstance(each, LogitRule) or (isinstance(each, PromptEdit) and each.begin):
+                raise MisuseError(
+                    f"{str(each)!r} changes what is sampled, which a given text is not: leave it out"
+                )
+        prompt, system = edited_prompt(request.prompt, request.system, acting)
+        return self.lm.renderer.encode_pair(prompt, request.continuation, system)
 
     def _prompt_ids(self, prompt: Prompt, system: str | None, known: dict[str, PromptIds]) -> PromptIds:
         """The rendered prompt's tokens; a grid asks for the same prompt once a cell."""
@@ -181,18 +223,13 @@ class TransformersEngine:
             known[key] = tuple(self.lm.renderer.encode_prompt(prompt, system))
         return known[key]
 
-    def _check_request(self, request: Request, ids: PromptIds) -> None:
-        self._check(request.steerings, probe_gates(request))
-        self._check_length(len(ids) + request.decoding.max_new_tokens)
-
-    def _check(self, steerings: Sequence[Steering], gates: Sequence[ProbeGate]) -> None:
-        lm = self.lm
-        vectors = [vector for steering in steerings for vector in steering.vectors]
-        fitted: list[SteeringVector | Probe] = [*vectors, *(gate.probe for gate in gates)]
-        for part in fitted:
-            if part.digest not in self._checked:
-                part.check_model(lm.fingerprint, lm.n_layers, lm.d_model, lm.name, exact=self._exact)
-                self._checked.add(part.digest)
+    def _check(self, interventions: Sequence[Intervention]) -> None:
+        refuse(self, interventions)
+        for each in interventions:
+            for part in each.tensors:
+                if part.digest not in self._checked:
+                    part.check(self.lm, exact=self._exact)
+                    self._checked.add(part.digest)
 
     def _check_length(self, tokens: int) -> None:
         if tokens > self.lm.context_length:
@@ -250,17 +287,14 @@ class TransformersEngine:
                 waiting.appendleft(row)
         batch.clear()
 
-    def _score_programs(
-        self, requests: Sequence[ScoreRequest], prompts: Sequence[PromptIds]
-    ) -> list[Program]:
+    def _opened(self, requests: Sequence[ScoreRequest]) -> list[tuple[Intervention, ...]]:
+        """What acts on each request once its row gates are read."""
+        for request in requests:
+            self._check(request.interventions)
         readings = Readings(self.lm)
-        gates = [(ids, gate) for r, ids in zip(requests, prompts, strict=True) for gate in probe_gates(r)]
-        if gates:
-            with self._unshared():
-                readings.read(gates)
-        return [
-            Program.of(readings.opened(r, ids).steerings) for r, ids in zip(requests, prompts, strict=True)
-        ]
+        prompts = [self._prompt_ids(r.prompt, r.system, {}) for r in requests]
+        self._read(readings, requests, prompts)
+        return [readings.opened(r.interventions, ids) for r, ids in zip(requests, prompts, strict=True)]
 
     def _score_rows(
         self, texts: Sequence[Sequence[int]], starts: Sequence[int], programs: Sequence[Program]

@@ -1,73 +1,70 @@
-"""Probe gates: read from the unsteered prompt before a row exists, and gone from it once they are read.
+"""Row gates: read from the unsteered, unedited prompt before a row exists, and gone from it once they are read.
 
-A gate decides once per row, so a row whose gates have been read is a row with fewer steerings and none that is
-gated: nothing downstream knows of probe gates. The reading depends on prompt, probe and layer alone, and is made
-once for all cells of an item. The pass ends at the last block that a gate reads.
+A row gate decides once per row, so a row whose gates have been read is a row with fewer interventions and none that a
+row gate guards: nothing downstream knows of them. The reading depends on prompt and detector alone, and is made once
+for all cells of an item. The pass that reads probes ends at the last block that one of them reads.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from steerkit.engines.base import Request, ScoreRequest
+from steerkit.core.errors import SteerkitError
+from steerkit.core.prompts import Prompt
+from steerkit.core.registry import GATES
+from steerkit.engines.base import GateReading
 from steerkit.engines.transformers.layout import left_padded
 from steerkit.engines.transformers.memory import in_passes
-from steerkit.interventions.decoration import Decoration
-from steerkit.interventions.steering import ProbeGate, Steering
+from steerkit.interventions.base import Intervention
+from steerkit.interventions.gate import DetectorGate, ProbeGate, RowGate, log_odds_of, probability_of
 from steerkit.models import LanguageModel
 from steerkit.models.sites import hidden_of
 
 READ_TOKENS = 2048
 PromptIds = tuple[int, ...]
-Read = tuple[PromptIds, str, int]  # prompt, probe digest, layer
+Asked = tuple[Prompt, PromptIds, Sequence[Intervention]]  # a prompt, its tokens, what is asked for there
+Kind = TypeVar("Kind", bound=Intervention)
 
 
-@dataclass(frozen=True)
-class Opened:
-    """What is left of a request once its gates are read: what acts, and the probabilities that decided it."""
-
-    steerings: tuple[Steering, ...]
-    decoration: Decoration | None
-    probabilities: tuple[float, ...]
-
-
-def probe_gates(request: Request | ScoreRequest) -> list[ProbeGate]:
-    """The request's probe gates, those of its steerings in order, then the decoration's."""
-    gates = gates_of(request.steerings)
-    decoration = request.decoration if isinstance(request, Request) else None
-    if decoration is not None and decoration.gate is not None:
-        gates.append(decoration.gate)
-    return gates
-
-
-def gates_of(steerings: Sequence[Steering]) -> list[ProbeGate]:
-    """The steerings' probe gates, in order."""
-    return [s.gate for s in steerings if isinstance(s.gate, ProbeGate)]
+def row_gates(interventions: Iterable[Intervention]) -> list[RowGate]:
+    """Return the gates that decide row by row, in the order of the interventions."""
+    return [each.gate for each in interventions if isinstance(each.gate, RowGate)]
 
 
 class Readings:
-    """Log-odds that probes read from unsteered prompts; each is computed once."""
+    """Log-odds that gates read from unsteered prompts; each is computed once."""
 
     def __init__(self, lm: LanguageModel) -> None:
         self._lm = lm
-        self._logits: dict[Read, float] = {}
+        self._log_odds: dict[tuple[PromptIds, str], float] = {}
 
-    def read(self, wanted: Iterable[tuple[PromptIds, ProbeGate]]) -> None:
-        """Read what is not known yet, many prompts a pass; what is known and not wanted is forgotten."""
-        gates = {(ids, gate.probe.digest, gate.layer): gate for ids, gate in wanted}
-        self._logits = {read: logit for read, logit in self._logits.items() if read in gates}
-        by_prompt: dict[PromptIds, list[ProbeGate]] = {}
-        for read, gate in gates.items():
-            if read not in self._logits:
-                by_prompt.setdefault(read[0], []).append(gate)
+    def read(self, asked: Iterable[Asked]) -> None:
+        """Read what is asked for and not known yet, many prompts a pass; forget what is not asked for."""
+        gates = {
+            (ids, _key(gate)): (prompt, gate)
+            for prompt, ids, interventions in asked
+            for gate in row_gates(interventions)
+        }
+        self._log_odds = {read: value for read, value in self._log_odds.items() if read in gates}
+        probes: dict[PromptIds, list[ProbeGate]] = {}
+        detectors: dict[str, dict[PromptIds, Prompt]] = {}
+        for read, (prompt, gate) in gates.items():
+            if read not in self._log_odds:
+                if isinstance(gate, ProbeGate):
+                    probes.setdefault(read[0], []).append(gate)
+                elif isinstance(gate, DetectorGate):
+                    detectors.setdefault(gate.detector, {})[read[0]] = prompt
+        self._read_probes(probes)
+        for name, prompts in detectors.items():
+            self._read_detector(name, prompts)
 
+    def _read_probes(self, by_prompt: Mapping[PromptIds, Sequence[ProbeGate]]) -> None:
         def states_of(prompts: Sequence[PromptIds]) -> dict[int, Tensor]:
             return last_states(self._lm, prompts, {gate.layer for ids in prompts for gate in by_prompt[ids]})
 
@@ -75,29 +72,41 @@ class Readings:
             for row, ids in enumerate(prompts):
                 for gate in by_prompt[ids]:
                     logit = gate.probe.logit(gate.layer, states[gate.layer][row])
-                    self._logits[ids, gate.probe.digest, gate.layer] = float(logit)
+                    self._log_odds[ids, _key(gate)] = float(logit)
 
-    def opened(self, request: Request | ScoreRequest, ids: PromptIds) -> Opened:
-        """The request's steerings and decoration without gates, those behind a shut gate left out."""
-        decoration = request.decoration if isinstance(request, Request) else None
-        if decoration is not None and decoration.gate is not None:
-            decoration = decoration.open if self._fires(decoration.gate, ids) else None
-        probabilities = tuple(_sigmoid(self._logit(gate, ids)) for gate in probe_gates(request))
-        return Opened(self.open_steerings(request.steerings, ids), decoration, probabilities)
+    def _read_detector(self, name: str, prompts: Mapping[PromptIds, Prompt]) -> None:
+        read = [float(p) for p in GATES[name](list(prompts.values()), self._lm)]
+        if len(read) != len(prompts) or not all(0 <= p <= 1 for p in read):
+            raise SteerkitError(
+                f"the gate {name!r} gives one probability between 0 and 1 for each prompt, and gave {read[:4]} for "
+                f"{len(prompts)} prompts"
+            )
+        for ids, p in zip(prompts, read, strict=True):
+            self._log_odds[ids, name] = log_odds_of(p) if 0 < p < 1 else (math.inf if p else -math.inf)
 
-    def open_steerings(self, steerings: Sequence[Steering], ids: PromptIds) -> tuple[Steering, ...]:
-        """The steerings without probe gates, those behind a shut gate left out."""
+    def opened(self, interventions: Sequence[Kind], ids: PromptIds) -> tuple[Kind, ...]:
+        """Return the interventions without row gates, those behind a shut one left out."""
         return tuple(
-            without_gates(s)
-            for s in steerings
-            if not isinstance(s.gate, ProbeGate) or self._fires(s.gate, ids)
+            without_row_gate(each)
+            for each in interventions
+            if not isinstance(each.gate, RowGate) or each.gate.fires(self._log_odds[ids, _key(each.gate)])
         )
 
-    def _fires(self, gate: ProbeGate, ids: PromptIds) -> bool:
-        return gate.fires(self._logit(gate, ids))
+    def verdicts(self, interventions: Sequence[Intervention], ids: PromptIds) -> tuple[GateReading, ...]:
+        """Return what each row gate read, and whether it fired."""
+        verdicts = []
+        for place, each in enumerate(interventions):
+            if isinstance(each.gate, RowGate):
+                read = self._log_odds[ids, _key(each.gate)]
+                verdicts.append(
+                    GateReading(place, each.gate.name, probability_of(read), each.gate.fires(read))
+                )
+        return tuple(verdicts)
 
-    def _logit(self, gate: ProbeGate, ids: PromptIds) -> float:
-        return self._logits[ids, gate.probe.digest, gate.layer]
+
+def _key(gate: RowGate) -> str:
+    """What a gate reads, whatever its threshold."""
+    return f"{gate.probe.digest}/{gate.layer}" if isinstance(gate, ProbeGate) else gate.name
 
 
 def last_states(lm: LanguageModel, texts: Sequence[PromptIds], layers: set[int]) -> dict[int, Tensor]:
@@ -132,10 +141,6 @@ def _states_after(blocks: Sequence[nn.Module], layers: set[int]) -> Iterator[dic
             handle.remove()
 
 
-def without_gates(steering: Steering) -> Steering:
-    """The steering as it acts where its probe gate fires; a threshold gate stays."""
-    return steering.open if isinstance(steering.gate, ProbeGate) else steering
-
-
-def _sigmoid(logit: float) -> float:
-    return 1 / (1 + math.exp(-logit)) if logit >= 0 else 1 - 1 / (1 + math.exp(logit))
+def without_row_gate(intervention: Kind) -> Kind:
+    """Return the intervention as it acts where its row gate fires; a position gate stays."""
+    return intervention.open if isinstance(intervention.gate, RowGate) else intervention

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from steerkit.engines.transformers.table import (
     ANSWER,
+    LAST,
     LINE_END,
     NOWHERE,
     PROMPT,
@@ -55,7 +56,8 @@ def phases(
     `ends` says which positions end a line or a step (`line_ends`), where that is to be told apart.
     """
     places = torch.arange(ids.shape[1], device=ids.device)[None]
-    phase = torch.where(places < first[:, None], PROMPT, completion_phases(ids, markers, ends))
+    completion = completion_phases(ids, markers, ends) + LAST * (places == first[:, None])
+    phase = torch.where(places < first[:, None], PROMPT, completion)
     return torch.where(mask.bool(), phase, NOWHERE)
 
 

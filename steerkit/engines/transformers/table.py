@@ -5,7 +5,8 @@ The contract, which every engine shares:
 1. A row's *program* says which ordered composition of steerings acts on it at each layer in each phase of its
    text. Phases are: prompt (every real prompt position before the last), thinking (completion positions while a
    thinking block is open) and answer (the other completion positions); the last two are told apart by whether the
-   text read so far ends in an empty line, where a program asks for that. Padding has no phase and no steering.
+   text read so far ends in an empty line or a line, and whether the position is the last prompt token, where a program
+   asks for that. Padding has no phase and no steering.
 2. A table is compiled from the programs of the rows at hand. Each hooked layer gets a bank of slots; slot 0 does
    nothing; equal compositions share a slot. Splitting, sorting, retiring or refilling a batch means compiling a
    table from other rows, so no row can inherit another row's steering. Constants are computed then.
@@ -30,14 +31,17 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.core.errors import SteerkitError
-from steerkit.interventions.operations import Constants, Gathered, Stage
-from steerkit.interventions.steering import ProbeGate, Steering
+from steerkit.engines.transformers.stages import Acting, Gathered, Stage
+from steerkit.interventions.gate import RowGate
+from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
 from steerkit.models.sites import hidden_of, with_hidden
 
 NOWHERE, PROMPT, THINKING, ANSWER = range(4)
 LINE_END, STEP_END = 2, 4  # added to a phase of the completion where a position ends a line, or a step too
-PHASES = 8
+LAST = 6  # added besides at the last prompt token, the completion's first position
+PHASES = 14
+ENDS = (0, LINE_END, STEP_END)
 PHASES_OF_SCOPE = {
     "prompt": (PROMPT,),
     "completion": (THINKING, ANSWER),
@@ -62,11 +66,9 @@ class Program:
     @classmethod
     def of(cls, steerings: Sequence[Steering]) -> Program:
         """The program of an ordered list of steerings; those of strength 0 act on nothing and are left out."""
-        acting = [s for s in steerings if s.strength != 0]
-        if any(isinstance(s.gate, ProbeGate) for s in acting):
-            raise SteerkitError(
-                "a probe gate is read before a program is made: see engines.transformers.gates"
-            )
+        acting = [s for s in steerings if s.acts]
+        if any(isinstance(s.gate, RowGate) for s in acting):
+            raise SteerkitError("a row gate is read before a program is made: see engines.transformers.gates")
         compositions: dict[tuple[int, int], Composition] = {}
         for steering in acting:
             for layer in steering.layers:
@@ -84,13 +86,19 @@ class Program:
     @property
     def tells_thinking_apart(self) -> bool:
         """Whether thinking and answer positions are steered differently."""
-        return any(self._differ(THINKING + end, ANSWER + end) for end in (0, LINE_END, STEP_END))
+        return any(self._differ(THINKING + end + at, ANSWER + end + at) for end in ENDS for at in (0, LAST))
 
     @property
     def tells_steps_apart(self) -> bool:
         """Whether positions that end a step or a line are steered differently from the others."""
+        phases = [phase + at for phase in (THINKING, ANSWER) for at in (0, LAST)]
+        return any(self._differ(phase, phase + end) for phase in phases for end in ENDS)
+
+    @property
+    def tells_last_apart(self) -> bool:
+        """Whether the last prompt token is steered otherwise than the rest of the completion."""
         return any(
-            self._differ(phase, phase + end) for phase in (THINKING, ANSWER) for end in (LINE_END, STEP_END)
+            self._differ(phase + end, phase + end + LAST) for phase in (THINKING, ANSWER) for end in ENDS
         )
 
     @property
@@ -107,9 +115,12 @@ def _phases(steering: Steering) -> tuple[int, ...]:
     """The phases in which a steering acts: everywhere in its scope, or at the ends of lines or steps alone."""
     phases = PHASES_OF_SCOPE[steering.scope]
     completion = [phase for phase in phases if phase != PROMPT]
-    steps = tuple(phase + STEP_END for phase in completion)
-    lines = tuple(phase + LINE_END for phase in completion) + steps
-    return {"boundaries": steps, "lines": lines, "every": phases + lines}[steering.positions]
+    ends = {"boundaries": (STEP_END,), "lines": (LINE_END, STEP_END)}.get(steering.positions, ENDS)
+    last = tuple(phase + end + LAST for phase in completion for end in ends)
+    if steering.positions == "last":
+        return last
+    ordinary = tuple(phase + end for phase in completion for end in ends)
+    return (*phases[: len(phases) - len(completion)], *ordinary, *last)
 
 
 class RowTable:
@@ -130,6 +141,7 @@ class RowTable:
         distinct = {program.key: program for program in programs}
         self.tells_thinking_apart = any(p.tells_thinking_apart for p in distinct.values())
         self.tells_steps_apart = any(p.tells_steps_apart for p in distinct.values())
+        self.tells_last_apart = any(p.tells_last_apart for p in distinct.values())
         self.fades = any(p.fades for p in distinct.values())
         self._stages: list[list[Stage]] = []
         number = {key: i for i, key in enumerate(distinct)}
@@ -155,6 +167,11 @@ class RowTable:
         self._map = self._slots[..., :1]
         self._ages: Tensor | None = None
         self._ready: list[list[Gathered]] = []
+
+    @property
+    def changes_as_it_goes(self) -> bool:
+        """Whether a completion position's steering depends on anything but that it is one."""
+        return self.follows_text or self.fades or self.tells_last_apart
 
     @property
     def follows_text(self) -> bool:
@@ -234,7 +251,7 @@ class RowTable:
 def _stages(compositions: Sequence[Composition], layer: int, like: Tensor) -> list[Stage]:
     depth = max(len(c) for c in compositions)
     return [
-        Stage.stack([Constants.of(c[k], layer) if k < len(c) else None for c in compositions], like)
+        Stage.stack([Acting.of(c[k], layer) if k < len(c) else None for c in compositions], like)
         for k in range(depth)
     ]
 

@@ -16,13 +16,13 @@ import pytest
 pytest.importorskip("vllm")
 
 import torch
+from steerkit.interventions.decoration import Decoration, ThinkingBudget, built_in_decorations
 
 from steerkit.core.errors import MisuseError
 from steerkit.engines.base import Completion, Decoding, Request, ScoreRequest
 from steerkit.engines.doctor import diagnose_vllm
 from steerkit.engines.remote.vllm import VllmEngine
 from steerkit.engines.transformers.engine import TransformersEngine
-from steerkit.interventions.decoration import Decoration, ThinkingBudget, built_in_decorations
 from steerkit.interventions.probe import Probe, ProbeMetadata
 from steerkit.interventions.spec import parse_spec
 from steerkit.interventions.steering import ProbeGate, Steering

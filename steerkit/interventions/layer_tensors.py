@@ -1,0 +1,101 @@
+"""What vectors and probes have in common: a row of numbers a layer, for one model."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from steerkit.core.errors import InputError, MisuseError, ModelMismatchError
+
+
+class ModelFacts(Protocol):
+    """What has to be known of a model to tell whether a vector is for it; a loaded or a served model knows it."""
+
+    name: str
+    fingerprint: str
+    n_layers: int
+    d_model: int
+
+
+@dataclass(frozen=True)
+class Described:
+    """A model by its facts alone."""
+
+    name: str
+    fingerprint: str
+    n_layers: int
+    d_model: int
+
+
+class LayerTensors:
+    """The base of `SteeringVector` and `Probe`. `noun` is what messages call it, `again` how to get another."""
+
+    noun: ClassVar[str]
+    again: ClassVar[str]
+    metadata: Any
+
+    @property
+    def rows(self) -> Tensor:
+        """The tensor `[n_layers, d_model]`."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the contents: what has one digest acts alike."""
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """Its own name, as spec strings and tables show it."""
+        return str(self.metadata.name)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder blocks of the model that it belongs to."""
+        return self.rows.shape[0]
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.rows.shape[1]
+
+    def check_layer(self, layer: int) -> None:
+        """Raise MisuseError unless the model that this belongs to has the layer."""
+        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < self.n_layers:
+            raise MisuseError(
+                f"layer {layer!r} is out of range: {self.metadata.model}, which {self.noun} {self.name!r} is for, has "
+                f"layers 0 to {self.n_layers - 1}"
+            )
+
+    def check(self, model: ModelFacts, *, exact: bool = True) -> None:
+        """Raise ModelMismatchError unless this was made for `model`; with `exact=False` other weights pass.
+
+        Another architecture or width never does.
+        """
+        ours, theirs = self.metadata.fingerprint, model.fingerprint
+        mine, other = ours.split(":")[0], theirs.split(":")[0]
+        if (self.n_layers, self.d_model) != (model.n_layers, model.d_model) or mine != other:
+            raise ModelMismatchError(
+                f"{self.noun} {self.name!r} is for {self.metadata.model} ({mine}, {self.n_layers} layers, width "
+                f"{self.d_model}), but {model.name} is {other} with {model.n_layers} layers, width {model.d_model}: "
+                f"{self.again} {model.name}"
+            )
+        if exact and ours != theirs:
+            raise ModelMismatchError(
+                f"{self.noun} {self.name!r} is for other weights ({self.metadata.model}) than those of {model.name}: "
+                f"{self.again} {model.name}, or allow the mismatch if it is meant"
+            )
+
+    def keep(self, field: str, shape: torch.Size) -> None:
+        """Put a tensor field on the CPU in float32. Raises InputError for another shape, NaN or Inf."""
+        tensor = getattr(self, field)
+        if tensor.shape != shape:
+            raise InputError(f"{field} has shape {list(tensor.shape)}, expected {list(shape)}")
+        kept = tensor.detach().to("cpu", torch.float32).contiguous()
+        if not torch.isfinite(kept).all():
+            raise InputError(f"{field} of {self.noun} {self.name!r} holds NaN or Inf: make it again")
+        object.__setattr__(self, field, kept)
