@@ -29,7 +29,7 @@ from steerkit.core.prompts import EncodedText, Prompt
 from steerkit.engines.base import Decoding, Request
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.interventions.spec import parse_range
-from steerkit.interventions.steering import Operation, Scope, Steering
+from steerkit.interventions.steering import Scope, Steering
 from steerkit.interventions.vector import SteeringVector
 from steerkit.models import LanguageModel
 from steerkit.suites.suite import load_suite
@@ -48,7 +48,7 @@ def calibrate(
     statistic: Statistic = "mean",
     prompts: Sequence[Prompt] | None = None,
     system: str | None = None,
-    operation: Operation = "add",
+    operation: str = "add",
     scope: Scope = "completion",
     target: float | None = None,
     sign: int = 1,
@@ -89,7 +89,7 @@ def calibrate(
         raise MisuseError("calibration needs at least one prompt")
     decoding = Decoding(max_new_tokens=tokens)
     requests = [Request(prompt, (), decoding, system) for prompt in questions]
-    engine.check(replace(requests[0], steerings=(steering(asked[0], limit),)))
+    engine.check(replace(requests[0], interventions=(steering(asked[0], limit),)))
     texts = _rollouts(engine, requests)
 
     forms, forms_reason = _formulas(lm, vector, asked, texts, target_kl, statistic, operation, scope)
@@ -173,7 +173,7 @@ def _formulas(
     texts: Sequence[EncodedText],
     target_kl: float,
     statistic: Statistic,
-    operation: Operation,
+    operation: str,
     scope: Scope,
 ) -> tuple[dict[int, ClosedForms], str | None]:
     if operation != "add":
@@ -237,7 +237,11 @@ def _on_own_rollouts(
     places = [(layer, end.strength) for layer, end in found.items() if end.strength is not None]
     texts = _rollouts(
         engine,
-        [replace(request, steerings=(meter.steering(*place),)) for place in places for request in requests],
+        [
+            replace(request, interventions=(meter.steering(*place),))
+            for place in places
+            for request in requests
+        ],
     )
     measured = {}
     for i, place in enumerate(places):

@@ -12,7 +12,7 @@ from typing import Any
 from steerkit.calibration.closed_forms import ClosedForms, Statistic
 from steerkit.calibration.tokens import TokenStatistics
 from steerkit.core.errors import MisuseError
-from steerkit.interventions.steering import Operation, Scope, Steering
+from steerkit.interventions.steering import Scope, Steering
 from steerkit.interventions.vector import CalibrationRecord, SteeringVector
 
 FORMULAS = ("published", "exact", "fisher")
@@ -66,7 +66,7 @@ class Calibration:
     model: str
     target_kl: float
     statistic: Statistic
-    operation: Operation
+    operation: str
     scope: Scope
     target: float | None
     tolerance: float

@@ -52,7 +52,7 @@ class Conversation:
                 self.messages = ()
             case _:
                 raise MisuseError(f"unknown command /{name}; /help lists them")
-        specs = " ; ".join(s.spec() for s in self.steerings) or "no vector"
+        specs = " ; ".join(str(s) for s in self.steerings) or "no vector"
         return specs if self.on else f"off ({specs})"
 
 

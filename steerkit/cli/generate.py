@@ -62,7 +62,7 @@ def generate(
             [
                 {
                     "prompt": c.request.prompt,
-                    "steering": [s.spec() for s in c.request.steerings],
+                    "steering": [str(s) for s in c.request.steerings],
                     "completion": c.text,
                     "tokens": c.tokens,
                     "finish": c.finish,
@@ -73,7 +73,7 @@ def generate(
         return
     for c in completions:
         if len(requests) > 1:
-            label = " ; ".join(s.spec() for s in c.request.steerings) or "unsteered"
+            label = " ; ".join(str(s) for s in c.request.steerings) or "unsteered"
             console.out.print(Text(f"{c.request.prompt}  [{label}]", style="dim"))
         console.out.print(c.text, soft_wrap=True)
         if c.finish == "length":

@@ -125,9 +125,7 @@ def diagnose_server(engine: ServerEngine, lm: LanguageModel, steering: Steering)
     for where in (TransformersEngine(lm), engine):
         plain, steered = (score.log_probabilities for score in where.score(pair))
         shifts.append([b - a for a, b in zip(plain, steered, strict=True)])
-    facts = (
-        {"server": ", ".join(engine.urls)} | _facts(engine.model, engine.dtype) | {"probe": steering.spec()}
-    )
+    facts = {"server": ", ".join(engine.urls)} | _facts(engine.model, engine.dtype) | {"probe": str(steering)}
     tolerance = LOG_PROBABILITY_TOLERANCE.get(engine.dtype, LOOSEST_LOG_PROBABILITY)
     return ServerDiagnosis(facts, list(zip(*shifts, strict=True)), tolerance)
 

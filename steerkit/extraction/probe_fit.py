@@ -115,7 +115,7 @@ def choose_threshold(
     """
     if not 0 <= budget <= 1:
         raise MisuseError(f"the budget is a share of the answerable items, from 0 to 1, got {budget}")
-    probe.check_model(lm.fingerprint, lm.n_layers, lm.d_model, lm.name)
+    probe.check(lm)
     layer = probe.metadata.layer if layer is None else layer
     probe.check_layer(layer)
     data = labelled_prompts(data) if isinstance(data, Suite) else data

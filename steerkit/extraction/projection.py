@@ -120,7 +120,7 @@ def shared_directions(
     if what == "content":
         return content(lm, pairs), f"{CONTENT_COMPONENTS} content components"
     other = what if isinstance(what, SteeringVector) else load_vector(what)
-    other.check_model(lm.fingerprint, lm.n_layers, lm.d_model, lm.name)
+    other.check(lm)
     return other.direction[:, None], other.name
 
 

@@ -24,7 +24,7 @@ def constant_shifts(steerings: Sequence[Steering], consumer: str) -> Tensor:
         require_every_position(steering, consumer)
         if steering.operation != "add":
             raise MisuseError(
-                f"operation={steering.operation} in {steering.spec()!r}: {consumer} can only add a constant; "
+                f"operation={steering.operation} in {str(steering)!r}: {consumer} can only add a constant; "
                 "export operation=add"
             )
     return added(steerings, consumer)
@@ -35,17 +35,15 @@ def require_every_position(steering: Steering, consumer: str) -> None:
     for field in fields(steering):  # first: under scope=all some of them could not be asked for
         if field.name not in EXPRESSED and getattr(steering, field.name) != field.default:
             raise MisuseError(
-                f"{field.name} in {steering.spec()!r}: {consumer} has nothing like it; leave it out"
+                f"{field.name} in {str(steering)!r}: {consumer} has nothing like it; leave it out"
             )
     if steering.scope != "all":
         raise MisuseError(
-            f"scope={steering.scope} in {steering.spec()!r}: {consumer} acts at every position; write scope=all, which "
+            f"scope={steering.scope} in {str(steering)!r}: {consumer} acts at every position; write scope=all, which "
             "is another steering: measure it"
         )
     if steering.gate is not None:
-        raise MisuseError(
-            f"gate in {steering.spec()!r}: {consumer} has no condition; export it without a gate"
-        )
+        raise MisuseError(f"gate in {str(steering)!r}: {consumer} has no condition; export it without a gate")
 
 
 def added(steerings: Sequence[Steering], consumer: str) -> Tensor:

@@ -46,7 +46,7 @@ def export_gguf(steerings: Sequence[Steering], out: str | os.PathLike[str]) -> P
         writer.add_string("steerkit.version", version("steerkit"))
         writer.add_string("steerkit.model", metadata.model)
         writer.add_string("steerkit.fingerprint", metadata.fingerprint)
-        writer.add_array("steerkit.steering", [steering.spec() for steering in steerings])
+        writer.add_array("steerkit.steering", [str(steering) for steering in steerings])
         writer.add_array("steerkit.layers", steered_layers(shifts))
         for layer, shift in enumerate(shifts[1:].numpy(), start=1):
             writer.add_tensor(f"direction.{layer}", shift)

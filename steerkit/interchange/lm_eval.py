@@ -43,9 +43,7 @@ def export_lm_eval(
         raise MisuseError(f"{out}: lm-eval takes a .pt file for a steering; name --out NAME.pt")
     for steering in steerings:
         require_every_position(steering, CONSUMER)
-        steering.vector.check_model(
-            lm.fingerprint, lm.n_layers, lm.d_model, lm.name, exact=not allow_mismatch
-        )
+        steering.vector.check(lm, exact=not allow_mismatch)
     acting = [steering for steering in steerings if steering.strength != 0]
     if not acting:
         raise MisuseError("strength=0 or no steering: there is nothing to export")
@@ -70,15 +68,15 @@ def _entry(steerings: Sequence[Steering], layer: int) -> dict[str, Any]:
         )
     if len(steerings) > 1:
         raise MisuseError(
-            f"layer={layer} is steered by {' and '.join(repr(s.spec()) for s in steerings)}: {CONSUMER} does one thing "
+            f"layer={layer} is steered by {' and '.join(repr(str(s)) for s in steerings)}: {CONSUMER} does one thing "
             "a layer, unless all of them add"
         )
     (steering,) = steerings
     if steering.operation == "rotate":
-        raise MisuseError(f"operation=rotate in {steering.spec()!r}: {CONSUMER} knows add and clamp only")
+        raise MisuseError(f"operation=rotate in {str(steering)!r}: {CONSUMER} knows add and clamp only")
     if steering.strength != 1:
         raise MisuseError(
-            f"strength={steering.strength:g} in {steering.spec()!r}: {CONSUMER} clamps fully; write strength=1"
+            f"strength={steering.strength:g} in {str(steering)!r}: {CONSUMER} clamps fully; write strength=1"
         )
     direction = steering.vector.direction[layer]
     if not direction.any():

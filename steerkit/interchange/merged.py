@@ -53,9 +53,7 @@ def export_merged(
     """
     shifts = constant_shifts(steerings, "a merged checkpoint")
     for steering in steerings:
-        steering.vector.check_model(
-            lm.fingerprint, lm.n_layers, lm.d_model, lm.name, exact=not allow_mismatch
-        )
+        steering.vector.check(lm, exact=not allow_mismatch)
     if lm.is_steered:
         raise MisuseError(f"{lm.name} is being steered: export outside the `with sk.steer(...)` block")
     if getattr(lm.hf.config, "quantization_config", None) is not None:
@@ -166,7 +164,7 @@ def _note(lm: LanguageModel, steerings: Sequence[Steering]) -> dict[str, Any]:
     return {
         "merged_from": lm.name,
         "fingerprint": lm.fingerprint,
-        "steering": [steering.spec() for steering in steerings],
+        "steering": [str(steering) for steering in steerings],
         "vectors": {steering.vector.name: steering.vector.digest for steering in steerings},
         "steerkit_version": version("steerkit"),
     }

@@ -299,7 +299,7 @@ def test_a_registered_gate_decides_by_the_unedited_prompt(tiny: LanguageModel) -
         assert done[question, 0].token_ids == done[question, 1 if opened else 2].token_ids
         (reading,) = done[question, 0].gates
         assert (reading.intervention, reading.gate, reading.fired) == (1, "asks-why", opened)
-        assert reading.probability == (1.0 if opened else 0.25)
+        assert reading.probability == pytest.approx(1.0 if opened else 0.25)
 
 
 def test_a_large_bias_writes_an_opener_and_then_lets_go(smollm: LanguageModel) -> None:

@@ -30,7 +30,6 @@ from steerkit.core.prompts import Renderer
 from steerkit.engines.base import Decoding, Request
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.extraction.pairs import ContrastPairs, labelled_prompts
-from steerkit.interventions.decoration import Decoration
 from steerkit.models import LanguageModel
 from steerkit.runs.directory import Record
 from steerkit.scoring.abstention import abstains

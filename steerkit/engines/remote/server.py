@@ -219,5 +219,5 @@ def _steered(steerings: Sequence[Steering], more: Mapping[str, Any] | None = Non
     """What a request's body says of its steerings; nothing for none."""
     if not steerings:
         return {}
-    specs = [steering.spec() for steering in steerings]
+    specs = [str(steering) for steering in steerings]
     return {"vllm_xargs": {ARGUMENT: specs, DIGESTS: digests_of(steerings), **(more or {})}}
