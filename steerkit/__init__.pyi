@@ -11,7 +11,7 @@ from steerkit.engines.context import steer as steer
 from steerkit.engines.remote.server import ServerEngine as ServerEngine
 from steerkit.engines.remote.vllm import VllmEngine as VllmEngine
 from steerkit.engines.transformers.engine import TransformersEngine as TransformersEngine
-from steerkit.extraction.estimators import estimator as estimator
+from steerkit.extraction.estimator import estimator as estimator
 from steerkit.extraction.extract import extract as extract
 from steerkit.extraction.learned import learn as learn
 from steerkit.extraction.lint import lint as lint

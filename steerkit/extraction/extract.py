@@ -14,7 +14,7 @@ from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.prompts import EncodedText
 from steerkit.core.registry import ESTIMATORS
 from steerkit.extraction.capture import AGGREGATIONS, Activations, Aggregation, Progress, capture
-from steerkit.extraction.estimators import Estimator, agreement
+from steerkit.extraction.estimator import Estimator, agreement
 from steerkit.extraction.held_out import Fold, auroc, folds_by_group, words_alone
 from steerkit.extraction.logit_lens import logit_lens_alignment
 from steerkit.extraction.pairs import ContrastPairs, Example, LabelledPrompts

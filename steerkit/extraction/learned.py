@@ -36,7 +36,6 @@ from steerkit.engines.transformers.cache import KeysAndValues, empty_cache, keys
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.engines.transformers.layout import left_padded
 from steerkit.extraction.capture import Progress
-from steerkit.extraction.estimators import KL_BUDGET, STEPS
 from steerkit.extraction.extract import extract
 from steerkit.extraction.pairs import ContrastPairs, LabelledPrompts
 from steerkit.interventions.vector import SteeringVector
@@ -45,6 +44,11 @@ from steerkit.models.sites import hidden_of, with_hidden
 from steerkit.suites.suite import load_suite
 
 METHOD = "contrastive-energy"
+
+# Starting values, not yet tuned on any split. A step of 16 pairs and 8 roll-outs took 3.8 s in one thread for layer
+# 14 of the 135M model, so 40 of them stay within three minutes.
+KL_BUDGET = 0.3
+STEPS = 40
 LEARNING_RATE = 0.05
 PENALTY = 10.0
 PAIRS_A_STEP = 16

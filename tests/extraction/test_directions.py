@@ -13,14 +13,9 @@ from sklearn.linear_model import LogisticRegression
 
 from steerkit.core.errors import InputError
 from steerkit.core.registry import ESTIMATORS
-from steerkit.extraction.estimators import (
-    agreement,
-    lda,
-    logistic,
-    mean_difference,
-    oriented_and_scaled,
-    pca,
-)
+from steerkit.extraction.estimator import Estimator, agreement, oriented_and_scaled
+from steerkit.extraction.estimators import lda, logistic, mean_difference, pca
+from steerkit.extraction.learned import learn
 
 N, D = 200, 8
 
@@ -123,6 +118,11 @@ def test_agreement_compares_each_pair_with_the_others_only():
     ]
     expected = torch.tensor(by_hand).mean(dim=1)
     torch.testing.assert_close(agreement(differences, torch.zeros_like(differences)), expected)
+
+
+def test_the_learned_method_has_the_defaults_of_learn():
+    ours, theirs = ESTIMATORS["contrastive-energy"].parameters, Estimator("learn", learn).parameters
+    assert (ours["kl_budget"], ours["steps"]) == (theirs["kl_budget"], theirs["steps"])
 
 
 def test_each_estimator_and_option_is_declared_once_and_without_torch():

@@ -9,7 +9,7 @@ import torch
 
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.registry import ESTIMATORS
-from steerkit.extraction.estimators import Estimator
+from steerkit.extraction.estimator import Estimator
 from steerkit.extraction.extract import extract
 from steerkit.extraction.pairs import (
     ContrastPair,
