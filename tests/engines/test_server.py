@@ -206,6 +206,20 @@ def test_a_server_without_the_plugin_is_refused_before_it_gets_work(
     assert all(body["vllm_xargs"]["steerkit"] == "@" for body in server.answered)
 
 
+def test_a_server_whose_vllm_the_plugin_does_not_fit_says_why(served: ServedModel, start: Start) -> None:
+    reason = "steerkit's plugin does not fit vLLM 0.99.0"
+
+    def refuses(_server: FakeServer, body: dict[str, Any]) -> Reply | None:
+        steers = "vllm_xargs" in body
+        return (400, {"error": {"message": reason, "param": "vllm_xargs"}}, {}) if steers else None
+
+    server = start(refuses)
+    server.plugin = False
+    with pytest.raises(MisuseError, match=f"cannot steer: {reason}"):
+        list(engine(served, server).generate([Request("hello")]))
+    assert not server.answered
+
+
 def test_when_every_server_is_gone_the_error_says_so(served: ServedModel, start: Start) -> None:
     servers = [start(), start()]
     for server in servers:

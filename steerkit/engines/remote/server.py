@@ -3,7 +3,8 @@
 1. Prompts are rendered and tokenised here and sent as token ids, so a prompt is the same tokens as in every engine.
 2. Several servers (replicas) share the work, and what may pass is tried again (`steerkit.core.http`). A request has at
    most one attempt under way and yields one completion.
-3. A server is used only once it has shown that it knows steering: one without the plugin would ignore it silently.
+3. A server is used only once it has shown that it knows steering: one without the plugin would ignore it silently,
+   and one whose vLLM the plugin does not fit says so.
    Steerings carry the digests of their vectors, so a server that holds another vector of that name refuses.
 4. `check` tries a steering on every server, so a grid that one of them would refuse does not begin.
 """
@@ -17,8 +18,9 @@ from typing import Any
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.core.http import Answer, Client, PassingError, RefusedError, Replica, spread
 from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest
+from steerkit.engines.remote.arguments import ARGUMENT, DIGESTS, PROMPT_TOKENS
 from steerkit.engines.remote.served_model import ServedModel, log_probabilities, row_seed
-from steerkit.engines.remote.wire import ARGUMENT, DIGESTS, PROMPT_TOKENS, digests_of
+from steerkit.engines.remote.wire import digests_of
 from steerkit.interventions.steering import Steering
 from steerkit.models.load import DTYPES
 
@@ -204,15 +206,19 @@ class ServerEngine:
         probe = {"model": name, "prompt": [0], "max_tokens": 1, "vllm_xargs": {ARGUMENT: PROBE_SPEC}}
         try:
             self._client.exchange(replica, COMPLETIONS, probe)
-            status = 200
         except RefusedError as error:
-            status = error.status
-            replica.known = status == 400 and error.error.get("param") == ARGUMENT
-        if not replica.known:
-            raise MisuseError(
-                f"{replica.url} does not know steering (it answered {status} where it should refuse): install "
-                "steerkit beside vLLM there"
-            )
+            if error.status == 400 and error.error.get("param") == ARGUMENT:
+                replica.known = True
+                return
+            if "steerkit" in str(error.error.get("message")):  # its plugin says why
+                raise MisuseError(f"{replica.url} cannot steer: {error.error['message']}") from error
+            answered = str(error.status)
+        else:
+            answered = "200"
+        raise MisuseError(
+            f"{replica.url} does not know steering (it answered {answered} where it should refuse): install "
+            "steerkit beside vLLM there"
+        )
 
 
 def _steered(steerings: Sequence[Steering], more: Mapping[str, Any] | None = None) -> dict[str, Any]:

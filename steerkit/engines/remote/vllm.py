@@ -12,8 +12,8 @@ from typing import Any
 
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.engines.base import Completion, ContinuationScore, Finish, Request, ScoreRequest
+from steerkit.engines.remote.arguments import ARGUMENT, PROMPT_TOKENS
 from steerkit.engines.remote.served_model import ServedModel, log_probabilities, row_seed
-from steerkit.engines.remote.wire import ARGUMENT, PROMPT_TOKENS
 from steerkit.interventions.steering import Steering
 
 # No more distinct steerings than vLLM's tables hold by default, and enough rows to keep its batch full.
@@ -57,10 +57,12 @@ class VllmEngine:
         except RuntimeError as error:
             raise SteerkitError(f"vLLM did not start: {_first_line(error)}; see its log above") from error
         self._engine: Any = self._llm.llm_engine
-        self._admission: Any = getattr(self._engine.input_processor, "steerkit", None)
+        self._admission: Any = getattr(getattr(self._engine, "input_processor", None), "steerkit", None)
         if self._admission is None:
+            refusal = getattr(vllm, "steerkit_refusal", None)
             raise MisuseError(
-                "vLLM runs without steerkit's plugin: install steerkit beside it, and see VLLM_PLUGINS"
+                refusal
+                or "vLLM runs without steerkit's plugin: install steerkit beside it, and see VLLM_PLUGINS"
             )
         self._admission.trust(exact=self._exact)
         self._numbers = itertools.count()

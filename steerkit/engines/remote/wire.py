@@ -3,25 +3,21 @@
 "steerkit": "abstain@layer=14,strength=1.25"                       one steering
 "steerkit": ["abstain@layer=14", "brief@layer=9,scope=thinking"]   several, applied in this order
 "steerkit": "[{\\"vector\\": \\"abstain\\", \\"layer\\": [14], \\"strength\\": 1.25}]"   the same as JSON text
-"steerkit_prompt_tokens": 17         the completion begins behind this many tokens (for scoring a given text)
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from steerkit.core.errors import MisuseError
+from steerkit.engines.remote.arguments import ARGUMENT, DIGESTS, PROMPT_TOKENS
 from steerkit.interventions.spec import KEYS, parse_spec
 from steerkit.interventions.steering import Steering
 from steerkit.interventions.vector import SteeringVector
 
-ARGUMENT = "steerkit"
-PROMPT_TOKENS = "steerkit_prompt_tokens"
-DIGESTS = "steerkit_digests"
-ARGUMENTS = (ARGUMENT, DIGESTS, PROMPT_TOKENS)
 LONGEST_SPEC = 1024
 LONGEST_JSON = 1 << 16
 MOST_STEERINGS = 16
@@ -30,22 +26,6 @@ MOST_COLONS = 4
 WIDE_RANGE = re.compile(r"[0-9]{4}\s*:|:\s*[0-9]{4}")
 
 Load = Callable[[str], SteeringVector]
-
-
-def our_names(arguments: Iterable[Any] | None) -> list[str]:
-    """Which of these names of arguments are ours, rightly spelt or not."""
-    return [name for name in arguments or () if isinstance(name, str) and name.lower().startswith(ARGUMENT)]
-
-
-def asked_for(extra_args: Mapping[str, Any] | None) -> bool:
-    """Whether these extra arguments ask for steering. Raises MisuseError for a misspelt argument."""
-    ours = our_names(extra_args)
-    for key in ours:
-        if key not in ARGUMENTS:
-            raise MisuseError(f"unknown argument {key[:80]!r}: the arguments are {', '.join(ARGUMENTS)}")
-    if ours and ARGUMENT not in ours:
-        raise MisuseError(f"{ours[0]!r} has no meaning without {ARGUMENT!r}")
-    return ARGUMENT in ours
 
 
 def parse_steerings(value: Any, load: Load, load_gate: Load) -> tuple[Steering, ...]:

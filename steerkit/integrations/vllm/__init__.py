@@ -17,42 +17,54 @@ The contract:
    edit from the same tables and nothing is communicated.
 6. An unsteered request in the same server computes what it computed without the plugin.
 
-Written against vLLM 0.32. What another version lacks is found when the server starts, and said.
+7. It is written for vLLM 0.32. Beside another it steers nothing and stops nobody: requests that name a steering are
+   refused with the reason, all others are served as if it were not there (`refusing`).
 """
 
 from __future__ import annotations
 
 import functools
+from typing import Any
+
+FITS = "0.32"
 
 
 @functools.cache
 def register() -> None:
     """Entry point `vllm.general_plugins`, called by vLLM in every process it starts; doing it again does nothing.
 
-    Raises SteerkitError, which stops the process, where this vLLM lacks what the plugin needs: a server that takes
-    steered requests and ignores their steering would be worse.
+    Raises SteerkitError, which stops the process, where this vLLM can neither be steered nor made to refuse: a server
+    that takes steered requests and ignores their steering would be worse.
     """
-    from steerkit.core.errors import SteerkitError
+    import vllm
 
+    from steerkit.integrations.vllm import refusing
+    from steerkit.integrations.vllm.patches import Patches
+
+    version = str(getattr(vllm, "__version__", "of no version"))
+    patches = Patches()
     try:
-        from vllm.v1.worker.gpu_worker import Worker
-
-        from steerkit.integrations.vllm import admission, execution, sharing
-
-        sharing.install()
-        admission.install()
-        first_load = Worker.load_model
-
-        @functools.wraps(first_load)
-        def load_model(self: Worker, *args: object, **kwargs: object) -> None:
-            first_load(self, *args, **kwargs)
-            execution.attach(self.model_runner)
-
-        Worker.load_model = load_model
+        if not version.startswith(f"{FITS}."):
+            raise ImportError("another version")
+        _install(patches)
     except (ImportError, AttributeError) as error:
-        import vllm
+        patches.undo()
+        refusing.install(
+            f"steerkit's plugin does not fit vLLM {version} ({error}), so that nothing can be steered in it: it is "
+            f"written for vLLM {FITS}"
+        )
 
-        raise SteerkitError(
-            f"steerkit's plugin does not fit vLLM {vllm.__version__} ({error}): it is written for vLLM 0.32; "
-            "install that, or leave the plugin out with VLLM_PLUGINS"
-        ) from error
+
+def _install(patches: Any) -> None:
+    from vllm.v1.worker.gpu_worker import Worker
+
+    from steerkit.integrations.vllm import admission, execution, sharing
+
+    sharing.install(patches)
+    admission.install(patches)
+
+    def load_model(original: Any, worker: Worker, *args: object, **kwargs: object) -> None:
+        original(worker, *args, **kwargs)
+        execution.attach(worker.model_runner)
+
+    patches.wrap(Worker, "load_model", load_model)

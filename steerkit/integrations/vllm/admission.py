@@ -10,28 +10,27 @@ import dataclasses
 import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
 import torch
 
 from steerkit.core.errors import MisuseError, SteerkitError
-from steerkit.engines.remote.identity import ModelIdentity
-from steerkit.engines.remote.vectors import PROBE_GATE, VectorShelf
-from steerkit.engines.remote.wire import (
+from steerkit.engines.remote.arguments import (
     ARGUMENT,
     ARGUMENTS,
     DIGESTS,
     PROMPT_TOKENS,
     asked_for,
-    check_digests,
     our_names,
-    parse_prompt_tokens,
-    parse_steerings,
 )
+from steerkit.engines.remote.identity import ModelIdentity
+from steerkit.engines.remote.vectors import PROBE_GATE, VectorShelf
+from steerkit.engines.remote.wire import check_digests, parse_prompt_tokens, parse_steerings
 from steerkit.engines.transformers.table import Stage
 from steerkit.integrations.vllm.ledger import CellsExhaustedError, Ledger
+from steerkit.integrations.vllm.patches import Patches
 from steerkit.integrations.vllm.payload import Payload
 from steerkit.integrations.vllm.settings import Settings
 from steerkit.interventions.steering import Gate, Steering
@@ -187,71 +186,58 @@ class Admission:
         return ((), ()) if self._tokenizer is None else DEFAULT.encode(self._tokenizer)
 
 
-def install() -> None:
+def install(patches: Patches) -> None:
     """Patch vLLM's input and output processors. Raises AttributeError for another vLLM."""
     from vllm.v1.engine.input_processor import InputProcessor
     from vllm.v1.engine.output_processor import OutputProcessor
 
-    _check_inputs(InputProcessor)
-    _count_requests(OutputProcessor)
-
-
-def _check_inputs(processor: Any) -> None:
-    first_init, first_process = processor.__init__, processor.process_inputs
-
-    @functools.wraps(first_init)
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        first_init(self, *args, **kwargs)
+    def input_init(original: Callable[..., None], self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
         self.steerkit = Admission(self.vllm_config, self.tokenizer, Settings.from_environment())
         _check_http(self.steerkit)
 
-    @functools.wraps(first_process)
-    def process(self: Any, *args: Any, **kwargs: Any) -> Any:
-        request = first_process(self, *args, **kwargs)
-        params = request.sampling_params
-        if params is None or not params.extra_args:
-            return request
-        try:
-            tokens = request.prompt_token_ids
-            wire = self.steerkit.wire(
-                params.extra_args, len(tokens) if tokens and request.prompt_embeds is None else None
-            )
-            if wire is not None and request.resumable:
-                raise MisuseError(
-                    "a prompt that is streamed in pieces cannot be steered: its end is not known"
-                )
-        except SteerkitError as error:
-            raise _refused(str(error)) from error
-        rest = {key: value for key, value in params.extra_args.items() if key not in ARGUMENTS}
-        params.extra_args = rest if wire is None else {**rest, ARGUMENT: wire}
-        return request
-
-    processor.__init__, processor.process_inputs = init, process
-
-
-def _count_requests(processor: Any) -> None:
-    first_init, first_add = processor.__init__, processor.add_request
-
-    @functools.wraps(first_init)
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        first_init(self, *args, **kwargs)
+    def output_init(original: Callable[..., None], self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
         cells = Settings.from_environment().cells
         self.steerkit = Ledger(cells, lambda name: name in self.request_states)
 
-    @functools.wraps(first_add)
-    def add(self: Any, request: Any, *args: Any, **kwargs: Any) -> None:
-        params = request.sampling_params
-        wire = ((params.extra_args if params is not None else None) or {}).get(ARGUMENT)
-        if wire is not None:
-            try:
-                self.steerkit.admit(request.request_id, wire)
-            except CellsExhaustedError as error:
-                from vllm.exceptions import GracefulHTTPError
+    patches.wrap(InputProcessor, "process_inputs", _checked)
+    patches.wrap(InputProcessor, "__init__", input_init)
+    patches.wrap(OutputProcessor, "add_request", _counted)
+    patches.wrap(OutputProcessor, "__init__", output_init)
 
-                raise GracefulHTTPError(str(error), HTTPStatus.TOO_MANY_REQUESTS) from error
-        first_add(self, request, *args, **kwargs)
 
-    processor.__init__, processor.add_request = init, add
+def _checked(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+    """A request whose steering was checked, and stands in it as a payload."""
+    request = original(self, *args, **kwargs)
+    params = request.sampling_params
+    if params is None or not our_names(params.extra_args):
+        return request
+    try:
+        tokens = request.prompt_token_ids
+        known = len(tokens) if tokens and request.prompt_embeds is None else None
+        wire = self.steerkit.wire(params.extra_args, known)
+        if wire is not None and request.resumable:
+            raise MisuseError("a prompt that is streamed in pieces cannot be steered: its end is not known")
+    except SteerkitError as error:
+        raise _refused(str(error)) from error
+    rest = {key: value for key, value in params.extra_args.items() if key not in ARGUMENTS}
+    params.extra_args = rest if wire is None else {**rest, ARGUMENT: wire}
+    return request
+
+
+def _counted(original: Callable[..., None], self: Any, request: Any, *args: Any, **kwargs: Any) -> None:
+    """Let a request in where the tables have room for its steering."""
+    params = request.sampling_params
+    wire = ((params.extra_args if params is not None else None) or {}).get(ARGUMENT)
+    if wire is not None:
+        try:
+            self.steerkit.admit(request.request_id, wire)
+        except CellsExhaustedError as error:
+            from vllm.exceptions import GracefulHTTPError
+
+            raise GracefulHTTPError(str(error), HTTPStatus.TOO_MANY_REQUESTS) from error
+    original(self, request, *args, **kwargs)
 
 
 def _check_http(admission: Admission) -> None:

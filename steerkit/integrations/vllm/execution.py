@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.core.errors import SteerkitError
-from steerkit.engines.remote.wire import ARGUMENT
+from steerkit.engines.remote.arguments import ARGUMENT
+from steerkit.integrations.vllm.patches import Patches
 from steerkit.integrations.vllm.payload import Payload, is_wire
 from steerkit.integrations.vllm.rows import Rows
 from steerkit.integrations.vllm.settings import Settings
@@ -90,22 +91,25 @@ def attach(runner: Any) -> None:
         return
     steerer = Steerer(runner, Settings.from_environment())
     runner.steerkit = steerer
+    patches = Patches()
     if steerer.refusal is not None:
         log.warning("steerkit: steered requests will be refused: %s", steerer.refusal)
-        _wrap(
+        patches.wrap(
             runner,
             "execute_model",
             lambda call, scheduled, *a, **k: _refusing(steerer, runner, call, scheduled, *a, **k),
         )
         return
-    _wrap(runner, "execute_model", lambda call, *a, **k: _execute(steerer, runner, call, *a, **k))
+    patches.wrap(runner, "execute_model", lambda call, *a, **k: _execute(steerer, runner, call, *a, **k))
     for name in ("_dummy_run", "profile_run", "capture_model", "profile_cudagraph_memory"):
         if hasattr(runner, name):
-            _wrap(runner, name, lambda call, *a, **k: _idle(steerer, call, *a, **k))
+            patches.wrap(runner, name, lambda call, *a, **k: _idle(steerer, call, *a, **k))
     if hasattr(runner, "_prepare_inputs"):
-        _wrap(runner, "_prepare_inputs", lambda call, *a, **k: _prepare_first(steerer, runner, call, *a, **k))
+        patches.wrap(
+            runner, "_prepare_inputs", lambda call, *a, **k: _prepare_first(steerer, runner, call, *a, **k)
+        )
     else:
-        _wrap(runner, "prepare_inputs", lambda call, *a, **k: _prepare_second(steerer, call, *a, **k))
+        patches.wrap(runner, "prepare_inputs", lambda call, *a, **k: _prepare_second(steerer, call, *a, **k))
 
 
 def find_blocks(model: nn.Module, n_layers: int) -> dict[int, nn.Module]:
@@ -145,16 +149,6 @@ def _hook(layer: int, _module: nn.Module, _args: Any, output: Any) -> None:
     hidden, residual = output if isinstance(output, tuple) and len(output) == 2 else (output, None)
     if isinstance(hidden, Tensor) and (residual is None or isinstance(residual, Tensor)):
         torch.ops.steerkit.edit(hidden, residual, layer)
-
-
-def _wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
-    original = getattr(owner, name)
-
-    @functools.wraps(original)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        return around(original, *args, **kwargs)
-
-    setattr(owner, name, wrapped)
 
 
 def _execute(

@@ -8,14 +8,15 @@ carries the whole program and where the completion begins. Hashes are chained, s
 
 from __future__ import annotations
 
-import functools
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 from steerkit.core.errors import SteerkitError
-from steerkit.engines.remote.wire import ARGUMENT
+from steerkit.engines.remote.arguments import ARGUMENT
 from steerkit.integrations.vllm.execution import report
 from steerkit.integrations.vllm.ledger import Ledger
+from steerkit.integrations.vllm.patches import Patches
 from steerkit.integrations.vllm.payload import is_wire
 from steerkit.integrations.vllm.settings import Settings
 
@@ -31,57 +32,40 @@ def block_key(wire: dict[str, Any], prompt_length: int, end: int) -> tuple[str, 
     return ("steerkit", wire["prompt_key"]) if wire["prompt_key"] else None
 
 
-def install() -> None:
+def install(patches: Patches) -> None:
     """Patch vLLM's block hashing, compilation hash and engine core. Raises AttributeError for another vLLM."""
     from vllm.config import VllmConfig
     from vllm.v1.core import kv_cache_utils
     from vllm.v1.engine.core import EngineCore
 
-    _key_blocks(kv_cache_utils)
-    _key_compilations(VllmConfig)
-    _guard(EngineCore)
+    # The one part of the block hash that is told a block's range.
+    patches.wrap(kv_cache_utils, "_gen_prompt_embeds_extra_hash_keys", _block_keys)
+    patches.wrap(VllmConfig, "compute_hash", _compilation_key)
+    _guard(patches, EngineCore)
 
 
-def _key_blocks(kv_cache_utils: Any) -> None:
-    original = kv_cache_utils._gen_prompt_embeds_extra_hash_keys  # the one part that is told a block's range
-
-    @functools.wraps(original)
-    def with_steering(request: Any, start: int, end: int) -> list[tuple[str, Any]]:
-        keys = original(request, start, end)
-        wire = _wire(request)
-        key = block_key(wire, request.num_prompt_tokens, end) if wire is not None else None
-        return keys if key is None else [*keys, key]
-
-    kv_cache_utils._gen_prompt_embeds_extra_hash_keys = with_steering
+def _block_keys(original: Callable[..., Any], request: Any, start: int, end: int) -> list[tuple[str, Any]]:
+    keys: list[tuple[str, Any]] = original(request, start, end)
+    wire = _wire(request)
+    key = block_key(wire, request.num_prompt_tokens, end) if wire is not None else None
+    return keys if key is None else [*keys, key]
 
 
-def _key_compilations(config: Any) -> None:
+def _compilation_key(original: Callable[..., str], *args: Any, **kwargs: Any) -> str:
     """A graph compiled without the hooks must not be taken from vLLM's cache for one with them, nor the reverse."""
-    original = config.compute_hash
-
-    @functools.wraps(original)
-    def with_plugin(self: Any, *args: Any, **kwargs: Any) -> str:
-        plain = original(self, *args, **kwargs)
-        return hashlib.sha256(f"{plain}/{GRAPH}".encode()).hexdigest()[: len(plain)]
-
-    config.compute_hash = with_plugin
+    plain = original(*args, **kwargs)
+    return hashlib.sha256(f"{plain}/{GRAPH}".encode()).hexdigest()[: len(plain)]
 
 
-def _guard(core: Any) -> None:
+def _guard(patches: Patches, core: Any) -> None:
     """Steered requests that cannot run end with an error, alone; the front end has refused most of them before.
 
     In a process of its own the core loads plugins from within its constructor, so it is what comes later in there
     that is wrapped: the workers are ready once they have their caches.
     """
-    first_caches, first_preprocess, first_add = (
-        core._initialize_kv_caches,
-        core.preprocess_add_request,
-        core.add_request,
-    )
 
-    @functools.wraps(first_caches)
-    def initialise(self: Any, *args: Any, **kwargs: Any) -> Any:
-        config = first_caches(self, *args, **kwargs)
+    def initialise(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+        config = original(self, *args, **kwargs)
         self.steerkit_queued = set()
         self.steerkit_ledger = Ledger(
             Settings.from_environment().cells,
@@ -90,31 +74,30 @@ def _guard(core: Any) -> None:
         self.steerkit_refusals = [reason for reason in self.model_executor.collective_rpc(report) if reason]
         return config
 
-    @functools.wraps(first_preprocess)
-    def preprocess(self: Any, request: Any) -> Any:
+    def preprocess(original: Callable[..., Any], self: Any, request: Any) -> Any:
         wire = _wire(request)
         if wire is None:
-            return first_preprocess(self, request)
+            return original(self, request)
         if self.steerkit_refusals:
             raise SteerkitError(f"this server cannot steer: {self.steerkit_refusals[0]}")
         self.steerkit_queued.add(request.request_id)
         try:
             self.steerkit_ledger.admit(request.request_id, wire)
-            return first_preprocess(self, request)
+            return original(self, request)
         except BaseException:
             self.steerkit_queued.discard(request.request_id)
             self.steerkit_ledger.forget(request.request_id)
             raise
 
-    @functools.wraps(first_add)
-    def add(self: Any, request: Any, *args: Any, **kwargs: Any) -> None:
+    def add(original: Callable[..., Any], self: Any, request: Any, *args: Any, **kwargs: Any) -> None:
         try:
-            first_add(self, request, *args, **kwargs)
+            original(self, request, *args, **kwargs)
         finally:
             self.steerkit_queued.discard(request.request_id)
 
-    core._initialize_kv_caches = initialise
-    core.preprocess_add_request, core.add_request = preprocess, add
+    patches.wrap(core, "_initialize_kv_caches", initialise)
+    patches.wrap(core, "preprocess_add_request", preprocess)
+    patches.wrap(core, "add_request", add)
 
 
 def _wire(request: Any) -> dict[str, Any] | None:

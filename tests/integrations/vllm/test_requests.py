@@ -7,7 +7,8 @@ import json
 import pytest
 
 from steerkit.core.errors import MisuseError, SteerkitError
-from steerkit.engines.remote.wire import asked_for, check_digests, parse_prompt_tokens, parse_steerings
+from steerkit.engines.remote.arguments import asked_for
+from steerkit.engines.remote.wire import check_digests, parse_prompt_tokens, parse_steerings
 from steerkit.interventions.vector import SteeringVector
 from steerkit.models import LanguageModel
 from tests.tiny import random_vector

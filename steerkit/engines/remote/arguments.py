@@ -1,0 +1,34 @@
+"""The extra arguments of a request that are ours. Light, as it is imported where nothing else of steerkit may fit.
+
+"steerkit"                 the interventions, in order; see `wire`
+"steerkit_digests"         the digests of the vectors that they name, in the order in which they name them
+"steerkit_prompt_tokens"   the completion begins behind this many tokens (for scoring a given text)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from steerkit.core.errors import MisuseError
+
+ARGUMENT = "steerkit"
+DIGESTS = "steerkit_digests"
+PROMPT_TOKENS = "steerkit_prompt_tokens"
+ARGUMENTS = (ARGUMENT, DIGESTS, PROMPT_TOKENS)
+
+
+def our_names(arguments: Iterable[Any] | None) -> list[str]:
+    """Return those names of arguments that are ours, rightly spelt or not."""
+    return [name for name in arguments or () if isinstance(name, str) and name.lower().startswith(ARGUMENT)]
+
+
+def asked_for(extra_args: Mapping[str, Any] | None) -> bool:
+    """Return whether these extra arguments ask for steering. Raises MisuseError for a misspelt argument."""
+    ours = our_names(extra_args)
+    for key in ours:
+        if key not in ARGUMENTS:
+            raise MisuseError(f"unknown argument {key[:80]!r}: the arguments are {', '.join(ARGUMENTS)}")
+    if ours and ARGUMENT not in ours:
+        raise MisuseError(f"{ours[0]!r} has no meaning without {ARGUMENT!r}")
+    return ARGUMENT in ours
