@@ -15,7 +15,7 @@ from steerkit.engines.context import steer
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.engines.transformers.gates import last_states
 from steerkit.interventions.detectors import gate as register_gate
-from steerkit.interventions.gate import DetectorGate, ProbeGate
+from steerkit.interventions.gate import DetectorGate, PositionGate, ProbeGate
 from steerkit.interventions.logit_rules import OpenerBias
 from steerkit.interventions.probe import Probe, ProbeMetadata
 from steerkit.interventions.prompt_edit import PromptEdit, presets
@@ -348,3 +348,43 @@ def test_what_cannot_be_meant_is_refused(wrong: Callable[[], object]) -> None:
 def test_the_presets_are_sound_and_differ() -> None:
     assert {"dont-know-system", "dont-know-instruction", "refusal-bias"} <= presets().keys()
     assert len(set(presets().values())) == len(presets())
+
+
+@pytest.mark.parametrize("scope", ["completion", "prompt", "all"])
+def test_a_position_gate_tells_at_which_share_of_its_positions_it_fired(
+    tiny: LanguageModel, scope: str
+) -> None:
+    v, w = random_vector(tiny, 1), random_vector(tiny, 2, name="reader")
+    steering = v.at(1, 0.5, scope=scope, gate=PositionGate(w, 0.0))
+    other = v.at(1, 0.5, scope="all", gate=PositionGate(w, 0.5))
+    requests = [
+        Request(q, (steering,), Decoding(max_new_tokens=3 + i), key=q) for i, q in enumerate(QUESTIONS)
+    ]
+    requests += [Request(q, (other,), Decoding(max_new_tokens=5), key=(q, "other")) for q in QUESTIONS]
+    for batch_size in (1, 3, 16):
+        done = run(tiny, requests, batch_size)
+        for question in QUESTIONS:
+            completion = done[question]
+            ids = tiny.renderer.encode_prompt(question)
+            # The end of the sequence, where it was sampled, came out of one position more.
+            length = len(ids) + completion.tokens - (completion.finish == "length")
+            positions = {
+                "completion": range(len(ids) - 1, length),
+                "prompt": range(len(ids) - 1),
+                "all": range(length),
+            }[scope]
+            states = gated_states(tiny, [*ids, *completion.token_ids], positions)
+            fired = [float(h @ w.direction[1] / w.direction[1].norm()) > 0 for h in states]
+            (reading,) = completion.gates
+            assert (reading.intervention, reading.gate, reading.probability) == (0, "reader", None)
+            assert reading.fired == pytest.approx(sum(fired) / len(fired))
+
+
+def gated_states(lm: LanguageModel, ids: list[int], positions: range) -> list[torch.Tensor]:
+    """The states after block 1 that the gate read: blocks below are not steered, so those of the plain text."""
+    seen = []
+    handle = lm.blocks[1].register_forward_hook(lambda _m, _a, out: seen.append(out[0].clone()))
+    with torch.inference_mode():
+        lm.hf(torch.tensor([ids]), use_cache=False)
+    handle.remove()
+    return [seen[0][place] for place in positions if place < len(ids)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from steerkit.engines.transformers.cache import KeysAndValues, aligned_cache, ke
 from steerkit.engines.transformers.layout import completion_phases, line_ends
 from steerkit.engines.transformers.sampling import next_tokens
 from steerkit.engines.transformers.table import ANSWER, LAST, Program, RowTable, thinking_positions
+from steerkit.interventions.gate import PositionGate
 from steerkit.interventions.logit_rules import BoundRule, Edits, ForcedClosing
 from steerkit.models import LanguageModel
 
@@ -37,6 +39,7 @@ class Row:
     generated: list[int] = field(init=False)
     following: list[tuple[BoundRule, Any]] = field(init=False)
     forced: bool = field(init=False)
+    gate_counts: Counter[tuple[str, bool]] = field(init=False)
     finish: Finish | None = None
 
     def __post_init__(self) -> None:
@@ -47,6 +50,7 @@ class Row:
         self.generated = []
         self.following = [(rule, rule.start(self.prompt_ids)) for rule in self.rules]
         self.forced = False
+        self.gate_counts = Counter()
 
     @property
     def decoding(self) -> Decoding:
@@ -96,17 +100,21 @@ class Row:
                 finish=self.finish,
                 prompt_tokens=len(self.prompt_ids),
                 thinking_tokens=thinking,
-                gates=gates,
+                gates=_with_position_gates(request, gates, self.gate_counts),
                 forced=self.forced,
             )
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """Keys and values of a prompt without its last token: row `index` of a prefilled batch, right-aligned."""
+    """Keys and values of a prompt without its last token: row `index` of a prefilled batch, right-aligned.
+
+    `gate_counts` is what the row's position gates read on the way; see `RowTable.gate_counts`.
+    """
 
     source: KeysAndValues
     index: int
+    gate_counts: Counter[tuple[str, bool]] = field(default_factory=Counter)
 
 
 Joining = tuple[Row, Prefix]
@@ -136,6 +144,9 @@ class RunningBatch:
 
     def admit(self, joining: Sequence[Joining]) -> None:
         """Let rows join: in the places of finished ones where they fit there, else by packing the batch anew."""
+        self._collect()
+        for row, prefix in joining:
+            row.gate_counts = Counter(prefix.gate_counts)  # set, not added: a row may try to join twice
         free = sum(row.finish is not None for row in self.rows)
         if (
             joining
@@ -146,6 +157,16 @@ class RunningBatch:
             self._refill(joining)
         else:
             self._repack(joining)
+
+    def settle(self, row: Row) -> None:
+        """Bring the gate counts of a row up to date; waits for the device where the table has any."""
+        if self._table.counts_gates:
+            row.gate_counts.update(self._table.gate_counts(self.rows.index(row)))
+
+    def _collect(self) -> None:
+        """Bring the counts of all rows that go on up to date, before their table is made anew."""
+        for row in self.live:
+            self.settle(row)
 
     def _repack(self, joining: Sequence[Joining]) -> None:
         """Drop finished rows, let new ones in, and trim positions that no row needs any more."""
@@ -198,7 +219,7 @@ class RunningBatch:
         self._positions = lengths
         self._prompts = torch.tensor([[len(row.prompt_ids) - 1] for row in rows], device=device)
         self._newest = torch.tensor([[row.newest] for row in rows], device=device)
-        self._table = RowTable(lm, [row.program for row in rows])
+        self._table = RowTable(lm, [row.program for row in rows], counts_gates=True)
         if self._table.follows_text:
             texts = [[*row.prompt_ids, *row.generated] for row in rows]
             padded = [[lm.pad_id] * (width + 1 - len(text)) + text for text in texts]
@@ -316,6 +337,20 @@ def _by_source(
         _, group = groups.setdefault(id(prefix.source), (prefix.source, []))
         group.append((number, (row, prefix)))
     return list(groups.values())
+
+
+def _with_position_gates(
+    request: Request, read: Sequence[GateReading], counts: Counter[tuple[str, bool]]
+) -> tuple[GateReading, ...]:
+    """The readings of the request's row gates and of its position gates, in the order of its interventions."""
+    shares = [
+        GateReading(
+            place, each.gate.name, None, counts[each.digest, True] / max(1, counts[each.digest, False])
+        )
+        for place, each in enumerate(request.interventions)
+        if isinstance(each.gate, PositionGate)
+    ]
+    return tuple(sorted([*read, *shares], key=lambda reading: reading.intervention))
 
 
 def _thinking_tokens(row: Row, lm: LanguageModel) -> int:

@@ -124,6 +124,8 @@ class TransformersEngine:
                 prefixes.keep_only(())
                 continue
             for row in finished:
+                batch.settle(row)
+            for row in finished:
                 yield from row.completions(self.lm)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[ContinuationScore]:

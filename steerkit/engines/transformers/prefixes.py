@@ -64,7 +64,7 @@ class Prefixes:
         owner = torch.tensor(
             [number[text] for text in every] if shares else range(len(rows)), device=lm.device
         )
-        table = RowTable(lm, [row.program for row in rows])
+        table = RowTable(lm, [row.program for row in rows], counts_gates=True)
         table.point(torch.where(mask[owner], PROMPT, NOWHERE))
         cache = empty_cache()
         with ExitStack() as stack:
@@ -87,7 +87,7 @@ class Prefixes:
         if shares and first is not None:
             lower = [(k.index_select(0, owner), v.index_select(0, owner)) for k, v in source[: first + 1]]
             source = lower + source[first + 1 :]
-        self._known |= {row.prefix_key: Prefix(source, i) for i, row in enumerate(rows)}
+        self._known |= {row.prefix_key: Prefix(source, i, table.gate_counts(i)) for i, row in enumerate(rows)}
 
 
 def _first_steered_layer(row: Row) -> int | None:

@@ -39,10 +39,14 @@ class Acting:
     halvings: float = 0.0
     target: float = 0.0
     own: str = ""
+    gate: int = 0
 
     @classmethod
-    def of(cls, steering: Steering, layer: int) -> Acting:
-        """Return the constants of `steering` at `layer`, float32 on the CPU; `d_model` wide."""
+    def of(cls, steering: Steering, layer: int, gate: int = 0) -> Acting:
+        """Return the constants of `steering` at `layer`, float32 on the CPU; `d_model` wide.
+
+        `gate` numbers its position gate from 1, for counting; 0 is for none.
+        """
         v = steering.vector.direction[layer]
         made = steering.acts_by.constants(v, steering.strength, steering.target)
         gate_unit, threshold = torch.zeros_like(v), OPEN
@@ -52,7 +56,16 @@ class Acting:
         halvings = 0.0 if steering.half_life is None else 1 / max(steering.half_life, 1e-3)
         own = steering.operation if steering.acts_by.has_own_arithmetic else ""
         return cls(
-            made.shift, made.unit, made.gain, made.amount, gate_unit, threshold, halvings, made.target, own
+            made.shift,
+            made.unit,
+            made.gain,
+            made.amount,
+            gate_unit,
+            threshold,
+            halvings,
+            made.target,
+            own,
+            gate,
         )
 
 
@@ -82,6 +95,7 @@ class Stage:
     gates: bool
     own: tuple[Own, ...] = ()
     halvings: Tensor | None = None
+    gate: Tensor | None = None
 
     @classmethod
     def stack(cls, rows: Sequence[Acting | None], like: Tensor) -> Stage:
@@ -115,6 +129,9 @@ class Stage:
             gates=any(threshold != OPEN for threshold in thresholds),
             own=tuple(of_operation(name) for name in dict.fromkeys(c.own for c in full if c.own)),
             halvings=_rates([c.halvings for c in full], like),
+            gate=torch.tensor([c.gate for c in full], device=like.device)
+            if any(c.gate for c in full)
+            else None,
         )
 
     def gathered(self, slots: Tensor, ages: Tensor | None = None) -> Gathered:
@@ -133,15 +150,18 @@ class Stage:
             own=tuple(replace(o, amount=numbers(o.amount), target=numbers(o.target)) for o in self.own),
             gate_unit=embedding(slots, self.gate_unit) if self.gates else None,
             gate_threshold=self.gate_threshold[slots] if self.gates else None,
+            gate=None if self.gate is None else self.gate[slots],
         )
         if self.halvings is None or ages is None:
             return whole
         # In float32: a narrower format would round the age itself.
         return whole.times(torch.exp2(-ages * self.halvings[slots])[..., None].to(self.shift.dtype))
 
-    def apply(self, h: Tensor, slots: Tensor, ages: Tensor | None = None) -> Tensor:
+    def apply(
+        self, h: Tensor, slots: Tensor, ages: Tensor | None = None, counts: Tensor | None = None
+    ) -> Tensor:
         """Edit the residual stream `h` `[row, position, d_model]` by `slots` and `ages` `[row, position]`."""
-        return self.gathered(slots, ages).edit(h)
+        return self.gathered(slots, ages).edit(h, counts)
 
 
 @dataclass(frozen=True)
@@ -154,6 +174,7 @@ class Gathered:
     own: tuple[Own, ...]
     gate_unit: Tensor | None
     gate_threshold: Tensor | None
+    gate: Tensor | None = None
 
     def times(self, left: Tensor) -> Gathered:
         """Return the same at the fraction `left` `[row, position, 1]` of the strength: operations are linear in it."""
@@ -164,8 +185,12 @@ class Gathered:
             own=tuple(replace(o, amount=o.amount * left) for o in self.own),
         )
 
-    def edit(self, h: Tensor) -> Tensor:
-        """Return the residual stream `h` `[row, position, d_model]` after this stage."""
+    def edit(self, h: Tensor, counts: Tensor | None = None) -> Tensor:
+        """Return the residual stream `h` `[row, position, d_model]` after this stage.
+
+        `counts` `[2, row, 1 + gates]` gains, by the number of a position gate, the positions that asked it and those at
+        which it fired.
+        """
         out = h + self.shift
         if self.unit is not None:
             if self.gain is not None:
@@ -174,8 +199,11 @@ class Gathered:
                 edited = own.operation.edit(h, self.unit, own.amount, own.target)
                 out = torch.where(own.amount != 0, edited, out)
         if self.gate_unit is not None and self.gate_threshold is not None:
-            read = (h * self.gate_unit).sum(-1)
-            out = torch.where((read > self.gate_threshold)[..., None], out, h)
+            fired = (h * self.gate_unit).sum(-1) > self.gate_threshold
+            out = torch.where(fired[..., None], out, h)
+            if counts is not None and self.gate is not None:
+                counts[0].scatter_add_(1, self.gate, torch.ones_like(self.gate))
+                counts[1].scatter_add_(1, self.gate, fired.long())
         return out
 
 

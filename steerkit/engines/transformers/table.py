@@ -22,7 +22,8 @@ The contract, which every engine shares:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -129,8 +130,9 @@ class RowTable:
     `programs` holds one program per row, in row order; constants take the model's device and number format.
     """
 
-    def __init__(self, lm: LanguageModel, programs: Sequence[Program]) -> None:
+    def __init__(self, lm: LanguageModel, programs: Sequence[Program], *, counts_gates: bool = False) -> None:
         self._lm = lm
+        self._counts_gates = counts_gates
         self.layers = sorted(set().union(*(p.layers for p in programs)))
         self._fired = 0
         self.bind(programs)
@@ -143,6 +145,14 @@ class RowTable:
         self.tells_steps_apart = any(p.tells_steps_apart for p in distinct.values())
         self.tells_last_apart = any(p.tells_last_apart for p in distinct.values())
         self.fades = any(p.fades for p in distinct.values())
+        gated = (
+            s for p in distinct.values() for c in p.compositions.values() for s in c if s.gate is not None
+        )
+        self._gates = {digest: i for i, digest in enumerate(dict.fromkeys(s.digest for s in gated), start=1)}
+        self._counts: Tensor | None = None
+        if self._gates and self._counts_gates:
+            shape = 2, len(programs), 1 + len(self._gates)
+            self._counts = torch.zeros(shape, dtype=torch.long, device=like.device)
         self._stages: list[list[Stage]] = []
         number = {key: i for i, key in enumerate(distinct)}
         slots = []
@@ -161,7 +171,7 @@ class RowTable:
                     phase_slots.append(bank[key])
                 per_program.append(phase_slots)
             slots.append([per_program[number[program.key]] for program in programs])
-            self._stages.append(_stages(compositions, layer, like))
+            self._stages.append(_stages(compositions, layer, like, self._gates))
         # [hooked layer, row, phase]
         self._slots = torch.tensor(slots, device=like.device).reshape(len(self.layers), len(programs), PHASES)
         self._map = self._slots[..., :1]
@@ -199,6 +209,22 @@ class RowTable:
         self._ages = ages if self.fades else None
         # A decoding step's constants are few and serve until rows change, so they are gathered ahead of the hooks.
         self._ready = self._gathered() if phases.shape[1] == 1 else []
+
+    @property
+    def counts_gates(self) -> bool:
+        """Whether position gates are in the table and counted."""
+        return self._counts is not None
+
+    def gate_counts(self, row: int) -> Counter[tuple[str, bool]]:
+        """Return how many of a row's positions asked each position gate, by its steering's digest, and fired it.
+
+        Keys are (digest, False) for asked and (digest, True) for fired. Waits for the device.
+        """
+        if self._counts is None:
+            return Counter()
+        asked, fired = self._counts[:, row].tolist()
+        found = {(digest, False): asked[i] for digest, i in self._gates.items()}
+        return Counter(found | {(digest, True): fired[i] for digest, i in self._gates.items()})
 
     def _gathered(self) -> list[list[Gathered]]:
         return [
@@ -239,21 +265,25 @@ class RowTable:
             hidden = hidden_of(output)
             if self._ready:
                 for constants in self._ready[index]:
-                    hidden = constants.edit(hidden)
+                    hidden = constants.edit(hidden, self._counts)
             else:
                 for stage in self._stages[index]:
-                    hidden = stage.apply(hidden, self._map[index], self._ages)
+                    hidden = stage.apply(hidden, self._map[index], self._ages, self._counts)
             return with_hidden(output, hidden)
 
         return steer
 
 
-def _stages(compositions: Sequence[Composition], layer: int, like: Tensor) -> list[Stage]:
+def _stages(
+    compositions: Sequence[Composition], layer: int, like: Tensor, gates: Mapping[str, int]
+) -> list[Stage]:
+    def acting(composition: Composition, k: int) -> Acting | None:
+        if k >= len(composition):
+            return None
+        return Acting.of(composition[k], layer, gates.get(composition[k].digest, 0))
+
     depth = max(len(c) for c in compositions)
-    return [
-        Stage.stack([Acting.of(c[k], layer) if k < len(c) else None for c in compositions], like)
-        for k in range(depth)
-    ]
+    return [Stage.stack([acting(c, k) for c in compositions], like) for k in range(depth)]
 
 
 def thinking_positions(ids: Tensor, opening: Tensor, closing: Tensor) -> Tensor:
