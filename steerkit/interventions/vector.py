@@ -32,6 +32,7 @@ FORMAT_VERSION = 1
 HEADER_KEY = "steerkit"
 OPTIONAL_TENSORS = ("mean_positive", "mean_negative", "activation_norm")
 SELF = "self"
+KL_TOLERANCE = 1e-9  # nats: targets are written by hand
 SITE = "resid_post"
 # What of a vector's metadata was measured on its direction, and so holds for no other.
 MEASURED = (
@@ -188,10 +189,15 @@ class SteeringVector(LayerTensors):
         self, layers: tuple[int, ...], kl: float, operation: str, scope: str, target: float | None
     ) -> float:
         records = self.metadata.calibration or ()
-        for record in records:
-            found = (record.layer,), record.operation, record.scope, record.target
-            if found == (layers, operation, scope, target) and abs(record.target_kl - kl) <= 1e-9:
-                return record.strength
+        wanted = layers, operation, scope, target
+        fitting = [
+            record.strength
+            for record in records
+            if ((record.layer,), record.operation, record.scope, record.target) == wanted
+            and abs(record.target_kl - kl) <= KL_TOLERANCE
+        ]
+        if fitting:
+            return max(fitting)  # towards the positive side, where both directions were calibrated
         known = ", ".join(f"layer {r.layer} at {r.target_kl:g}" for r in records) or "none"
         raise MisuseError(
             f"vector {self.name!r} is not calibrated for a KL of {kl:g} at {operation}, {scope}, layer "

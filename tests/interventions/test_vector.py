@@ -271,3 +271,8 @@ def test_another_direction_keeps_nothing_that_was_measured_on_this_one(change: A
     } == {None}
     assert metadata.baseline_separability is None
     assert metadata.recommended == ()
+
+
+def test_of_two_calibrated_directions_the_positive_one_is_meant() -> None:
+    vector = a_vector().with_calibration([calibrated(strength=-0.5), calibrated(strength=0.75)])
+    assert vector.at(1, kl=0.1) == vector.at(1, 0.75)
