@@ -59,10 +59,12 @@ def pool(per_prompt: Sequence[Floats]) -> TokenStatistics:
 def _mean(per_prompt: Sequence[Floats], counts: Floats) -> Floats:
     sums = np.array([part.sum() for part in per_prompt])
     lengths = np.array([len(part) for part in per_prompt])
-    return (counts @ sums) / (counts @ lengths)
+    means: Floats = (counts @ sums) / (counts @ lengths)
+    return means
 
 
 def _percentile(tokens: Floats, owners: Integers, counts: Floats) -> Floats:
     """The smallest token value that 95% of the tokens do not exceed, in each resample `[resample, prompt]`."""
     below = np.cumsum(counts[:, owners], axis=1)
-    return tokens[(below >= PERCENTILE * below[:, -1:]).argmax(axis=1)]
+    found: Floats = tokens[(below >= PERCENTILE * below[:, -1:]).argmax(axis=1)]
+    return found

@@ -63,7 +63,8 @@ def bootstrap_changes(
 
 def ratio(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
     """Return `part / whole`, NaN where `whole` is 0."""
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    quotient: Floats = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    return quotient
 
 
 def _bootstrap_block(values: Floats, groups: Integers, weights: Floats) -> list[Estimate | None]:

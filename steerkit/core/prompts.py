@@ -97,7 +97,7 @@ class Renderer:
             if messages[0]["role"] == "system":
                 raise MisuseError("the prompt has a system message already: drop it, or the separate one")
             messages.insert(0, Message(role="system", content=system))
-        return self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def join(self, rendered_prompt: str, completion: str) -> str:
         """The rendered prompt followed by a completion, without a closing marker."""
@@ -113,7 +113,7 @@ class Renderer:
                 f"the text holds half a character at position {error.start} (a lone surrogate, as undecodable bytes "
                 "become): write it in UTF-8"
             ) from error
-        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def encode_prompt(self, prompt: Prompt, system: str | None = None) -> list[int]:
         """Token ids of the rendered prompt."""
@@ -131,7 +131,7 @@ class Renderer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated tokens, special tokens left out."""
-        return self._tokenizer.decode(ids, skip_special_tokens=True).strip()
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
 
 def common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
@@ -47,6 +47,8 @@ WITHOUT_EFFECT = {
 }  # fmt: skip
 # Initialisations that leave the base's weights alone; the others (PiSSA, OLoRA, LoftQ, …) change them too.
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+
+N = TypeVar("N", int, float)
 
 _FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 # peft reads patterns as regular expressions, of which a foreign one could be made to take for ever.
@@ -275,7 +277,7 @@ def _check_kind(folder: Path, config: _LoraConfig) -> None:
         raise InputError(f"{folder} has a rank below 1 in its rank_pattern: save it again")
 
 
-def _of_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
+def _of_pattern(patterns: Mapping[str, N] | None, module: str, default: N) -> N:
     """The value of the first pattern that names the module or the end of its path, as peft matches them."""
     for pattern, value in (patterns or {}).items():
         if re.fullmatch(pattern if pattern.startswith("^") else rf"(?:.*\.)?(?:{pattern})", module):

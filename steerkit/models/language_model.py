@@ -53,12 +53,17 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         """Where the model's weights are."""
-        return next(self.hf.parameters()).device
+        return self._weight.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Number format of the residual stream."""
-        return next(self.hf.parameters()).dtype
+        return self._weight.dtype
+
+    @property
+    def _weight(self) -> torch.Tensor:
+        weight: torch.Tensor = next(self.hf.parameters())
+        return weight
 
     @property
     def context_length(self) -> int:

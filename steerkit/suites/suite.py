@@ -14,6 +14,7 @@ from pathlib import Path
 
 from steerkit.core.errors import MisuseError
 from steerkit.suites import brevity, instructions, public, twins
+from steerkit.suites.brevity_templates import LEVELS
 from steerkit.suites.items import SuiteItem, load_items
 from steerkit.suites.splits import SPLITS, hash_position, split_of
 
@@ -102,7 +103,7 @@ def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
             return Suite(reference, load_items(path))
     name, colon, path_in_name = reference.partition(":")
     if name in GENERATED:
-        levels = _levels(reference, path_in_name) if colon else brevity.LEVELS
+        levels = _levels(reference, path_in_name) if colon else LEVELS
         return Suite(reference, tuple(GENERATED[name](levels=levels)))
     if name in public.PUBLIC_SETS:
         if colon and not path_in_name:
