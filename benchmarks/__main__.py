@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import alternatives, decoding, extraction, growth, memory, peer_runs, results, startup, sweep
+from benchmarks import decoding, extraction, growth, memory, peer_runs, results, startup, sweep
 from benchmarks.rows import Part, Row
 from benchmarks.setting import QUICK, Setting, Workbench
 from benchmarks.table import as_markdown
@@ -20,7 +20,6 @@ PARTS: dict[str, Callable[[Workbench], Iterator[Row]]] = {
     "decoding": decoding.run,
     "sweep": sweep.run,
     "growth": growth.run,
-    "alternatives": alternatives.run,
     "startup": startup.run,
     "peers": peer_runs.run,
 }
