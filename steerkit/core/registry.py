@@ -43,11 +43,12 @@ class Registry(Generic[T]):
         self.plural = plural
         self._home = home
         self._things: dict[str, T] = {}
-        self._loading = False
         self._loaded = False
 
     def add(self, name: str, thing: T) -> T:
         """Register `thing` under `name` and return it. Raises MisuseError for a name that is malformed or taken."""
+        if origin(thing).partition(".")[0] != __package__.partition(".")[0]:
+            self._load_home()  # what is built in comes first, and keeps its names
         if not NAME.fullmatch(name):
             raise MisuseError(
                 f"{name!r} is no name for a {self.kind}: begin with a letter, go on with letters, digits, - _ or ."
@@ -91,27 +92,41 @@ class Registry(Generic[T]):
         return f"Registry({self.plural}: {', '.join(self)})"
 
     def _load(self) -> None:
-        if self._loaded or self._loading:  # a home that looks something up while it is being imported
+        self._load_home()
+        load_plugins()
+
+    def _load_home(self) -> None:
+        if self._loaded:  # or begun: a home may look something up while it is being imported
             return
-        self._loading = True
+        self._loaded = True
         try:
             home = importlib.import_module(self._home)
             for module in pkgutil.iter_modules(getattr(home, "__path__", [])):
                 if not module.ispkg:
                     importlib.import_module(f"{self._home}.{module.name}")
-            load_plugins()
-            self._loaded = True
-        finally:
-            self._loading = False
+        except BaseException:
+            self._loaded = False
+            raise
+
+
+_asked: set[importlib.metadata.EntryPoint] = set()
 
 
 @functools.cache
+def plugins() -> tuple[importlib.metadata.EntryPoint, ...]:
+    """Return what packages name in the entry-point group `steerkit.plugins`."""
+    return tuple(importlib.metadata.entry_points(group=PLUGINS))
+
+
 def load_plugins() -> None:
-    """Import what other packages name in the entry-point group `steerkit.plugins`; once a process.
+    """Import what other packages name in the entry-point group `steerkit.plugins`; each once a process.
 
     One that cannot be imported is warned of and left out: it must not take the rest of the program with it.
     """
-    for entry in importlib.metadata.entry_points(group=PLUGINS):
+    for entry in plugins():
+        if entry in _asked:  # or being imported: a plugin may look something up
+            continue
+        _asked.add(entry)
         try:
             entry.load()
         except Exception as error:  # whatever a stranger's module raises
