@@ -161,6 +161,24 @@ class PositionGate(Gate):
         return [("along", quoted(names(self.vector))), ("threshold", shortest(self.threshold))]
 
 
+def as_gate(given: object) -> Gate | None:
+    """Return a gate: the one given, that of a probe at its own layer and threshold, or of a detector's registered name.
+
+    Raises MisuseError for anything else.
+    """
+    from steerkit.interventions.probe import Probe
+
+    if given is None or isinstance(given, Gate):
+        return given
+    if isinstance(given, Probe):
+        return ProbeGate(given)
+    if isinstance(given, str):
+        return DetectorGate(given)
+    raise MisuseError(
+        f"a gate is a gate, a probe or the name of a registered one, got {type(given).__name__}"
+    )
+
+
 def log_odds_of(probability: float) -> float:
     """Return log(p / (1 - p)). Raises MisuseError unless p lies between 0 and 1, both excluded."""
     if not 0 < probability < 1:

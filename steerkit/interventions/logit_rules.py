@@ -31,7 +31,7 @@ from steerkit.core.errors import MisuseError
 from steerkit.core.registry import LOGIT_RULES
 from steerkit.interventions.base import Intervention, Names, spec_of, written, written_text
 from steerkit.interventions.gate import Gate
-from steerkit.interventions.prompt_edit import check_text, presets, refuse_position_gate
+from steerkit.interventions.prompt_edit import check_text, presets, row_gate
 
 if TYPE_CHECKING:
     from steerkit.models import LanguageModel
@@ -83,7 +83,7 @@ class LogitRule(Intervention):
                 raise MisuseError(f"{self.rule}: {name} is a finite number, got {value}")
             for text in (value,) if isinstance(value, str) else value if isinstance(value, tuple) else ():
                 check_text(text, name)
-        refuse_position_gate(self.gate, "a rule on logits")
+        object.__setattr__(self, "gate", row_gate(self.gate, "a rule on logits"))
         self.check()
 
     def check(self) -> None:

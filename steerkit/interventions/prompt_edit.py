@@ -13,7 +13,7 @@ from steerkit.core.errors import MisuseError
 from steerkit.core.prompts import Message, Prompt
 from steerkit.core.registry import LOGIT_RULES
 from steerkit.interventions.base import Intervention, Names, quoted, spec_of, written_text
-from steerkit.interventions.gate import Gate, PositionGate
+from steerkit.interventions.gate import Gate, PositionGate, as_gate
 
 TEXTS = ("system", "instruction", "begin")
 
@@ -42,7 +42,7 @@ class PromptEdit(Intervention):
             )
         for text in (*TEXTS, "name"):
             check_text(getattr(self, text), text)
-        refuse_position_gate(self.gate, "a prompt edit")
+        object.__setattr__(self, "gate", row_gate(self.gate, "a prompt edit"))
 
     @property
     def label(self) -> str:
@@ -103,13 +103,15 @@ def check_text(text: str | None, what: str) -> None:
         ) from error
 
 
-def refuse_position_gate(gate: Gate | None, what: str) -> None:
-    """Raise MisuseError for a gate that decides position by position, where there is no state to read."""
+def row_gate(given: object, what: str) -> Gate | None:
+    """Return the gate that `given` stands for. Raises MisuseError for one that decides position by position."""
+    gate = as_gate(given)
     if isinstance(gate, PositionGate):
         raise MisuseError(
             f"{what} is gated row by row: {gate.name!r} is a vector, which gates positions of a steering; give a probe "
             "or a registered gate"
         )
+    return gate
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 from steerkit.core.errors import MisuseError
 from steerkit.core.registry import OPERATIONS
 from steerkit.interventions.base import Intervention, Names, json_reference, shortest, spec_of
-from steerkit.interventions.gate import Gate
+from steerkit.interventions.gate import Gate, as_gate
 from steerkit.interventions.operations import Operation
 from steerkit.interventions.prompt_edit import head_of
 
@@ -30,6 +30,8 @@ COMPLETION_SCOPES = ("completion", "thinking", "answer")
 @dataclass(frozen=True, eq=False, repr=False)
 class Steering(Intervention):
     """One vector applied at `layers`, each with the full strength, by a registered operation.
+
+    `layers` may be one number. `gate` may be a probe or the name of a registered gate, `operation` the operation itself.
 
     `scope` says at which positions: `completion`, those from whose output a completion token is sampled (the
     last prompt token and every completion token but the last); `prompt`, every earlier prompt position; `all`,
@@ -56,7 +58,10 @@ class Steering(Intervention):
     kind: ClassVar[str] = "steering"
 
     def __post_init__(self) -> None:
+        if isinstance(self.operation, Operation):
+            object.__setattr__(self, "operation", self.operation.name)
         OPERATIONS[self.operation]  # refuses an unknown name
+        object.__setattr__(self, "gate", as_gate(self.gate))
         check_choice("scope", self.scope, SCOPES)
         check_choice("positions", self.positions, POSITIONS)
         for name in ("strength", "target"):

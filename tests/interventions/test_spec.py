@@ -338,3 +338,13 @@ def test_a_malformed_range_is_a_misuse_that_quotes_it(text: str) -> None:
     with pytest.raises(MisuseError) as caught:
         parse_range(text, float, what="--strengths")
     assert f"--strengths {text!r}" in str(caught.value)
+
+
+def test_what_has_a_name_may_be_given_itself() -> None:
+    probe, vector = probe_named("p"), named("v")
+    assert vector.at(3, operation=OPERATIONS["ablate"]) == vector.at(3, operation="ablate")
+    assert vector.at(3, gate=probe) == vector.at(3, gate=ProbeGate(probe))
+    assert ThinkingBudget(gate="entropy") == ThinkingBudget(gate=DetectorGate("entropy"))
+    assert PromptEdit(system="s", gate=probe) == PromptEdit(system="s", gate=ProbeGate(probe))
+    with pytest.raises(MisuseError, match="a gate is a gate"):
+        vector.at(3, gate=vector)
