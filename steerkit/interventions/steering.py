@@ -31,7 +31,7 @@ COMPLETION_SCOPES = ("completion", "thinking", "answer")
 class Steering(Intervention):
     """One vector applied at `layers`, each with the full strength, by a registered operation.
 
-    `layers` may be one number. `gate` may be a probe or the name of a registered gate, `operation` the operation itself.
+    `layers` may be one number, `gate` a probe or a registered gate's name, `operation` the operation itself.
 
     `scope` says at which positions: `completion`, those from whose output a completion token is sampled (the
     last prompt token and every completion token but the last); `prompt`, every earlier prompt position; `all`,
