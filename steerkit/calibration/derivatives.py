@@ -20,11 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers.cache_utils import Cache, DynamicLayer
 
 from steerkit.core.prompts import EncodedText
-from steerkit.engines.transformers.cache import KeysAndValues, aligned_cache, keys_and_values
-from steerkit.engines.transformers.divergence import alone, run_unsteered
+from steerkit.engines.forward import KeysAndValues, alone, growing_cache, prefill, right_padded
+from steerkit.engines.transformers.cache import aligned_cache, keys_and_values
 from steerkit.models import LanguageModel
 from steerkit.models.sites import hidden_of, with_hidden
 
@@ -59,7 +58,8 @@ class States:
         self.places = [places[i] for i in chosen]
         self._texts = texts
         with alone(lm), torch.no_grad():  # tensors of inference mode cannot be differentiated through
-            self._before = {text: run_unsteered(lm, texts[text])[1] for text, _ in self.places}
+            used = {text for text, _ in self.places}
+            self._before = {text: prefill(lm, right_padded([texts[text].ids[:-1]], lm)) for text in used}
 
     def __len__(self) -> int:
         return len(self.places)
@@ -102,7 +102,7 @@ class States:
                     input_ids=read,
                     attention_mask=mask,
                     position_ids=lengths,
-                    past_key_values=_growing(before),
+                    past_key_values=growing_cache(before),
                     use_cache=True,
                     logits_to_keep=1,
                 ).logits[:, -1]
@@ -134,13 +134,3 @@ def _norms(at_zero: Tensor, first: Tensor, second: Tensor) -> tuple[NDArray[np.f
 
 def _until(states: KeysAndValues, position: int) -> KeysAndValues:
     return [(keys[..., :position, :], values[..., :position, :]) for keys, values in states]
-
-
-def _growing(states: KeysAndValues) -> Cache:
-    """A cache that concatenates: the engine's own writes in place, which forward mode cannot follow."""
-    layers = []
-    for keys, values in states:
-        layer = DynamicLayer()
-        layer.update(keys, values)
-        layers.append(layer)
-    return Cache(layers=layers)

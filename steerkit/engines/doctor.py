@@ -19,11 +19,11 @@ from torch import Tensor
 
 from steerkit.engines.base import ScoreRequest
 from steerkit.engines.context import steer
+from steerkit.engines.forward import last_states
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.interventions.steering import Steering
 from steerkit.interventions.vector import SteeringVector, VectorMetadata
 from steerkit.models import LanguageModel
-from steerkit.models.sites import hidden_of
 
 if TYPE_CHECKING:
     from steerkit.engines.remote.served_model import ServedModel
@@ -92,11 +92,11 @@ class ServerDiagnosis:
 
 def diagnose(lm: LanguageModel) -> Diagnosis:
     """Shift every layer in turn by a tenth of its norm and compare with what arrives; one forward pass a layer."""
-    ids = torch.tensor([lm.renderer.encode(PROBE)], device=lm.device)
+    text = lm.renderer.encode(PROBE)
 
     def states(steerings: Sequence[Steering]) -> Tensor:
         with steer(lm, *steerings) if steerings else contextlib.nullcontext():
-            return _last_states(lm, ids)
+            return torch.cat([*last_states(lm, [text], range(lm.n_layers)).values()])
 
     dtype = str(lm.dtype).removeprefix("torch.")
     facts = _facts(lm, dtype) | {"device": str(lm.device)}
@@ -109,9 +109,9 @@ def diagnose_vllm(engine: VllmEngine) -> Diagnosis:
     The engine has to be in this process, and its model run eagerly or compiled, not in CUDA graphs. Raises
     SteerkitError where a worker cannot steer.
     """
-    from steerkit.engines.remote.recording import last_states
+    from steerkit.engines.remote import recording
 
-    errors = _shift_errors(engine.model, lambda steerings: last_states(engine, PROBE, steerings))
+    errors = _shift_errors(engine.model, lambda steerings: recording.last_states(engine, PROBE, steerings))
     return Diagnosis(_facts(engine.model, engine.dtype), errors, TOLERANCE.get(engine.dtype, LOOSEST))
 
 
@@ -170,18 +170,3 @@ def _facts(model: LanguageModel | ServedModel, dtype: str) -> dict[str, Any]:
         with contextlib.suppress(PackageNotFoundError):
             facts[package] = version(package)
     return facts
-
-
-def _last_states(lm: LanguageModel, ids: Tensor) -> Tensor:
-    """The last position's residual stream after every block, `[n_layers, d_model]` float32 on the CPU."""
-    seen: list[Tensor] = []
-    handles = [
-        b.register_forward_hook(lambda _m, _a, out: seen.append(hidden_of(out)[0, -1])) for b in lm.blocks
-    ]
-    try:
-        with torch.inference_mode():
-            lm.decoder(input_ids=ids, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return torch.stack(seen).float().cpu()

@@ -16,20 +16,20 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import einops
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from steerkit.core.errors import MisuseError
 from steerkit.core.prompts import EncodedText
+from steerkit.engines.forward import Rows, in_passes, right_padded, run
 from steerkit.models import LanguageModel
-from steerkit.models.sites import hidden_of
+from steerkit.models.sites import on_blocks
 
 Aggregation = Literal["last", "mean", "prompt"]
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
@@ -81,16 +81,19 @@ def capture(
         share_prompts and aggregation != "prompt" and _takes_family_rows(lm, max(len(t.ids) for t in texts))
     )
     families = _families(texts) if share else [[row] for row in range(len(texts))]
+
+    def length(family: Sequence[int]) -> int:
+        return texts[family[0]].prompt_length + sum(texts[row].completion_length for row in family)
+
     done = 0
-    for batch in _batches(families, texts, batch_tokens):
-        with torch.inference_mode():
-            if len(batch[0]) > 1:
-                reading.run_families(batch)
-            else:
-                reading.run([row for (row,) in batch])
-        done += sum(map(len, batch))
-        if progress:
-            progress(done, len(texts))
+    for read, several in ((reading.run_families, True), (reading.run, False)):
+        # By falling length, so that padding is least.
+        alike = sorted((f for f in families if (len(f) > 1) is several), key=length, reverse=True)
+        for batch, norms in in_passes(alike, length, batch_tokens, read):
+            reading.norm_sum += norms
+            done += sum(map(len, batch))
+            if progress:
+                progress(done, len(texts))
     return Activations(reading.states, reading.norm_sum / sum(len(text.ids) - 1 for text in texts))
 
 
@@ -115,10 +118,9 @@ def _takes_family_rows(lm: LanguageModel, longest: int) -> bool:
     if lm not in _TRIED:
         texts = [EncodedText((2, 3, *completion), 2) for completion in ((4, 5), (6, 7))]
         try:
-            with torch.inference_mode():
-                alone, together = _Reading(lm, texts, "last"), _Reading(lm, texts, "last")
-                alone.run([0, 1])
-                together.run_families([[0, 1]])
+            alone, together = _Reading(lm, texts, "last"), _Reading(lm, texts, "last")
+            alone.run([[0], [1]])
+            together.run_families([[0, 1]])
             error = (together.states - alone.states).norm() / alone.states.norm()
             _TRIED[lm] = bool(error < TRIAL_TOLERANCE[lm.dtype])
         except (TypeError, ValueError, RuntimeError):  # takes no such mask
@@ -138,24 +140,11 @@ def _families(texts: Sequence[EncodedText]) -> list[list[int]]:
     return [*families.values(), *alone]
 
 
-def _batches(
-    families: Sequence[Sequence[int]], texts: Sequence[EncodedText], batch_tokens: int
-) -> Iterator[list[list[int]]]:
-    """Families of one size (one text, or several) together, by falling length, so that padding is least."""
-
-    def length(family: Sequence[int]) -> int:
-        return texts[family[0]].prompt_length + sum(texts[row].completion_length for row in family)
-
-    for several in (True, False):
-        waiting = sorted((list(f) for f in families if (len(f) > 1) is several), key=length, reverse=True)
-        while waiting:
-            taken = max(1, min(len(waiting), batch_tokens // length(waiting[0])))
-            yield waiting[:taken]
-            waiting = waiting[taken:]
-
-
 class _Reading:
-    """The states and norms of some texts, filled batch by batch; indices go to the device before each pass."""
+    """The states of some texts, filled pass by pass; each returns its sums of norms, for it may be run again.
+
+    Indices go to the device before each pass.
+    """
 
     def __init__(self, lm: LanguageModel, texts: Sequence[EncodedText], aggregation: Aggregation) -> None:
         self._lm = lm
@@ -165,24 +154,23 @@ class _Reading:
         self.states = torch.empty(shape, dtype=torch.float32, device=lm.device)
         self.norm_sum = torch.zeros(lm.n_layers, dtype=torch.float32, device=lm.device)
 
-    def run(self, rows: Sequence[int]) -> None:
-        """One pass over whole texts, padded on the right: under a causal mask that reaches no real token."""
+    def run(self, families: Sequence[Sequence[int]]) -> Tensor:
+        """One pass over whole texts, families of one, padded on the right."""
+        rows = [row for (row,) in families]
         texts = [self._texts[row] for row in rows]
-        ids, mask = self._padded([text.ids for text in texts])
         ends = [text.prompt_length if self._aggregation == "prompt" else len(text.ids) for text in texts]
         spans = [
             (text.prompt_length if self._aggregation == "mean" else end - 1, end)
             for text, end in zip(texts, ends, strict=True)
         ]
         counted = _spans([(1, len(text.ids)) for text in texts], self._lm.device)
-        with _read_blocks(self._lm.blocks, self._reader(rows, spans, counted)):
-            self._lm.decoder(input_ids=ids, attention_mask=mask, use_cache=False)
+        return self._read(right_padded([text.ids for text in texts], self._lm), rows, spans, counted)
 
-    def run_families(self, families: Sequence[Sequence[int]]) -> None:
+    def run_families(self, families: Sequence[Sequence[int]]) -> Tensor:
         """One pass over a row for each family: its prompt, then its completions, which do not see each other."""
         lm, device = self._lm, self._lm.device
         rows = [_family_row([self._texts[row] for row in family]) for family in families]
-        ids, mask = self._padded([row.ids for row in rows])
+        ids, mask, _ = right_padded([row.ids for row in rows], lm)
         positions, segments, weights = (
             torch.tensor([[*values, *[0] * (ids.shape[1] - len(values))] for values in column], device=device)
             for column in zip(*((row.positions, row.segments, row.weights) for row in rows), strict=True)
@@ -194,43 +182,37 @@ class _Reading:
         ]
         order = [text for family in families for text in family]
         held_in = [i for i, family in enumerate(families) for _ in family]
-        with _read_blocks(lm.blocks, self._reader(order, spans, weights.float(), held_in)):
-            lm.decoder(
-                input_ids=ids,
-                attention_mask=_family_mask(segments, mask, lm.dtype),
-                position_ids=positions,
-                use_cache=False,
-            )
+        seen = _family_mask(segments, mask, lm.dtype)
+        return self._read(Rows(ids, seen, positions), order, spans, weights.float(), held_in)
 
-    def _padded(self, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Token ids and attention mask (true where real), `[batch, position]`, starts aligned."""
-        width = max(map(len, texts))
-        ids = torch.tensor([[*text, *[self._lm.pad_id] * (width - len(text))] for text in texts])
-        lengths = torch.tensor([len(text) for text in texts])[:, None]
-        return ids.to(self._lm.device), (torch.arange(width) < lengths).to(self._lm.device)
-
-    def _reader(
+    @torch.inference_mode()
+    def _read(
         self,
+        rows: Rows,
         texts: Sequence[int],
         spans: Sequence[tuple[int, int]],
         counted: Tensor,
         held_in: Sequence[int] | None = None,
-    ) -> Callable[[int, Tensor], None]:
-        """What a hook does with one batch's residual stream: the mean over each text's span, and the norms.
+    ) -> Tensor:
+        """Run `rows`, keep the mean over each text's span at every layer, and return the sums of norms `[layer]`.
 
         `held_in` says in which row of the batch each text is, by default in its own; `counted` `[batch,
         position]` weighs the positions in the norm.
         """
-        index = torch.tensor(texts, device=self._lm.device)
-        row_of = torch.tensor(range(len(texts)) if held_in is None else held_in, device=self._lm.device)
+        lm = self._lm
+        index = torch.tensor(texts, device=lm.device)
+        row_of = torch.tensor(range(len(texts)) if held_in is None else held_in, device=lm.device)
         pool = _pooling(spans, row_of, counted.shape)
+        norms = torch.zeros_like(self.norm_sum)
 
         def read(layer: int, hidden: Tensor) -> None:
             self.states[:, layer].index_copy_(0, index, pool(hidden))
-            norms = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
-            self.norm_sum[layer] += (norms * counted).sum()
+            each = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
+            norms[layer] = (each * counted).sum()
 
-        return read
+        with on_blocks(lm.blocks, {layer: partial(read, layer) for layer in range(lm.n_layers)}):
+            run(lm, rows)
+        return norms
 
 
 def _pooling(spans: Sequence[tuple[int, int]], row_of: Tensor, shape: Sequence[int]) -> Pooling:
@@ -296,18 +278,3 @@ def _spans(spans: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
     start, stop = torch.tensor(spans, device=device)[:, :, None].unbind(dim=1)
     position = torch.arange(max(stop for _, stop in spans), device=device)
     return ((position >= start) & (position < stop)).float()
-
-
-@contextmanager
-def _read_blocks(blocks: Sequence[nn.Module], read: Callable[[int, Tensor], None]) -> Iterator[None]:
-    """While open, `read(layer, hidden)` sees the stream `[batch, position, d_model]` after each block."""
-
-    def hook(layer: int, _block: nn.Module, _inputs: Any, output: Any) -> None:
-        read(layer, hidden_of(output))
-
-    handles = [block.register_forward_hook(partial(hook, layer)) for layer, block in enumerate(blocks)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -56,8 +56,6 @@ def extract(
     where a function returns no direction.
     """
     check_extraction(pairs, method, aggregation, layers=layers, options=options)
-    if lm.is_steered:
-        raise MisuseError(f"{lm.name} is being steered: extract outside the `with sk.steer(...)` block")
     estimator = Estimator.resolve(method)
     read = aggregation or ("prompt" if isinstance(pairs, LabelledPrompts) else "mean")
     supplied: dict[str, object] = {"aggregation": read, "layers": layers, "folds": folds, "seed": seed}
@@ -71,11 +69,7 @@ def extract(
     examples = pairs.examples
     report = progress or (lambda _done, _total: None)
     steps = len(examples) + lm.n_layers
-    texts = [encoded_example(lm, example) for example in examples]
-    activations = capture(lm, texts, read, progress=lambda done, _: report(done, steps))
-    _check_finite(activations)
-
-    labels = torch.tensor([example.positive for example in examples], device=lm.device)
+    texts, activations, labels = read_examples(lm, pairs, read, progress=lambda done, _: report(done, steps))
     splits = folds_by_group(examples, folds, seed)
 
     def fitted(states: Tensor, labels: Tensor) -> Tensor:
@@ -151,6 +145,25 @@ def check_extraction(
         )
     if len({example.positive for example in pairs.examples}) < 2:
         raise InputError(f"{pairs.name}: there must be both positive and negative examples")
+
+
+def read_examples(
+    lm: LanguageModel,
+    pairs: ContrastPairs | LabelledPrompts,
+    aggregation: Aggregation,
+    progress: Progress | None = None,
+) -> tuple[list[EncodedText], Activations, Tensor]:
+    """Return the examples as tokens, their states, and which of them are positive, `[example]` bool.
+
+    Raises MisuseError for a model that is being steered or a text that it cannot take, InputError where its states
+    are not finite.
+    """
+    if lm.is_steered:
+        raise MisuseError(f"{lm.name} is being steered: extract outside the `with sk.steer(...)` block")
+    texts = [encoded_example(lm, example) for example in pairs.examples]
+    activations = capture(lm, texts, aggregation, progress=progress)
+    _check_finite(activations)
+    return texts, activations, torch.tensor([each.positive for each in pairs.examples], device=lm.device)
 
 
 def encoded_example(lm: LanguageModel, example: Example) -> EncodedText:

@@ -20,33 +20,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch import Tensor
+from torch.nn.functional import cross_entropy, softplus
 
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.prompts import EncodedText, Prompt
 from steerkit.engines.base import Decoding, Request
-from steerkit.engines.transformers.cache import KeysAndValues, empty_cache, keys_and_values
+from steerkit.engines.forward import Continuations, alone, differentiable, in_passes
+from steerkit.engines.transformers.divergence import roll_outs
 from steerkit.engines.transformers.engine import TransformersEngine
-from steerkit.engines.transformers.layout import left_padded
 from steerkit.extraction.capture import Progress
-from steerkit.extraction.extract import extract
+from steerkit.extraction.estimator import Estimator
+from steerkit.extraction.extract import read_examples
 from steerkit.extraction.pairs import ContrastPairs, LabelledPrompts
-from steerkit.interventions.vector import SteeringVector
+from steerkit.interventions.vector import SteeringVector, VectorMetadata
 from steerkit.models import LanguageModel
-from steerkit.models.sites import hidden_of, with_hidden
+from steerkit.models.sites import on_blocks
 from steerkit.suites.suite import load_suite
+
+R = TypeVar("R")
 
 METHOD = "contrastive-energy"
 
-# Starting values, not yet tuned on any split. A step of 16 pairs and 8 roll-outs took 3.8 s in one thread for layer
-# 14 of the 135M model, so 40 of them stay within three minutes.
+# Not tuned on any split; 40 steps at one layer of a 135M model take some minutes on one core.
 KL_BUDGET = 0.3
 STEPS = 40
 LEARNING_RATE = 0.05
@@ -55,7 +56,6 @@ PAIRS_A_STEP = 16
 ORDINARY_PROMPTS = 16
 ORDINARY_A_STEP = 8
 ROLL_OUT_TOKENS = 32
-PROMPTS_A_PASS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def learn(
 
     The vector's direction is zero at layers that were not trained. Raises MisuseError for labelled prompts, a
     layer that the model has not, a setting out of range, and whatever `extract` raises it for; InputError where
-    training diverges or no ordinary prompt gets a completion.
+    training diverges.
     """
     trained = _checked_layers(lm, layers)
     recipe = _Recipe(kl_budget, steps, learning_rate, penalty, seed)
@@ -123,8 +123,15 @@ def learn(
         raise MisuseError(
             f"{pairs.name}: labelled prompts have no completions to learn from: give contrast pairs"
         )
-    start = extract(lm, pairs)
-    roll_outs = _roll_outs(lm, ordinary_prompts() if ordinary is None else ordinary)
+    texts, activations, labels = read_examples(lm, pairs, "mean")
+    positive, negative = activations.states[labels], activations.states[~labels]
+    difference = Estimator.resolve("mean-difference")
+    starts = {layer: difference.direction(positive[:, layer], negative[:, layer]) for layer in trained}
+    questions = ordinary_prompts() if ordinary is None else ordinary
+    requests = [Request(prompt, decoding=Decoding(max_new_tokens=ROLL_OUT_TOKENS)) for prompt in questions]
+    if not requests:
+        raise MisuseError("a KL budget needs at least one ordinary prompt")
+    ordinary_texts = roll_outs(TransformersEngine(lm), requests)
     done = 0
 
     def told(step: TrainingStep) -> None:
@@ -135,26 +142,26 @@ def learn(
             done += 1
             progress(done, len(trained) * steps)
 
-    with _frozen(lm), lm.steered_by_this_thread(), torch.inference_mode(False), torch.enable_grad():
-        direction = torch.zeros_like(start.direction)
-        objective = _Objective(lm, pairs, roll_outs)
-        for layer in trained:
-            v = start.direction[layer].to(lm.device).clone()
-            direction[layer] = _trained(objective, layer, v, recipe, told).cpu()
+    with alone(lm), differentiable(lm):
+        direction = torch.zeros(lm.n_layers, lm.d_model)
+        objective = _Objective(lm, texts, ordinary_texts)
+        for layer, start in starts.items():
+            direction[layer] = _trained(objective, layer, start.clone(), recipe, told).cpu()
 
-    metadata = start.metadata.model_copy(
-        update={
-            "method": METHOD,
-            "scaling": "trained",
-            "separability": None,
-            "agreement": None,
-            "alignment": None,
-            "steerkit_version": version("steerkit"),
-        }
+    metadata = VectorMetadata(
+        name=pairs.name,
+        model=lm.name,
+        fingerprint=lm.fingerprint,
+        positive=pairs.name,
+        method=METHOD,
+        aggregation="mean",
+        scaling="trained",
+        template_digest=lm.renderer.digest,
+        pairs_digest=pairs.digest,
+        pairs_count=len(pairs),
+        steerkit_version=version("steerkit"),
     )
-    return SteeringVector(
-        direction, metadata, start.mean_positive, start.mean_negative, start.activation_norm
-    )
+    return SteeringVector(direction, metadata, positive.mean(dim=0), negative.mean(dim=0), activations.norm)
 
 
 def ordinary_prompts(n: int = ORDINARY_PROMPTS) -> list[Prompt]:
@@ -173,37 +180,24 @@ def _checked_layers(lm: LanguageModel, layers: int | Sequence[int]) -> list[int]
     return wanted
 
 
-def _roll_outs(lm: LanguageModel, prompts: Sequence[Prompt]) -> list[EncodedText]:
-    """Each prompt with the model's own unsteered greedy completion; those that stay empty are left out."""
-    decoding = Decoding(max_new_tokens=ROLL_OUT_TOKENS)
-    requests = [Request(prompt, decoding=decoding, key=i) for i, prompt in enumerate(prompts)]
-    texts = {}
-    for completion in TransformersEngine(lm).generate(requests):
-        ids = lm.renderer.encode_prompt(completion.request.prompt)
-        if completion.token_ids:
-            texts[completion.request.key] = EncodedText((*ids, *completion.token_ids), len(ids))
-    if not texts:
-        raise InputError(f"{lm.name} answers none of the {len(prompts)} ordinary prompts: give others")
-    return [texts[key] for key in range(len(prompts)) if key in texts]
-
-
 def _trained(
     objective: _Objective, layer: int, v: Tensor, recipe: _Recipe, tell: Callable[[TrainingStep], None]
 ) -> Tensor:
     """`v` `[d_model]` after training at `layer`, within the budget."""
-    optimiser = torch.optim.Adam([v.requires_grad_()], lr=recipe.step_size(v))
+    optimiser = torch.optim.Adam([v], lr=recipe.step_size(v))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.steps)
     for step, (some_pairs, some_texts) in enumerate(_draws(objective, recipe)):
-        contrast = objective.contrast(layer, v, some_pairs)
-        kl = objective.kl(layer, v, some_texts)
-        loss = contrast + recipe.penalty * (kl - recipe.kl_budget).clamp_min(0)
-        if not loss.isfinite():
+        contrast, gradient = objective.contrast(layer, v, some_pairs)
+        kl, kl_gradient = objective.kl(layer, v, some_texts)
+        if kl > recipe.kl_budget:
+            gradient = gradient + recipe.penalty * kl_gradient
+        if not (math.isfinite(contrast) and math.isfinite(kl) and gradient.isfinite().all()):
             raise InputError(f"training diverged at layer {layer}, step {step}: lower the learning rate")
-        (v.grad,) = torch.autograd.grad(loss, v)
+        v.grad = gradient
         optimiser.step()
         schedule.step()
-        tell(TrainingStep(layer, step, float(contrast.detach()), float(kl.detach())))
-    kept = _within_budget(objective, layer, v.detach(), recipe.kl_budget)
+        tell(TrainingStep(layer, step, contrast, kl))
+    kept = _within_budget(objective, layer, v, recipe.kl_budget)
     tell(TrainingStep(layer, recipe.steps, *objective.measured(layer, kept)))
     return kept
 
@@ -212,7 +206,7 @@ def _draws(objective: _Objective, recipe: _Recipe) -> Iterator[tuple[list[int], 
     """For each step, which pairs and which ordinary texts it sees: dealt from a deck, shuffled when it runs out."""
     generator = torch.Generator().manual_seed(recipe.seed)
     decks: list[list[int]] = [[], []]
-    sizes = [(objective.n_pairs, PAIRS_A_STEP), (objective.n_roll_outs, ORDINARY_A_STEP)]
+    sizes = [(objective.n_pairs, PAIRS_A_STEP), (objective.n_ordinary, ORDINARY_A_STEP)]
     for _ in range(recipe.steps):
         drawn = []
         for deck, (total, wanted) in zip(decks, sizes, strict=True):
@@ -233,137 +227,86 @@ def _within_budget(objective: _Objective, layer: int, v: Tensor, budget: float) 
 
 
 class _Objective:
-    """Both terms of the loss for a vector at a layer, on pairs and on ordinary texts by their indices."""
+    """Both terms of the loss for a vector at a layer, with their gradients, on pairs and texts by their indices."""
 
-    def __init__(self, lm: LanguageModel, pairs: ContrastPairs, roll_outs: Sequence[EncodedText]) -> None:
-        """Runs every prompt once, and keeps the ordinary texts' distributions: `[text, token, vocabulary]`."""
-        self.n_pairs, self.n_roll_outs = len(pairs), len(roll_outs)
-        self._sides = _Continuations(lm, [example.encoded(lm.renderer) for example in pairs.examples])
-        self._ordinary = _Continuations(lm, roll_outs)
-        with torch.no_grad():
-            self._base = self._ordinary.log_probabilities(range(self.n_roll_outs))
+    def __init__(
+        self, lm: LanguageModel, examples: Sequence[EncodedText], ordinary: Sequence[EncodedText]
+    ) -> None:
+        """Runs every prompt once, and keeps the ordinary texts' distributions. `examples`: positive, then negative."""
+        self.n_pairs, self.n_ordinary = len(examples) // 2, len(ordinary)
+        self._lm = lm
+        self._sides, self._ordinary = Continuations(lm, examples), Continuations(lm, ordinary)
 
-    def contrast(self, layer: int, v: Tensor, pairs: Sequence[int]) -> Tensor:
-        """Mean softplus of the positive side's energy minus the negative side's."""
-        rows = [*pairs, *(self.n_pairs + i for i in pairs)]
-        positive, negative = self._sides.energies(rows, layer, v).chunk(2)
-        return softplus(positive - negative).mean()
+        def base(some: Sequence[int]) -> list[Tensor]:
+            with torch.no_grad():
+                return [row.float().log_softmax(-1) for row in self._ordinary.logits(some)]
 
-    def kl(self, layer: int, v: Tensor, texts: Sequence[int]) -> Tensor:
-        """KL(base || steered), mean over the tokens of `texts`, in nats."""
-        steered = self._ordinary.log_probabilities(texts, layer, v)
-        base = self._base[list(texts), : steered.shape[1]]
-        real = self._ordinary.real(texts)
-        return ((base.exp() * (base - steered)).sum(-1) * real).sum() / real.sum()
+        passes = _in_passes(self._ordinary, range(len(ordinary)), ORDINARY_A_STEP, base)
+        self._base = [row for _, rows in passes for row in rows]
+
+    def contrast(self, layer: int, v: Tensor, pairs: Sequence[int]) -> tuple[float, Tensor]:
+        """Mean softplus of the positive side's energy minus the negative side's, and its gradient by `v`."""
+
+        def energy(row: int, logits: Tensor) -> Tensor:
+            text = self._sides.texts[row]
+            tokens = torch.tensor(text.ids[text.prompt_length :], device=logits.device)
+            return cross_entropy(logits.float(), tokens)
+
+        def term(some: Sequence[int]) -> Tensor:
+            rows = [*some, *(self.n_pairs + i for i in some)]
+            found = map(energy, rows, self._sides.logits(rows))
+            positive, negative = torch.stack(list(found)).chunk(2)
+            return softplus(positive - negative).sum() / len(pairs)
+
+        return self._summed(self._sides, PAIRS_A_STEP, layer, v, pairs, term)
+
+    def kl(self, layer: int, v: Tensor, texts: Sequence[int]) -> tuple[float, Tensor]:
+        """KL(base || steered), mean over the tokens of `texts`, in nats, and its gradient by `v`."""
+        tokens = sum(len(self._base[i]) for i in texts)
+
+        def divergence(i: int, logits: Tensor) -> Tensor:
+            base = self._base[i]
+            return (base.exp() * (base - logits.float().log_softmax(-1))).sum()
+
+        def term(some: Sequence[int]) -> Tensor:
+            return torch.stack(list(map(divergence, some, self._ordinary.logits(some)))).sum() / tokens
+
+        return self._summed(self._ordinary, ORDINARY_A_STEP, layer, v, texts, term)
 
     def measured(self, layer: int, v: Tensor) -> tuple[float, float]:
         """Both terms over everything there is."""
         with torch.no_grad():
             return (
-                float(self.contrast(layer, v, range(self.n_pairs))),
-                float(self.kl(layer, v, range(self.n_roll_outs))),
+                self.contrast(layer, v, range(self.n_pairs))[0],
+                self.kl(layer, v, range(self.n_ordinary))[0],
             )
 
+    def _summed(
+        self,
+        texts: Continuations,
+        a_step: int,
+        layer: int,
+        v: Tensor,
+        items: Sequence[int],
+        term: Callable[[Sequence[int]], Tensor],
+    ) -> tuple[float, Tensor]:
+        """The sum over passes of `term` with `v` added at `layer`, and its gradient where gradients are on."""
+        trains = torch.is_grad_enabled()
 
-class _Continuations:
-    """Teacher-forced texts whose prompts, up to the last token, were run once and unsteered.
+        def of(some: Sequence[int]) -> tuple[float, Tensor]:
+            added = v.detach().requires_grad_(trains)
+            with on_blocks(self._lm.blocks, {layer: lambda hidden: hidden + added.to(hidden.dtype)}):
+                value = term(some)
+            slope = torch.autograd.grad(value, added)[0] if trains else torch.zeros_like(v)
+            return float(value.detach()), slope
 
-    The rest of a row is its last prompt token and its completion but the last token: exactly the positions of
-    scope `completion`, so a vector is added at all of them and no mask is needed. Rows are padded on the right,
-    where a causal model does not look.
-    """
-
-    def __init__(self, lm: LanguageModel, texts: Sequence[EncodedText]) -> None:
-        if not all(text.prompt_length for text in texts):
-            raise MisuseError(
-                "a prompt shares no token with its completion, so nothing predicts the first: give a longer prompt"
-            )
-        self._lm = lm
-        self._texts = texts
-        heads = list(dict.fromkeys(text.ids[: text.prompt_length - 1] for text in texts))
-        self._head_of = torch.tensor([heads.index(t.ids[: t.prompt_length - 1]) for t in texts])
-        ids, self._head_mask, positions = left_padded(heads, lm)
-        parts: list[KeysAndValues] = []
-        for some in torch.arange(len(heads), device=lm.device).split(PROMPTS_A_PASS):
-            cache = empty_cache()
-            with torch.no_grad():  # not inference mode, whose tensors no later gradient may pass by
-                lm.decoder(
-                    input_ids=ids[some],
-                    attention_mask=self._head_mask[some],
-                    position_ids=positions[some],
-                    past_key_values=cache,
-                    use_cache=True,
-                )
-            parts.append(keys_and_values(cache))
-        self._heads = [
-            tuple(torch.cat([part[layer][side] for part in parts]) for side in (0, 1))
-            for layer in range(len(parts[0]))
-        ]
-
-    def real(self, rows: Sequence[int]) -> Tensor:
-        """Which of the padded rows' completion tokens there are, `[row, token]` bool."""
-        lengths = torch.tensor([self._texts[row].completion_length for row in rows], device=self._lm.device)
-        return torch.arange(int(lengths.max()), device=self._lm.device) < lengths[:, None]
-
-    def energies(self, rows: Sequence[int], layer: int, v: Tensor) -> Tensor:
-        """Mean negative log-probability of each row's completion tokens, `[row]`, in nats."""
-        real = self.real(rows)
-        tokens = self._padded([self._texts[row].ids[self._texts[row].prompt_length :] for row in rows])
-        taken = self.log_probabilities(rows, layer, v).gather(-1, tokens[..., None]).squeeze(-1)
-        return -(taken * real).sum(dim=1) / real.sum(dim=1)
-
-    def log_probabilities(self, rows: Sequence[int], layer: int = 0, v: Tensor | None = None) -> Tensor:
-        """`[row, token, vocabulary]` float32: what predicts each completion token, with `v` added at `layer`."""
-        lm = self._lm
-        texts = [self._texts[row] for row in rows]
-        ids = self._padded([text.ids[text.prompt_length - 1 : -1] for text in texts])
-        owner = self._head_of[list(rows)].to(lm.device)
-        cache = empty_cache()
-        for block, (keys, values) in enumerate(self._heads):
-            cache.update(keys[owner], values[owner], block)
-        first = torch.tensor([text.prompt_length - 1 for text in texts], device=lm.device)
-        with _added(lm.blocks[layer], v):
-            logits = lm.hf(
-                input_ids=ids,
-                attention_mask=torch.cat([self._head_mask[owner], self.real(rows)], dim=1),
-                position_ids=first[:, None] + torch.arange(ids.shape[1], device=lm.device),
-                past_key_values=cache,
-                use_cache=True,
-            ).logits
-        return logits.float().log_softmax(-1)
-
-    def _padded(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        width = max(map(len, texts))
-        rows = [[*text, *[self._lm.pad_id] * (width - len(text))] for text in texts]
-        return torch.tensor(rows, device=self._lm.device)
+        values, slopes = zip(*(found for _, found in _in_passes(texts, items, a_step, of)), strict=True)
+        return sum(values), torch.stack(slopes).sum(dim=0)
 
 
-@contextmanager
-def _added(block: nn.Module, v: Tensor | None) -> Iterator[None]:
-    """While open, `v` is added to the block's output at every position, and gradients reach it."""
-    if v is None:
-        yield
-        return
-
-    def hook(_block: nn.Module, _inputs: Any, output: Any) -> Any:
-        hidden = hidden_of(output)
-        return with_hidden(output, hidden + v.to(hidden.dtype))
-
-    handle = block.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _frozen(lm: LanguageModel) -> Iterator[None]:
-    """While open no parameter takes a gradient, so none is kept for the blocks below; flags come back after."""
-    trainable = [parameter for parameter in lm.hf.parameters() if parameter.requires_grad]
-    for parameter in trainable:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
+def _in_passes(
+    texts: Continuations, items: Sequence[int], a_step: int, run: Callable[[Sequence[int]], R]
+) -> Iterator[tuple[Sequence[int], R]]:
+    """Run items of `texts`, at least `a_step` in a pass where memory holds them."""
+    lengths = [len(text.ids) for text in texts.texts]
+    return in_passes(items, lengths.__getitem__, a_step * max(lengths), run)

@@ -27,11 +27,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from steerkit.core.errors import MisuseError, SteerkitError
+from steerkit.engines.forward import Rows, right_padded, states
 from steerkit.interchange.additive import constant_shifts, steered_layers
 from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
 from steerkit.models.pretrained import quiet_transformers
-from steerkit.models.sites import hidden_of
+from steerkit.models.sites import on_blocks
 
 SWITCH = "mlp_bias"  # the config field of Llama and its relatives that gives the MLP's projections a bias
 NOTE = "steerkit.json"
@@ -75,7 +76,8 @@ def export_merged(
 
 
 def _block_path(lm: LanguageModel, layer: int) -> str:
-    return next(name for name, module in lm.hf.named_modules() if module is lm.blocks[layer])
+    names: Iterator[str] = (name for name, module in lm.hf.named_modules() if module is lm.blocks[layer])
+    return next(names)
 
 
 def _projection(lm: LanguageModel, layer: int, path: str) -> Any:
@@ -84,7 +86,9 @@ def _projection(lm: LanguageModel, layer: int, path: str) -> Any:
 
 def _projection_path(lm: LanguageModel, layer: int) -> str:
     """The block's last projection onto the residual stream, if a constant in its bias reaches the block's output."""
-    paths = [name for name, module in lm.blocks[layer].named_modules() if _out_features(module) == lm.d_model]
+    paths: list[str] = [
+        name for name, module in lm.blocks[layer].named_modules() if _out_features(module) == lm.d_model
+    ]
     if not paths or not _arrives(lm, layer, paths[-1]):
         raise MisuseError(
             f"{_kind(lm)} changes its blocks' output after the last projection, so no bias adds a constant to it: "
@@ -106,31 +110,23 @@ def _out_features(module: nn.Module) -> int | None:
 
 def _arrives(lm: LanguageModel, layer: int, path: str) -> bool:
     """Whether a constant added to the projection's output is what the block's output gains, at every position."""
-    ids = torch.arange(4, device=lm.device)[None] % lm.config.vocab_size
+    rows = right_padded([[i % lm.config.vocab_size for i in range(4)]], lm)
     projection = _projection(lm, layer, path)
-    plain = _block_output(lm, layer, ids, projection, None)
+    plain = _block_output(lm, layer, rows, projection, None)
     generator = torch.Generator().manual_seed(0)
     nudge = torch.randn(lm.d_model, generator=generator).to(plain.device, plain.dtype)
     nudge = nudge / nudge.norm() * plain.norm(dim=-1).mean()
-    gained = _block_output(lm, layer, ids, projection, nudge) - plain
+    gained = _block_output(lm, layer, rows, projection, nudge) - plain
     return bool(((gained - nudge).norm(dim=-1) <= ARRIVED * nudge.norm()).all())
 
 
 def _block_output(
-    lm: LanguageModel, layer: int, ids: Tensor, projection: nn.Module, nudge: Tensor | None
+    lm: LanguageModel, layer: int, rows: Rows, projection: nn.Module, nudge: Tensor | None
 ) -> Tensor:
-    """The block's output for `ids`, the projection's output moved by `nudge` `[d_model]`."""
-    seen: list[Tensor] = []
-    handles = [lm.blocks[layer].register_forward_hook(lambda _m, _a, out: seen.append(hidden_of(out)))]
-    if nudge is not None:
-        handles.append(projection.register_forward_hook(lambda _m, _a, out: out + nudge))
-    try:
-        with torch.inference_mode():
-            lm.decoder(input_ids=ids, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen[0].float()
+    """The block's output for `rows`, the projection's output moved by `nudge` `[d_model]`."""
+    move = {} if nudge is None else {0: lambda output: output + nudge}
+    with on_blocks([projection], move):
+        return states(lm, rows, [layer], Tensor.float)[layer]
 
 
 def _switch_biases_on(lm: LanguageModel, twin: Any, path: str) -> None:

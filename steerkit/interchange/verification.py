@@ -22,7 +22,10 @@ import torch
 from torch import Tensor
 
 from steerkit.core.errors import MisuseError
+from steerkit.engines.base import ScoreRequest
 from steerkit.engines.context import steer
+from steerkit.engines.forward import logits, right_padded
+from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.interchange.additive import constant_shifts, steered_layers
 from steerkit.interchange.consumers import LLAMA_CPP, LM_EVAL
 from steerkit.interchange.gguf_model import write_float32
@@ -78,8 +81,7 @@ def verify_merged(
         )
     merged = merged.to(lm.device).eval()
     texts = _texts(lm)
-    with torch.inference_mode():
-        got = _logits(merged, texts, lm)
+    got = _logits(LanguageModel(merged, lm.tokenizer, os.fspath(folder)), texts)
     plain, ours = _our_logits(lm, (), texts), _our_logits(lm, steerings, texts, allow_mismatch)
     row = {
         "largest_difference": float((got - ours).abs().max()),
@@ -204,12 +206,20 @@ def verify_lm_eval(
             "pairs": [[e.ids[: e.prompt_length], e.ids[e.prompt_length :]] for e in encoded],
         },
     )
-    rows = []
-    for text, theirs in zip(encoded, answer["log_likelihoods"], strict=True):
-        ours, plain = (
-            _log_likelihood(lm, s, text.ids, text.prompt_length, allow_mismatch) for s in (steerings, ())
-        )
-        rows.append({"theirs": theirs, "ours": ours, "unsteered": plain, "difference": abs(theirs - ours)})
+    engine = TransformersEngine(lm, allow_mismatch=allow_mismatch)
+    steered, unsteered = (
+        engine.score([ScoreRequest(q, a, by) for q, a in zip(QUESTIONS, ANSWERS, strict=True)])
+        for by in (tuple(steerings), ())
+    )
+    rows = [
+        {
+            "theirs": theirs,
+            "ours": ours.total,
+            "unsteered": plain.total,
+            "difference": abs(theirs - ours.total),
+        }
+        for theirs, ours, plain in zip(answer["log_likelihoods"], steered, unsteered, strict=True)
+    ]
     exact = lm.dtype == torch.float32
     bound = 10 * EQUAL if exact else 0.1  # a sum over about ten tokens
     passed = all(row["difference"] <= bound for row in rows)
@@ -220,13 +230,10 @@ def _texts(lm: LanguageModel) -> list[list[int]]:
     return [lm.renderer.encode_prompt(question) for question in QUESTIONS]
 
 
-def _logits(hf: Any, texts: Iterable[Sequence[int]], lm: LanguageModel) -> Tensor:
+def _logits(lm: LanguageModel, texts: Iterable[Sequence[int]]) -> Tensor:
     """Logits of the last `KEEP` positions of each text, one text a pass, `[texts * KEEP, vocabulary]` on the host."""
-    rows = [
-        hf(input_ids=torch.tensor([ids], device=lm.device), use_cache=False, logits_to_keep=KEEP).logits[0]
-        for ids in texts
-    ]
-    return torch.cat(rows).float().cpu()
+    with torch.inference_mode():
+        return torch.cat([logits(lm, right_padded([ids], lm), KEEP)[0] for ids in texts]).float().cpu()
 
 
 def _our_logits(
@@ -235,23 +242,8 @@ def _our_logits(
     texts: Iterable[Sequence[int]],
     allow_mismatch: bool = False,
 ) -> Tensor:
-    with torch.inference_mode(), steer(lm, *steerings, allow_mismatch=allow_mismatch):
-        return _logits(lm.hf, texts, lm)
-
-
-def _log_likelihood(
-    lm: LanguageModel,
-    steerings: Sequence[Steering],
-    ids: Sequence[int],
-    prompt_length: int,
-    allow_mismatch: bool,
-) -> float:
-    """Log-likelihood in nats of `ids[prompt_length:]` under steering."""
-    row = torch.tensor([ids], device=lm.device)
-    with torch.inference_mode(), steer(lm, *steerings, allow_mismatch=allow_mismatch):
-        log_probabilities = lm.hf(input_ids=row, use_cache=False).logits[0].float().log_softmax(-1)
-    taken = log_probabilities[:-1].gather(-1, row[0, 1:, None])[prompt_length - 1 :]
-    return float(taken.sum())
+    with steer(lm, *steerings, allow_mismatch=allow_mismatch):
+        return _logits(lm, texts)
 
 
 def _moved(steerings: Sequence[Steering], moves: dict[int, Tensor]) -> list[Steering]:

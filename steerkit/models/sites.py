@@ -8,7 +8,11 @@ architecture) is known here and nowhere else.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -37,6 +41,48 @@ def with_hidden(output: Any, hidden: Tensor) -> Any:
     if isinstance(output, list):
         return [hidden, *output[1:]]
     return (hidden, *output[1:])
+
+
+Act = Callable[[Tensor], Tensor | None]
+Given = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments
+NOTHING: Mapping[int, Any] = MappingProxyType({})
+
+
+@contextmanager
+def on_blocks(
+    blocks: Sequence[nn.Module],
+    outputs: Mapping[int, Act],
+    inputs: Mapping[int, Callable[[Given], Given]] = NOTHING,
+) -> Iterator[dict[int, int]]:
+    """Install hooks on `blocks`, by their index, and take them off when the `with` block ends, whatever ends it.
+
+    `outputs[l]` is given the residual stream `[row, position, d_model]` behind block l; what it returns goes on in
+    place of the stream, None leaves it as it is. `inputs[l]` is given all arguments of block l and returns those to
+    run it with. Yields how often each block of `outputs` has run so far.
+    """
+    ran = dict.fromkeys(outputs, 0)
+
+    def after(layer: int, act: Act, _block: nn.Module, _args: Any, output: Any) -> Any:
+        ran[layer] += 1
+        hidden = act(hidden_of(output))
+        return None if hidden is None else with_hidden(output, hidden)
+
+    def before(
+        change: Callable[[Given], Given], _block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Given:
+        return change((args, kwargs))
+
+    handles = []
+    try:
+        for layer, act in outputs.items():
+            handles.append(blocks[layer].register_forward_hook(partial(after, layer, act)))
+        for layer, change in inputs.items():
+            hook = partial(before, change)
+            handles.append(blocks[layer].register_forward_pre_hook(hook, with_kwargs=True))
+        yield ran
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class SiteMap:
@@ -82,27 +128,19 @@ def check_sites(hf: Any, decoder: nn.Module, blocks: tuple[nn.Module, ...]) -> N
     device = next(hf.parameters()).device
     ids = torch.arange(4, device=device)[None] % hf.config.get_text_config().vocab_size
     seen: list[list[Tensor]] = [[], []]
-    for run, size in enumerate((0.0, 1.0)):
+    ran: list[list[int]] = []
 
-        def read(layer: int, output: Any, run: int = run, size: float = size) -> Any:
-            hidden = hidden_of(output)
-            if layer == middle and size:
-                hidden = hidden + size
-            seen[run].append(hidden)
-            return with_hidden(output, hidden)
+    def read(run: int, layer: int, hidden: Tensor) -> Tensor:
+        seen[run].append(hidden + 1.0 if run and layer == middle else hidden)
+        return seen[run][-1]
 
-        handles = [
-            b.register_forward_hook(lambda _m, _a, out, i=i: read(i, out)) for i, b in enumerate(blocks)
-        ]
-        try:
-            with torch.inference_mode():
-                decoder(input_ids=ids, use_cache=False)
-        finally:
-            for handle in handles:
-                handle.remove()
-    plain, nudged = seen
-    fired_once = len(plain) == len(nudged) == len(blocks)
-    moved = [not torch.equal(a, b) for a, b in zip(plain, nudged, strict=False)]
+    for run in (0, 1):
+        acts = {layer: partial(read, run, layer) for layer in range(len(blocks))}
+        with torch.inference_mode(), on_blocks(blocks, acts) as times:
+            decoder(input_ids=ids, use_cache=False)
+        ran.append(list(times.values()))
+    fired_once = ran == [[1] * len(blocks)] * 2
+    moved = [not torch.equal(plain, nudged) for plain, nudged in zip(*seen, strict=False)]
     if not fired_once or moved != [layer >= middle for layer in range(len(blocks))]:
         raise SteerkitError(
             f"{type(hf).__name__}: a nudge at block {middle} did not travel through the blocks in order, so the "

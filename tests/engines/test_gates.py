@@ -12,8 +12,8 @@ from steerkit.core.errors import MisuseError, ModelMismatchError, SteerkitError
 from steerkit.core.registry import GATES
 from steerkit.engines.base import Completion, Decoding, Request, ScoreRequest
 from steerkit.engines.context import steer
+from steerkit.engines.forward import last_states
 from steerkit.engines.transformers.engine import TransformersEngine
-from steerkit.engines.transformers.gates import last_states
 from steerkit.interventions.detectors import gate as register_gate
 from steerkit.interventions.gate import DetectorGate, PositionGate, ProbeGate
 from steerkit.interventions.logit_rules import OpenerBias

@@ -9,6 +9,7 @@ import torch
 
 from steerkit.core.errors import SteerkitError
 from steerkit.engines.base import Decoding, Request, ScoreRequest
+from steerkit.engines.forward import in_passes
 from steerkit.engines.transformers import memory
 from steerkit.engines.transformers.batch import RunningBatch
 from steerkit.engines.transformers.engine import TransformersEngine
@@ -105,4 +106,4 @@ def test_another_error_of_a_pass_is_not_taken_for_memory() -> None:
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        list(memory.in_passes(["a", "b"], len, 8, broken))
+        list(in_passes(["a", "b"], len, 8, broken))

@@ -10,9 +10,10 @@ import torch
 
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.engines.base import Decoding, Request, ScoreRequest
+from steerkit.engines.forward import differentiable
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.extraction.extract import extract
-from steerkit.extraction.learned import TrainingStep, _Objective, _roll_outs, learn, ordinary_prompts
+from steerkit.extraction.learned import TrainingStep, _Objective, learn, ordinary_prompts
 from steerkit.extraction.pairs import (
     ContrastPair,
     ContrastPairs,
@@ -67,7 +68,8 @@ def kl_by_plain_passes(lm, prompts, layer, v, tokens=32):
     total = count = 0.0
     for done in TransformersEngine(lm).generate([Request(p, decoding=Decoding(tokens)) for p in prompts]):
         head = lm.renderer.encode_prompt(done.request.prompt)
-        ids = torch.tensor([[*head, *done.token_ids]])
+        stop = lm.stop_ids[:1] if done.finish == "stop" else ()
+        ids = torch.tensor([[*head, *done.token_ids, *stop]])
         first = len(head) - 1
 
         def add(_block, _args, output, first=first):
@@ -83,7 +85,7 @@ def kl_by_plain_passes(lm, prompts, layer, v, tokens=32):
             finally:
                 handle.remove()
         total += float((base.exp() * (base - steered)).sum())
-        count += len(done.token_ids)
+        count += len(done.token_ids) + len(stop)
     return total / count
 
 
@@ -111,9 +113,11 @@ def test_energy_and_kl_are_exact_without_a_chat_template(gemma):
 
 def test_the_gradient_is_the_slope_of_what_the_engine_measures(tiny):
     start, layer, step = extract(tiny, PAIRS), 2, 0.05
-    objective = _Objective(tiny, PAIRS, _roll_outs(tiny, QUESTIONS))
-    v = start.direction[layer].clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(objective.contrast(layer, v, range(len(PAIRS))), v)
+    texts = [example.encoded(tiny.renderer) for example in PAIRS.examples]
+    with differentiable(tiny):
+        _, gradient = _Objective(tiny, texts, texts[:1]).contrast(
+            layer, start.direction[layer], range(len(PAIRS))
+        )
     unit = gradient / gradient.norm()
 
     def measured(shift: float) -> float:
@@ -236,7 +240,7 @@ def test_labelled_prompts_have_nothing_to_learn_from(tiny):
 
 
 def test_training_that_diverges_is_said_to(tiny, monkeypatch):
-    monkeypatch.setattr(_Objective, "contrast", lambda _self, _layer, v, _pairs: v.sum() * math.nan)
+    monkeypatch.setattr(_Objective, "contrast", lambda _self, _layer, v, _pairs: (math.nan, v))
     with pytest.raises(InputError, match="diverged at layer 1, step 0"):
         learned(tiny, kl_budget=FREE)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.engines.doctor import diagnose
 from steerkit.models import LanguageModel
-from steerkit.models.sites import hidden_of, with_hidden
+from steerkit.models.sites import Given, hidden_of, on_blocks, with_hidden
 from tests.tiny import byte_tokenizer, tiny_hf, tiny_model
 
 RESIDUAL_NAMES = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
@@ -171,3 +171,43 @@ def test_an_architecture_without_an_adapter_is_refused() -> None:
 
 def test_checking_a_model_leaves_no_hook_behind() -> None:
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in tiny_model().hf.modules())
+
+
+def test_hooks_on_blocks_read_edit_and_count(tiny: LanguageModel) -> None:
+    ids = torch.tensor([tiny.renderer.encode_prompt("Why?")])
+    seen: dict[int, Tensor] = {}
+    acts: dict[int, Any] = {
+        1: lambda hidden: hidden + 1,
+        2: lambda hidden: seen.update({2: hidden.clone()}),
+    }
+    with torch.inference_mode():
+        with on_blocks(tiny.blocks, {2: lambda hidden: seen.update({0: hidden.clone()})}):
+            tiny.decoder(input_ids=ids, use_cache=False)
+        with on_blocks(tiny.blocks, acts) as ran:
+            tiny.decoder(input_ids=ids, use_cache=False)
+    assert ran == {1: 1, 2: 1}
+    assert not torch.equal(seen[0], seen[2])
+
+
+def test_hooks_on_blocks_change_what_a_block_is_given(tiny: LanguageModel) -> None:
+    ids = torch.tensor([tiny.renderer.encode_prompt("Why?")])
+    seen: list[Tensor] = []
+
+    def doubled(given: Given) -> Given:
+        args, kwargs = given
+        return (2 * args[0], *args[1:]), kwargs
+
+    for inputs in ({}, {1: doubled}):
+        with torch.inference_mode(), on_blocks(tiny.blocks, {1: seen.append}, inputs):
+            tiny.decoder(input_ids=ids, use_cache=False)
+    assert not torch.equal(*seen)
+
+
+def test_hooks_on_blocks_come_off_after_an_exception() -> None:
+    lm = tiny_model()
+    with (
+        pytest.raises(ZeroDivisionError),
+        on_blocks(lm.blocks, {0: lambda _: 1 / 0}, {1: lambda given: given}),
+    ):
+        lm.decoder(input_ids=torch.tensor([[1, 70]]), use_cache=False)
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in lm.hf.modules())

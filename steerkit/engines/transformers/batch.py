@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from steerkit.engines.base import Completion, Decoding, Finish, GateReading, Request
-from steerkit.engines.transformers.cache import KeysAndValues, aligned_cache, keys_and_values
+from steerkit.engines.forward import KeysAndValues, Rows, logits
+from steerkit.engines.transformers.cache import aligned_cache, keys_and_values
 from steerkit.engines.transformers.layout import completion_phases, line_ends
 from steerkit.engines.transformers.sampling import next_tokens
 from steerkit.engines.transformers.table import ANSWER, LAST, Program, RowTable, thinking_positions
@@ -235,18 +236,11 @@ class RunningBatch:
         self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=True)
         self._point()
         with self._table.one_pass():
-            logits = lm.hf(
-                input_ids=self._newest,
-                attention_mask=self._mask,
-                position_ids=self._positions,
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
+            nats = logits(lm, Rows(self._newest, self._mask, self._positions), 1, self._cache)[:, -1]
         if self._biased is not None:
-            rows, tokens, nats = self._biased
-            logits = logits.index_put((rows, tokens), nats.to(logits.dtype), accumulate=True)
-        chosen = next_tokens(logits, self._temperature, self._top_p, self._current_uniforms())
+            rows, tokens, bias = self._biased
+            nats = nats.index_put((rows, tokens), bias.to(nats.dtype), accumulate=True)
+        chosen = next_tokens(nats, self._temperature, self._top_p, self._current_uniforms())
         if self._forced is not None:
             places, tokens = self._forced
             chosen = chosen.index_put((places,), tokens)

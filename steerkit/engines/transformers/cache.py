@@ -10,20 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from steerkit.engines.forward import KeysAndValues
 from steerkit.models import LanguageModel
 
 HEADROOM = 32
 ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
-
-KeysAndValues = list[tuple[Tensor, Tensor]]
-
-
-def empty_cache() -> Cache:
-    """A cache to prefill: every layer keeps all positions, sliding windows are left to the mask."""
-    return Cache(layer_class_to_replicate=DynamicLayer)
 
 
 def recurrent_layers(lm: LanguageModel) -> list[str]:
@@ -117,7 +112,7 @@ def _gathered(parts: Sequence[tuple[Tensor, Tensor]], width: int) -> Tensor:
     Those positions are masked, but what is multiplied with a masked weight of zero must still be finite.
     """
     buffer = _buffer_like(parts[0][0], sum(len(rows) for _, rows in parts), width)
-    places = buffer.split([len(rows) for _, rows in parts])
+    places = torch.split(buffer, [len(rows) for _, rows in parts])
     for place, (tensor, rows) in zip(places, parts, strict=True):
         missing = max(0, width - tensor.shape[-2])
         place[..., :missing, :] = 0

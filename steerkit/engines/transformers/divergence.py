@@ -2,7 +2,7 @@
 
 1. It is measured, in nats over the whole vocabulary, at every position from whose output a completion token is
    predicted: the last prompt token and each completion token but the last. The completion is given
-   (teacher-forced); whose roll-out it is, the caller decides.
+   (teacher-forced); whose roll-out it is, the caller decides (see `roll_outs`).
 2. The rows of a pass are one text under many programs, so nothing is padded. A program that does not act on
    prompt positions starts behind the unsteered prompt's keys and values; one that does runs the whole text.
 3. A text runs unsteered once, which gives the reference distribution and those keys and values together.
@@ -12,21 +12,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.core.prompts import EncodedText
-from steerkit.engines.transformers.cache import (
-    KeysAndValues,
-    aligned_cache,
-    empty_cache,
-    keys_and_values,
-    recurrent_layers,
-)
+from steerkit.engines.base import Request
+from steerkit.engines.forward import KeysAndValues, Rows, alone, empty_cache, in_passes, logits, right_padded
+from steerkit.engines.transformers.cache import aligned_cache, keys_and_values, recurrent_layers
+from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.engines.transformers.layout import point_at_text
 from steerkit.engines.transformers.table import Program, RowTable
 from steerkit.models import LanguageModel
@@ -65,46 +62,40 @@ def divergences(
         yield table
 
 
-@contextmanager
-def alone(lm: LanguageModel) -> Iterator[None]:
-    """Claim the model for this thread. Raises SteerkitError while `sk.steer` is open on it."""
-    lm.check_owner()
-    if lm.is_steered:
-        raise SteerkitError(
-            "an unsteered reference is needed, but sk.steer is open on this model: close it first"
-        )
-    with lm.steered_by_this_thread():
-        yield
+def roll_outs(engine: TransformersEngine, requests: Sequence[Request]) -> list[EncodedText]:
+    """Return the completion of each request behind its prompt, as texts on which a divergence is measured.
 
-
-def run_unsteered(lm: LanguageModel, text: EncodedText) -> tuple[Tensor, KeysAndValues]:
-    """Logits `[position, vocabulary]` at the measured positions, and the keys and values of all tokens but the last."""
-    cache = empty_cache()
-    logits = lm.hf(
-        input_ids=torch.tensor([text.ids[:-1]], device=lm.device),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=text.completion_length,
-    ).logits[0]
-    return logits, keys_and_values(cache)
+    An end-of-sequence token that closed a completion is one of its tokens: whether the model stops is something that
+    steering changes.
+    """
+    texts: dict[Hashable, EncodedText] = {}
+    for done in engine.generate([replace(request, key=i) for i, request in enumerate(requests)]):
+        prompt = engine.lm.renderer.encode_prompt(done.request.prompt, done.request.system)
+        stop = engine.lm.stop_ids[:1] if done.finish == "stop" else ()
+        texts[done.request.key] = EncodedText((*prompt, *done.token_ids, *stop), len(prompt))
+    return [texts[i] for i in range(len(requests))]
 
 
 def _of_text(
     lm: LanguageModel, text: EncodedText, programs: Sequence[Program], rows_per_pass: int | None
 ) -> Tensor:
-    reference, states = run_unsteered(lm, text)
-    before = text.prompt_length - 1
-    prompt = [(keys[..., :before, :], values[..., :before, :]) for keys, values in states]
+    cache = empty_cache()
+    reference = logits(lm, right_padded([text.ids[:-1]], lm), text.completion_length, cache)[0]
+    before, length = text.prompt_length - 1, len(text.ids)
+    prompt = [(keys[..., :before, :], values[..., :before, :]) for keys, values in keys_and_values(cache)]
     at_once = rows_per_pass or max(1, LOGIT_BYTES // (reference.numel() * reference.element_size()))
     measured = torch.empty(len(programs), text.completion_length, dtype=torch.float64)
     # Programs that change the prompt's own keys and values cannot share them.
     behind_prompt = [i for i, program in enumerate(programs) if not program.prompt_key]
     whole = [i for i, program in enumerate(programs) if program.prompt_key]
     for indices, shared in ((behind_prompt, prompt), (whole, None)):
-        for start in range(0, len(indices), at_once):
-            chunk = indices[start : start + at_once]
-            logits = _steered_logits(lm, text, [programs[i] for i in chunk], shared)
-            measured[chunk] = _divergence(reference, logits).to("cpu", torch.float64)
+
+        def of(some: Sequence[int], shared: KeysAndValues | None = shared) -> Tensor:
+            steered = _steered_logits(lm, text, [programs[i] for i in some], shared)
+            return _divergence(reference, steered).to("cpu", torch.float64)
+
+        for some, found in in_passes(indices, lambda _: length, at_once * length, of):
+            measured[list(some)] = found
     if not measured.isfinite().all():
         raise SteerkitError(
             f"{lm.name} gives logits that are not finite under the strongest steering asked for: lower the strength, "
@@ -122,19 +113,14 @@ def _steered_logits(
     read = torch.tensor([text.ids[:-1]], device=device).expand(rows, -1)
     first = torch.tensor([text.prompt_length - 1], device=device).expand(rows)
     table = RowTable(lm, programs)
-    point_at_text(table, lm, read, torch.ones_like(read), first, read.shape[1] - start)
+    mask = torch.ones_like(read, dtype=torch.bool)
+    point_at_text(table, lm, read, mask, first, read.shape[1] - start)
     cache = None
     if prompt is not None:
         cache = aligned_cache([(prompt, torch.zeros(rows, dtype=torch.long, device=device))], start)
+    places = torch.arange(start, read.shape[1], device=device).expand(rows, -1)
     with table.one_pass():
-        return lm.hf(
-            input_ids=read[:, start:],
-            attention_mask=torch.ones(rows, read.shape[1], dtype=torch.bool, device=device),
-            position_ids=torch.arange(start, read.shape[1], device=device).expand(rows, -1),
-            past_key_values=cache,
-            use_cache=prompt is not None,
-            logits_to_keep=text.completion_length,
-        ).logits
+        return logits(lm, Rows(read[:, start:], mask, places), text.completion_length, cache)
 
 
 def _divergence(reference: Tensor, logits: Tensor) -> Tensor:
@@ -146,7 +132,7 @@ def _divergence(reference: Tensor, logits: Tensor) -> Tensor:
     exact = torch.float32 if logits.device.type == "mps" else torch.float64
     blocks = []
     for p_logits, z in zip(
-        reference.split(POSITIONS_AT_ONCE), logits.split(POSITIONS_AT_ONCE, dim=1), strict=True
+        torch.split(reference, POSITIONS_AT_ONCE), torch.split(logits, POSITIONS_AT_ONCE, dim=1), strict=True
     ):
         log_p = p_logits.to(exact).log_softmax(-1)
         p = log_p.exp()

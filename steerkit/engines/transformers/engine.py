@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from itertools import islice
 
 import torch
@@ -30,11 +29,12 @@ from steerkit.engines.base import (
     refuse,
     steerings_of,
 )
+from steerkit.engines.forward import NO_PROMPT, alone, in_passes, left_padded, logits, ran_out
 from steerkit.engines.transformers.batch import Row, RunningBatch
 from steerkit.engines.transformers.cache import recurrent_layers
 from steerkit.engines.transformers.gates import PromptIds, Readings
-from steerkit.engines.transformers.layout import left_padded, point_at_text
-from steerkit.engines.transformers.memory import fitting_rows, in_passes, ran_out
+from steerkit.engines.transformers.layout import point_at_text
+from steerkit.engines.transformers.memory import fitting_rows
 from steerkit.engines.transformers.prefixes import Prefixes
 from steerkit.engines.transformers.sampling import row_uniforms
 from steerkit.engines.transformers.table import Program, RowTable
@@ -115,7 +115,7 @@ class TransformersEngine:
             if not waiting and not batch.rows:
                 return
             try:
-                with self._unshared():
+                with alone(self.lm):
                     finished = self._advance(batch, waiting, prefixes)
             except RuntimeError as error:
                 if not ran_out(error):
@@ -135,18 +135,12 @@ class TransformersEngine:
             text = self._scored_text(request, acting)
             self._check_length(len(text.ids))
             if not text.prompt_length:
-                raise MisuseError(
-                    "the prompt shares no token with its continuation, so nothing predicts the first token: "
-                    "give a longer prompt"
-                )
+                raise MisuseError(NO_PROMPT)
             encoded.append(text)
             programs.append(Program.of(steerings_of(acting)))
 
         def score(some: Sequence[int]) -> list[tuple[float, ...]]:
-            texts = [encoded[i].ids for i in some]
-            starts = [encoded[i].prompt_length for i in some]
-            with self._unshared(), torch.inference_mode():
-                return self._score_rows(texts, starts, [programs[i] for i in some])
+            return self._score_rows([encoded[i] for i in some], [programs[i] for i in some])
 
         def length(i: int) -> int:
             return len(encoded[i].ids)
@@ -182,7 +176,7 @@ class TransformersEngine:
     ) -> None:
         """Read all row gates of these requests, whose unedited prompts are `prompts`."""
         asked = [(r.prompt, ids, r.interventions) for r, ids in zip(requests, prompts, strict=True)]
-        with self._unshared():
+        with alone(self.lm):
             readings.read(asked)
 
     def _bound(self, acting: Sequence[Intervention]) -> tuple[BoundRule, ...]:
@@ -240,14 +234,6 @@ class TransformersEngine:
                 "shorten the prompt or lower --max-new-tokens"
             )
 
-    def _unshared(self) -> AbstractContextManager[None]:
-        self.lm.check_owner()
-        if self.lm.is_steered:
-            raise SteerkitError(
-                "an engine applies each request's own steerings, but sk.steer is open on this model: close it first"
-            )
-        return self.lm.steered_by_this_thread()
-
     @torch.inference_mode()
     def _advance(self, batch: RunningBatch, waiting: deque[Row], prefixes: Prefixes) -> list[Row]:
         """Let rows in where there is room enough to be worth it, take one step, and return who finished."""
@@ -298,29 +284,18 @@ class TransformersEngine:
         self._read(readings, requests, prompts)
         return [readings.opened(r.interventions, ids) for r, ids in zip(requests, prompts, strict=True)]
 
+    @torch.inference_mode()
     def _score_rows(
-        self, texts: Sequence[Sequence[int]], starts: Sequence[int], programs: Sequence[Program]
+        self, texts: Sequence[EncodedText], programs: Sequence[Program]
     ) -> list[tuple[float, ...]]:
         lm = self.lm
-        width = max(map(len, texts))
-        ids, mask, positions = left_padded(texts, lm)
-        wanted = max(len(text) - start for text, start in zip(texts, starts, strict=True))
+        rows = left_padded([text.ids for text in texts], lm)
+        width = rows.ids.shape[1]
+        wanted = max(text.completion_length for text in texts)
+        first = torch.tensor([width - text.completion_length - 1 for text in texts], device=lm.device)
         table = RowTable(lm, programs)
-        first = torch.tensor(
-            [width - len(t) + s - 1 for t, s in zip(texts, starts, strict=True)], device=lm.device
-        )
-        point_at_text(table, lm, ids, mask, first)
-        with table.one_pass():
-            logits = lm.hf(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                use_cache=False,
-                logits_to_keep=wanted + 1,
-            ).logits[:, :-1]
-        log_probabilities = logits.float().log_softmax(-1)
-        taken = log_probabilities.gather(-1, ids[:, width - wanted :, None]).squeeze(-1).tolist()
-        return [
-            tuple(row[wanted - (len(text) - start) :])
-            for row, text, start in zip(taken, texts, starts, strict=True)
-        ]
+        point_at_text(table, lm, rows.ids, rows.mask, first)
+        with alone(lm), table.one_pass():
+            found = logits(lm, rows, wanted + 1)[:, :-1].float().log_softmax(-1)
+        taken = found.gather(-1, rows.ids[:, width - wanted :, None]).squeeze(-1).tolist()
+        return [tuple(row[wanted - text.completion_length :]) for row, text in zip(taken, texts, strict=True)]

@@ -8,23 +8,19 @@ for all cells of an item. The pass that reads probes ends at the last block that
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from steerkit.core.errors import SteerkitError
 from steerkit.core.prompts import Prompt
 from steerkit.core.registry import GATES
 from steerkit.engines.base import GateReading
-from steerkit.engines.transformers.layout import left_padded
-from steerkit.engines.transformers.memory import in_passes
+from steerkit.engines.forward import in_passes, last_states
 from steerkit.interventions.base import Intervention
 from steerkit.interventions.gate import DetectorGate, ProbeGate, RowGate, log_odds_of, probability_of
 from steerkit.models import LanguageModel
-from steerkit.models.sites import hidden_of
 
 READ_TOKENS = 2048
 PromptIds = tuple[int, ...]
@@ -107,38 +103,6 @@ class Readings:
 def _key(gate: RowGate) -> str:
     """What a gate reads, whatever its threshold."""
     return f"{gate.probe.digest}/{gate.layer}" if isinstance(gate, ProbeGate) else gate.name
-
-
-def last_states(lm: LanguageModel, texts: Sequence[PromptIds], layers: set[int]) -> dict[int, Tensor]:
-    """The state at each text's last token after each of `layers`, `[text, d_model]` float32 on the host."""
-    ids, mask, positions = left_padded(texts, lm)
-    with torch.inference_mode(), _states_after(lm.blocks, layers) as states, suppress(_AllReadError):
-        lm.decoder(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
-    return {layer: state.float().cpu() for layer, state in states.items()}
-
-
-class _AllReadError(Exception):
-    """Ends a pass at the last block that is read."""
-
-
-@contextmanager
-def _states_after(blocks: Sequence[nn.Module], layers: set[int]) -> Iterator[dict[int, Tensor]]:
-    states: dict[int, Tensor] = {}
-
-    def reader(layer: int) -> Any:
-        def read(_block: nn.Module, _args: Any, output: Any) -> None:
-            states[layer] = hidden_of(output)[:, -1].clone()
-            if len(states) == len(layers):
-                raise _AllReadError
-
-        return read
-
-    handles = [blocks[layer].register_forward_hook(reader(layer)) for layer in layers]
-    try:
-        yield states
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def without_row_gate(intervention: Kind) -> Kind:

@@ -1,9 +1,6 @@
-"""Ragged texts as padded batches, and the phase of each of their positions."""
+"""The phase of each position of padded texts."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,20 +17,6 @@ from steerkit.engines.transformers.table import (
     thinking_positions,
 )
 from steerkit.models import LanguageModel
-
-T = TypeVar("T")
-
-
-def left_padded(texts: Sequence[Sequence[int]], lm: LanguageModel) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids, mask (true where real) and positions of `texts`, each `[row, position]`, ends aligned.
-
-    At least one position wide: a model cannot run on none, even where every text is empty.
-    """
-    width = max(1, *map(len, texts))
-    ids = torch.tensor([[lm.pad_id] * (width - len(text)) + list(text) for text in texts], device=lm.device)
-    lengths = torch.tensor([len(text) for text in texts], device=lm.device)
-    positions = torch.arange(width, device=lm.device)[None] - (width - lengths)[:, None]
-    return ids, positions >= 0, positions.clamp_min(0)
 
 
 def point_at_text(
@@ -77,13 +60,3 @@ def line_ends(ids: Tensor, line_breaks: Tensor) -> Tensor:
     before = torch.nn.functional.pad(breaks, (1, 0))[:, :-1]
     empty = (breaks == 3) | ((breaks == 2) & (before > 0))
     return torch.where(empty, STEP_END, torch.where(breaks > 0, LINE_END, 0))
-
-
-def chunk_by_tokens(items: Sequence[T], length: Callable[[T], int], budget: int) -> list[T]:
-    """The leading items whose padded batch stays within `budget` tokens; at least one."""
-    longest = 0
-    for count, item in enumerate(items):
-        longest = max(longest, length(item))
-        if count and longest * (count + 1) > budget:
-            return list(items[:count])
-    return list(items)

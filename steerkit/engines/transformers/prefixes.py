@@ -16,13 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steerkit.core.errors import MisuseError
+from steerkit.engines.forward import chunk_by_tokens, left_padded, prefill
 from steerkit.engines.transformers.batch import Prefix, Row
-from steerkit.engines.transformers.cache import empty_cache, keys_and_values
-from steerkit.engines.transformers.layout import chunk_by_tokens, left_padded
 from steerkit.engines.transformers.table import NOWHERE, PROMPT, RowTable
 from steerkit.models import LanguageModel
-from steerkit.models.sites import hidden_of, with_hidden
+from steerkit.models.sites import Given, on_blocks
 
 PREFILL_TOKENS = 2048
 
@@ -59,31 +57,18 @@ class Prefixes:
         texts = list(dict.fromkeys(every))
         # Not where the width could be mistaken for the number of rows; see _expanded_after.
         shares = first is not None and len(texts) < len(rows) and len(texts) != max(map(len, texts))
-        ids, mask, positions = left_padded(texts if shares else every, lm)
+        padded = left_padded(texts if shares else every, lm)
         number = {text: i for i, text in enumerate(texts)}
         owner = torch.tensor(
             [number[text] for text in every] if shares else range(len(rows)), device=lm.device
         )
         table = RowTable(lm, [row.program for row in rows], counts_gates=True)
-        table.point(torch.where(mask[owner], PROMPT, NOWHERE))
-        cache = empty_cache()
+        table.point(torch.where(padded.mask[owner], PROMPT, NOWHERE))
         with ExitStack() as stack:
             if shares and first is not None:  # its hook goes in first, so the table's sees one row a steering
                 stack.enter_context(_expanded_after(lm.blocks, first, owner))
             stack.enter_context(table.one_pass())
-            lm.decoder(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-            )
-        if cache.get_seq_length() != ids.shape[1]:
-            raise MisuseError(
-                f"{lm.name} fills no key-value cache, which the engine's rows need: use sk.steer around the model's "
-                "own generate"
-            )
-        source = keys_and_values(cache)
+            source = prefill(lm, padded)
         if shares and first is not None:
             lower = [(k.index_select(0, owner), v.index_select(0, owner)) for k, v in source[: first + 1]]
             source = lower + source[first + 1 :]
@@ -111,14 +96,9 @@ def _expanded_after(blocks: Sequence[nn.Module], layer: int, owner: Tensor) -> I
             return type(value)(expand(part) for part in value)
         return value
 
-    def at_output(_block: nn.Module, _args: Any, output: Any) -> Any:
-        return with_hidden(output, hidden_of(output).index_select(0, owner))
+    def arguments(given: Given) -> Given:
+        return expand(given[0]), {name: expand(value) for name, value in given[1].items()}
 
-    def at_input(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return expand(args), {name: expand(value) for name, value in kwargs.items()}
-
-    with ExitStack() as stack:
-        stack.callback(blocks[layer].register_forward_hook(at_output).remove)
-        for block in blocks[layer + 1 :]:
-            stack.callback(block.register_forward_pre_hook(at_input, with_kwargs=True).remove)
+    above = dict.fromkeys(range(layer + 1, len(blocks)), arguments)
+    with on_blocks(blocks, {layer: lambda hidden: hidden.index_select(0, owner)}, above):
         yield

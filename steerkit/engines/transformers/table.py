@@ -23,20 +23,20 @@ The contract, which every engine shares:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from steerkit.core.errors import SteerkitError
 from steerkit.engines.transformers.stages import Acting, Gathered, Stage
 from steerkit.interventions.gate import RowGate
 from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
-from steerkit.models.sites import hidden_of, with_hidden
+from steerkit.models.sites import on_blocks
 
 NOWHERE, PROMPT, THINKING, ANSWER = range(4)
 LINE_END, STEP_END = 2, 4  # added to a phase of the completion where a position ends a line, or a step too
@@ -134,7 +134,6 @@ class RowTable:
         self._lm = lm
         self._counts_gates = counts_gates
         self.layers = sorted(set().union(*(p.layers for p in programs)))
-        self._fired = 0
         self.bind(programs)
 
     def bind(self, programs: Sequence[Program]) -> None:
@@ -233,45 +232,35 @@ class RowTable:
         ]
 
     @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Hooks on the blocks while the block runs; they come off whatever happens."""
-        handles = []
-        try:
-            for index, layer in enumerate(self.layers):
-                handles.append(self._lm.blocks[layer].register_forward_hook(self._hook(index)))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    def installed(self) -> Iterator[dict[int, int]]:
+        """Hooks on the blocks while the block runs; yields how often each hooked block has run."""
+        edits = {layer: partial(self._edit, index) for index, layer in enumerate(self.layers)}
+        with on_blocks(self._lm.blocks, edits) as ran:
+            yield ran
 
     @contextmanager
     def one_pass(self) -> Iterator[None]:
         """Hooks for exactly one forward pass, in which each hooked block must run exactly once."""
-        self._fired = 0
-        with self.installed():
+        with self.installed() as ran:
             yield
-        if self._fired != len(self.layers):
+        once = sum(times == 1 for times in ran.values())
+        if once != len(self.layers):
             raise SteerkitError(
-                f"{self._fired} of {len(self.layers)} steered blocks ran in a forward pass: the model skips or "
+                f"{once} of {len(self.layers)} steered blocks ran once in a forward pass: the model skips or "
                 "replaces blocks (torch.compile?), so it cannot be steered safely"
             )
 
-    def _hook(self, index: int) -> Callable[..., Any]:
-        def steer(_module: nn.Module, _args: Any, output: Any) -> Any:
-            if self._lm.is_suspended:
-                return output
-            self._lm.check_owner()
-            self._fired += 1
-            hidden = hidden_of(output)
-            if self._ready:
-                for constants in self._ready[index]:
-                    hidden = constants.edit(hidden, self._counts)
-            else:
-                for stage in self._stages[index]:
-                    hidden = stage.apply(hidden, self._map[index], self._ages, self._counts)
-            return with_hidden(output, hidden)
-
-        return steer
+    def _edit(self, index: int, hidden: Tensor) -> Tensor | None:
+        if self._lm.is_suspended:
+            return None
+        self._lm.check_owner()
+        if self._ready:
+            for constants in self._ready[index]:
+                hidden = constants.edit(hidden, self._counts)
+        else:
+            for stage in self._stages[index]:
+                hidden = stage.apply(hidden, self._map[index], self._ages, self._counts)
+        return hidden
 
 
 def _stages(
