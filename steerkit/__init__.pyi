@@ -58,9 +58,14 @@ from steerkit.interventions.vector import load_vector as load_vector
 from steerkit.models.language_model import LanguageModel as LanguageModel
 from steerkit.models.load import load_model as load_model
 from steerkit.scoring.judge import Judge as Judge
+from steerkit.scoring.metrics import Metric as Metric
+from steerkit.scoring.metrics import Question as Question
+from steerkit.scoring.metrics import scorer as scorer
+from steerkit.scoring.score import score as score
 from steerkit.suites.items import SuiteItem as SuiteItem
 from steerkit.suites.suite import Suite as Suite
 from steerkit.suites.suite import load_suite as load_suite
+from steerkit.suites.suite import suite as suite
 from steerkit.sweeps.confirmation import choose_then_report as choose_then_report
 from steerkit.sweeps.sweep import Run as Run
 from steerkit.sweeps.sweep import open_run as open_run

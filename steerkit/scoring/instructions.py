@@ -13,8 +13,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from steerkit.scoring.metrics import Metric, Scores, scorer
+from steerkit.scoring.reply import reply_of
 from steerkit.suites.constraints import Constraint, question_and_constraints
+
+if TYPE_CHECKING:
+    from steerkit.engines.base import Completion
+    from steerkit.runs.directory import Record
+    from steerkit.suites.items import SuiteItem
 
 _BULLET = re.compile(r"^\s*- +\S", re.MULTILINE)
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
@@ -36,6 +44,45 @@ _CHECKS: dict[str, Callable[[str, str, str], bool]] = {
     "quoted": lambda reply, *_: len(reply) > 2 and reply[0] + reply[-1] in _QUOTES,
     "repeat": lambda reply, _, question: _plain(question) in _plain(reply),
 }
+
+
+def _correct_under_constraints(record: Record) -> float | None:
+    return record["scores"].get("correct") if "instructions_hard" in record["scores"] else None
+
+
+def _price(first: Record, second: Record) -> float | None:
+    """Correct under constraints minus correct without, of one question."""
+    correct = {"instructions_hard" in r["scores"]: r["scores"].get("correct") for r in (first, second)}
+    if len(correct) < 2 or None in correct.values():
+        return None
+    return float(correct[True]) - float(correct[False])
+
+
+METRICS = (
+    Metric("instructions_hard", "all constraints followed", "higher", "followed", show="main"),
+    Metric("instructions_soft", "share of constraints followed", "higher", "of each"),
+    Metric(
+        "constrained_accuracy",
+        "accuracy under constraints",
+        "higher",
+        measure=_correct_under_constraints,
+        show="hidden",
+    ),
+    Metric(
+        "constrained_minus_plain",
+        "accuracy, constraints minus plain twin",
+        "higher",
+        "constr. − plain",
+        compare=_price,
+        show="main",
+    ),
+)
+
+
+@scorer("instructions", metrics=METRICS)
+def instructions(item: SuiteItem, completion: Completion) -> Scores:
+    """Say whether the reply follows the constraints that its prompt states; thinking that never closed follows none."""
+    return instruction_scores(item.prompt, reply_of(completion))
 
 
 def instruction_scores(prompt: str, reply: str) -> dict[str, bool | float]:

@@ -68,7 +68,8 @@ class Metric:
             return self.measure(record)
         if self.concerns != "all" and record["should_abstain"] is not (self.concerns == "unanswerable"):
             return None
-        return record["scores"].get(self.score or self.name)
+        value: float | None = record["scores"].get(self.score or self.name)
+        return value
 
 
 def in_order(first: Record, second: Record) -> tuple[Record, Record]:
@@ -131,14 +132,17 @@ def scorer(
     """
 
     def declare(function: Callable[..., Any]) -> Scorer:
-        return SCORERS.add(name, Scorer(name, function, tuple(metrics), tuple(questions), needs))
+        declared = Scorer(name, function, tuple(metrics), tuple(questions), needs)
+        SCORERS.add(name, declared)
+        return declared
 
     return declare
 
 
 def scorers_of(scorers: Iterable[Scorer | str] | None = None) -> list[Scorer]:
     """The scorers of these names, or all of them. Raises MisuseError for an unknown name."""
-    return [SCORERS.resolve(one) for one in (SCORERS if scorers is None else scorers)]
+    found: list[Scorer] = [SCORERS.resolve(one) for one in (SCORERS if scorers is None else scorers)]
+    return found
 
 
 def metrics(scorers: Iterable[Scorer | str] | None = None) -> dict[str, Metric]:

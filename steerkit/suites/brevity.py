@@ -17,9 +17,24 @@ from random import Random
 from steerkit.core.errors import MisuseError
 from steerkit.suites.brevity_templates import FIRST_NAMES, LEVELS, Template
 from steerkit.suites.items import SuiteItem
+from steerkit.suites.suite import suite
 
 _PREMISE = re.compile(r"\[(?P<kept>[^|\]]*)\|(?P<removed>[^\]]*)\]")
 _ATTEMPTS = 10_000
+
+
+@suite("brevity")
+def brevity(levels: str = "") -> Iterable[SuiteItem]:
+    """Arithmetic word problems in five levels, `1+2` for some of them; every third with an unanswerable twin."""
+    return generate(levels=levels_of(levels))
+
+
+def levels_of(text: str) -> Iterable[int]:
+    """The levels that a text such as `1+2` names; all of them for an empty one. Raises MisuseError for another."""
+    parts = text.split("+") if text else [str(level) for level in LEVELS]
+    if not all(part.isdecimal() for part in parts):
+        raise MisuseError(f"{text!r} names no levels: write 1 or 1+2")
+    return [int(part) for part in parts]
 
 
 def generate(seed: int = 0, per_level: int = 150, levels: Iterable[int] = tuple(LEVELS)) -> list[SuiteItem]:

@@ -18,6 +18,7 @@ from steerkit.suites import brevity
 from steerkit.suites.brevity_templates import LEVELS
 from steerkit.suites.constraints import Constraint, with_constraints
 from steerkit.suites.items import SuiteItem
+from steerkit.suites.suite import suite
 
 SEED, PER_LEVEL, MOST_CONSTRAINTS = 1, 60, 3
 
@@ -51,6 +52,12 @@ CONFLICTS = {
         ("repeat", "at-most-words"),
     )
 }
+
+
+@suite("instructions", scorers=["instructions", "answers", "lengths", "degeneration"])
+def instructions(levels: str = "") -> Iterable[SuiteItem]:
+    """Word problems, plain and under one to three constraints on the response; `1+2` for some levels."""
+    return generate(levels=brevity.levels_of(levels))
 
 
 def generate(

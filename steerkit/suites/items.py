@@ -10,18 +10,20 @@ Any other key is an error, so that a misspelt one cannot be lost in silence.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar, Literal
-
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from steerkit.core.errors import InputError, MisuseError, SteerkitError
 from steerkit.core.files import replacing
+
+if TYPE_CHECKING:  # slow to import, and not needed to list suites
+    from pydantic import TypeAdapter, ValidationError
 
 Kind = Literal["text", "number", "latex"]
 
@@ -36,7 +38,7 @@ class SuiteItem:
     Raises MisuseError for contents that contradict each other.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
 
     id: str
     prompt: str
@@ -79,13 +81,16 @@ def load_items(path: str | os.PathLike[str]) -> tuple[SuiteItem, ...]:
 
     Raises MisuseError where there is no such file, InputError (naming the line) where its contents are wrong.
     """
+    from pydantic import ValidationError
+
+    adapter = _adapter()
     items: list[SuiteItem] = []
     line_of: dict[str, int] = {}
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            item = _item_adapter.validate_json(line)
+            item = adapter.validate_json(line)
         except ValidationError as error:
             raise InputError(f"{path}, line {number}: {_first_problem(error)}") from None
         except SteerkitError as error:
@@ -121,6 +126,13 @@ def read_text(path: str | os.PathLike[str]) -> str:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[SuiteItem]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(SuiteItem)
 
 
 def _is_number(answer: str) -> bool:
@@ -159,6 +171,3 @@ def _first_problem(error: ValidationError) -> str:
             return "expected a JSON object"
         case _:
             return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
-
-
-_item_adapter = TypeAdapter(SuiteItem)

@@ -13,30 +13,35 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel, ValidationError
+from typing import Any, TypeVar
 
 from steerkit.core.errors import InputError, MisuseError, SteerkitError
 from steerkit.suites.items import SuiteItem, read_text
+from steerkit.suites.suite import suite
+
+Row = TypeVar("Row")
+WORD_PROBLEMS = ("answers", "lengths", "degeneration")
 
 
-class Gsm8kRow(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Gsm8kRow:
     question: str
     answer: str
 
 
-class SvampRow(BaseModel):
+@dataclass(frozen=True, slots=True)
+class SvampRow:
     ID: str
     Body: str
     Question: str
     Answer: float
 
 
-class UmwpRow(BaseModel):
+@dataclass(frozen=True, slots=True)
+class UmwpRow:
     id: int
     question: str
     answerable: bool
@@ -44,7 +49,8 @@ class UmwpRow(BaseModel):
     relevant_ids: list[int] | None = None
 
 
-class SelfAwareRow(BaseModel):
+@dataclass(frozen=True, slots=True)
+class SelfAwareRow:
     question_id: int
     question: str
     answerable: bool
@@ -52,48 +58,86 @@ class SelfAwareRow(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class HubFile:
-    """One file of a data set on the hub, at a fixed revision."""
+class Source:
+    """Where a public set comes from: its home page, and its file on the hub at a fixed revision, if it is there."""
 
-    repo: str
-    filename: str
-    revision: str
-
-
-@dataclass(frozen=True, slots=True)
-class PublicSet:
-    """How one public set is read: the shape of a row, the way from rows to items, and where it lives."""
-
-    row: type[BaseModel]
-    parse: Callable[[list[Any]], Iterator[SuiteItem]]
+    name: str
     home: str
-    hub: HubFile | None = None
+    repo: str = ""
+    filename: str = ""
+    revision: str = ""
 
 
-def load_public(name: str, path: str | None = None) -> tuple[SuiteItem, ...]:
-    """The items of a public set: from a local file, or from the hub where `path` is None.
+GSM8K = Source(
+    "gsm8k",
+    "https://github.com/openai/grade-school-math",
+    "openai/gsm8k",
+    "main/test-00000-of-00001.parquet",
+    "740312add88f781978c0658806c59bc2815b9866",
+)
+SVAMP = Source(
+    "svamp",
+    "https://github.com/arkilpatel/SVAMP",
+    "ChilleD/SVAMP",
+    "test.json",
+    "5e0bf1e5e7c0e9c4bc39180d224f41f3f801b7ef",
+)
+UMWP = Source("umwp", "https://github.com/Yuki-Asuuna/UMWP")
+SELFAWARE = Source("selfaware", "https://github.com/yinzhangyue/SelfAware")
+
+
+@suite("gsm8k", scorers=WORD_PROBLEMS)
+def gsm8k(path: str = "") -> Iterable[SuiteItem]:
+    """Grade-school word problems (Cobbe et al. 2021), fetched or from a file."""
+    return _items(GSM8K, path, Gsm8kRow, _gsm8k_items)
+
+
+@suite("svamp", scorers=WORD_PROBLEMS)
+def svamp(path: str = "") -> Iterable[SuiteItem]:
+    """One-step word problems with distractors (Patel et al. 2021), fetched or from a file."""
+    return _items(SVAMP, path, SvampRow, _svamp_items)
+
+
+@suite("umwp")
+def umwp(path: str = "") -> Iterable[SuiteItem]:
+    """Word problems and unanswerable twins of them (Sun et al. 2024), from a file."""
+    return _items(UMWP, path, UmwpRow, _umwp_items)
+
+
+@suite("selfaware")
+def selfaware(path: str = "") -> Iterable[SuiteItem]:
+    """Questions that nobody can answer, beside ones that can be (Yin et al. 2023), from a file."""
+    return _items(SELFAWARE, path, SelfAwareRow, _selfaware_items)
+
+
+def _items(
+    source: Source, path: str, shape: type[Row], parse: Callable[[Sequence[Row]], Iterator[SuiteItem]]
+) -> tuple[SuiteItem, ...]:
+    """The items of a public set: from a local file, or from the hub where `path` is empty.
 
     Raises MisuseError for a missing file or a set that is not on the hub, InputError for a file of another
     shape, SteerkitError where the download fails.
     """
-    public_set = PUBLIC_SETS[name]
-    source = Path(path) if path is not None else _fetch(name, public_set)
-    rows = []
-    for number, row in enumerate(_read_rows(source), start=1):
+    from pydantic import TypeAdapter, ValidationError  # slow to import
+
+    file = Path(path) if path else _fetch(source)
+    adapter = TypeAdapter(shape)
+    rows: list[Row] = []
+    for number, row in enumerate(_read_rows(file), start=1):
         try:
-            rows.append(public_set.row.model_validate(row))
+            rows.append(adapter.validate_python(row))
         except ValidationError as error:
             problem = error.errors()[0]
             where = ".".join(map(str, problem["loc"])) or "row"
             raise InputError(
-                f"{source}, row {number} is not a row of {name}: {where}: {problem['msg']}"
+                f"{file}, row {number} is not a row of {source.name}: {where}: {problem['msg']}"
             ) from None
     if not rows:
-        raise InputError(f"{source} has no rows of {name}")
+        raise InputError(f"{file} has no rows of {source.name}")
     try:
-        return tuple(public_set.parse(rows))
+        return tuple(parse(rows))
     except MisuseError as error:
-        raise InputError(f"{source}: {error}") from None
+        raise InputError(f"{file}: {error}") from None
 
 
 def _read_rows(path: Path) -> list[Any]:
@@ -128,33 +172,30 @@ def _parse_line(path: Path, number: int, line: str) -> Any:
         raise InputError(f"{path}, line {number}: not valid JSON ({error.msg})") from None
 
 
-def _fetch(name: str, public_set: PublicSet) -> Path:
+def _fetch(source: Source) -> Path:
     """The set's file in the hub's cache, downloaded unless it is there or HF_HUB_OFFLINE forbids it."""
-    if public_set.hub is None:
-        raise MisuseError(
-            f"{name} is not on the hub: get its file from {public_set.home} and give {name}:PATH"
-        )
+    remedy = f"get its file from {source.home} and give {source.name}:PATH"
+    if not source.repo:
+        raise MisuseError(f"{source.name} is not on the hub: {remedy}")
     from huggingface_hub import hf_hub_download  # slow to import
     from huggingface_hub.errors import HfHubHTTPError
 
-    hub = public_set.hub
     try:
-        return Path(hf_hub_download(hub.repo, hub.filename, repo_type="dataset", revision=hub.revision))
+        return Path(
+            hf_hub_download(source.repo, source.filename, repo_type="dataset", revision=source.revision)
+        )
     except (HfHubHTTPError, OSError) as error:  # being offline is an OSError there
         reason = type(error).__name__
-        raise SteerkitError(
-            f"{name} could not be fetched from the hub ({reason}): get its file from {public_set.home} "
-            f"and give {name}:PATH"
-        ) from None
+        raise SteerkitError(f"{source.name} could not be fetched from the hub ({reason}): {remedy}") from None
 
 
-def _gsm8k_items(rows: list[Gsm8kRow]) -> Iterator[SuiteItem]:
+def _gsm8k_items(rows: Sequence[Gsm8kRow]) -> Iterator[SuiteItem]:
     for place, row in enumerate(rows):
         answer = row.answer.rpartition("####")[2].strip().replace(",", "")
         yield SuiteItem(f"gsm8k-{place}", row.question, False, (answer,), "number", source="gsm8k")
 
 
-def _svamp_items(rows: list[SvampRow]) -> Iterator[SuiteItem]:
+def _svamp_items(rows: Sequence[SvampRow]) -> Iterator[SuiteItem]:
     for row in rows:
         body = row.Body.strip()
         stop = "" if body.endswith((".", "?", "!")) else "."
@@ -162,7 +203,7 @@ def _svamp_items(rows: list[SvampRow]) -> Iterator[SuiteItem]:
         yield SuiteItem(f"svamp-{row.ID}", prompt, False, (_plain(row.Answer),), "number", source="svamp")
 
 
-def _umwp_items(rows: list[UmwpRow]) -> Iterator[SuiteItem]:
+def _umwp_items(rows: Sequence[UmwpRow]) -> Iterator[SuiteItem]:
     present = {row.id for row in rows}
     twin_of: dict[int, int] = {}
     for row in rows:
@@ -182,7 +223,7 @@ def _umwp_items(rows: list[UmwpRow]) -> Iterator[SuiteItem]:
         )
 
 
-def _selfaware_items(rows: list[SelfAwareRow]) -> Iterator[SuiteItem]:
+def _selfaware_items(rows: Sequence[SelfAwareRow]) -> Iterator[SuiteItem]:
     for row in rows:
         answers = tuple(answer for answer in row.answer or () if answer.strip())
         yield SuiteItem(
@@ -204,23 +245,3 @@ def _mend_stops(text: str) -> str:
     """Mend UMWP's slips: `blocks..How` and `blocks.How` become `blocks. How`, `30,.how` becomes `30, how`."""
     text = re.sub(r"([.,])[.,]+(?=[A-Za-z])", r"\1", text)
     return re.sub(r"(?<=[a-z0-9)])([.,?!])(?=[A-Z]|[a-z]{3})", r"\1 ", text)
-
-
-PUBLIC_SETS = {
-    "gsm8k": PublicSet(
-        Gsm8kRow,
-        _gsm8k_items,
-        "https://github.com/openai/grade-school-math",
-        HubFile(
-            "openai/gsm8k", "main/test-00000-of-00001.parquet", "740312add88f781978c0658806c59bc2815b9866"
-        ),
-    ),
-    "svamp": PublicSet(
-        SvampRow,
-        _svamp_items,
-        "https://github.com/arkilpatel/SVAMP",
-        HubFile("ChilleD/SVAMP", "test.json", "5e0bf1e5e7c0e9c4bc39180d224f41f3f801b7ef"),
-    ),
-    "umwp": PublicSet(UmwpRow, _umwp_items, "https://github.com/Yuki-Asuuna/UMWP"),
-    "selfaware": PublicSet(SelfAwareRow, _selfaware_items, "https://github.com/yinzhangyue/SelfAware"),
-}

@@ -1,40 +1,56 @@
-"""A suite: named items, its splits, and fair small samples of it."""
+"""A suite: named items, its splits, and fair small samples of it. `@suite` gives one a name that every verb knows.
+
+    @suite("riddles", scorers=["answers", "lengths", "degeneration"])
+    def riddles() -> Iterable[SuiteItem]:
+        return [SuiteItem("egg", "A box without hinges, key or lid?", answers=("egg",))]
+
+A function that takes one argument is given, as text, what stands behind the colon in `NAME:ARGUMENT`.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import resources
 from itertools import chain, zip_longest
 from pathlib import Path
 
 from steerkit.core.errors import MisuseError
-from steerkit.suites import brevity, instructions, public, twins
-from steerkit.suites.brevity_templates import LEVELS
+from steerkit.core.registry import SUITES, summary_of
 from steerkit.suites.items import SuiteItem, load_items
 from steerkit.suites.splits import SPLITS, hash_position, split_of
 
-GENERATED = {"brevity": brevity.generate, "instructions": instructions.generate, "twins": twins.generate}
-BUILT_IN = ("abstention", *GENERATED)
+ALWAYS = ("lengths", "degeneration")
 
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A named set of items. Raises MisuseError where two of them have one id: records go by it."""
+    """A named set of items. Raises MisuseError where two of them have one id: records go by it.
+
+    `scorers` are the names of those that make sense for the items. By default: abstention where an item says whether
+    it should be abstained from, answers where one has any, lengths and degeneration always.
+    """
 
     name: str
-    items: tuple[SuiteItem, ...]
+    items: Sequence[SuiteItem]
+    scorers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "items", tuple(self.items))
+        object.__setattr__(self, "scorers", tuple(self.scorers) or _fitting_scorers(self.items))
         item_id, count = Counter(item.id for item in self.items).most_common(1)[0] if self.items else ("", 0)
         if count > 1:
             raise MisuseError(
                 f"suite {self.name} has {count} items with the id {item_id!r}: give each its own"
             )
+
+    def __repr__(self) -> str:
+        return f"Suite({self.name}: {len(self)} items, scored by {', '.join(self.scorers)})"
 
     def __len__(self) -> int:
         return len(self.items)
@@ -88,38 +104,81 @@ class Suite:
         return (groups[group] for group in chain.from_iterable(rounds) if group is not None)
 
 
-def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
-    """A built-in suite by name, a `.jsonl` file of items, or a public set as `NAME` (fetched) or `NAME:PATH`.
+@dataclass(frozen=True)
+class NamedSuite:
+    """What `@suite` declares: the function that gives the items, and the names of the scorers that suit them."""
 
-    `brevity:1` or `brevity:1+2` keeps to those levels, and so with `instructions` and `twins`.
+    name: str
+    function: Callable[..., Iterable[SuiteItem]]
+    scorers: tuple[str, ...] = ()
+
+    @property
+    def doc(self) -> str:
+        """What the function says of itself, in a line."""
+        return summary_of(self.function)
+
+    @functools.cached_property
+    def argument(self) -> str | None:
+        """The name of what may stand behind the colon; None where nothing may."""
+        return next(iter(inspect.signature(self.function).parameters), None)
+
+    def load(self, given: str | None = None) -> Suite:
+        """The suite, `given` what stands behind the colon of its name. Raises MisuseError where that is wrong.
+
+        An argument is part of the suite's name, but for a path: a name holds on any machine.
+        """
+        if given is None:
+            return Suite(self.name, tuple(self.function()), self.scorers)
+        if self.argument is None:
+            raise MisuseError(f"suite {self.name} takes no argument: leave out {f':{given}'!r}")
+        if not given:
+            raise MisuseError(
+                f"{f'{self.name}:'!r} names no {self.argument}: give {self.name}:{self.argument.upper()}"
+            )
+        name = self.name if self.argument == "path" else f"{self.name}:{given}"
+        return Suite(name, tuple(self.function(given)), self.scorers)
+
+
+def suite(
+    name: str, *, scorers: Sequence[str] = ()
+) -> Callable[[Callable[..., Iterable[SuiteItem]]], Callable[..., Iterable[SuiteItem]]]:
+    """Register what the decorated function returns as the suite `name`; the function stays as it is.
+
+    `scorers` as for `Suite`. Raises MisuseError for a name that is malformed or taken.
+    """
+
+    def declare(function: Callable[..., Iterable[SuiteItem]]) -> Callable[..., Iterable[SuiteItem]]:
+        SUITES.add(name, NamedSuite(name, function, tuple(scorers)))
+        return function
+
+    return declare
+
+
+def load_suite(reference: Suite | str | os.PathLike[str]) -> Suite:
+    """Return a suite by its name, as `NAME:ARGUMENT`, or from a `.jsonl` file of items; a Suite is returned as it is.
+
+    `brevity:1` or `brevity:1+2` keeps to those levels, and so with `instructions` and `twins`; `gsm8k` is fetched,
+    `gsm8k:PATH` reads a file.
 
     Raises MisuseError for an unknown name or a missing file, InputError for damaged contents, SteerkitError
     where a download fails.
     """
-    reference = os.fspath(name_or_path)
-    if reference == "abstention":
-        data = resources.files("steerkit") / "data" / "suites" / "abstention.jsonl"
-        with resources.as_file(data) as path:
-            return Suite(reference, load_items(path))
-    name, colon, path_in_name = reference.partition(":")
-    if name in GENERATED:
-        levels = _levels(reference, path_in_name) if colon else LEVELS
-        return Suite(reference, tuple(GENERATED[name](levels=levels)))
-    if name in public.PUBLIC_SETS:
-        if colon and not path_in_name:
-            raise MisuseError(f"{reference!r} names no file: give {name}:PATH")
-        return Suite(name, public.load_public(name, path_in_name or None))
-    if reference.endswith(".jsonl"):
-        return Suite(Path(reference).stem, load_items(reference))
-    known = ", ".join((*BUILT_IN, *public.PUBLIC_SETS))
+    if isinstance(reference, Suite):
+        return reference
+    text = os.fspath(reference)
+    name, colon, argument = text.partition(":")
+    if name in SUITES:
+        named: NamedSuite = SUITES[name]
+        return named.load(argument if colon else None)
+    if text.endswith(".jsonl"):
+        return Suite(Path(text).stem, load_items(text))
     raise MisuseError(
-        f"unknown suite {reference!r}: name one of {known}, a NAME:PATH, or a .jsonl file of items"
+        f"unknown suite {text!r}: name one of {', '.join(SUITES)}, a NAME:PATH, or a .jsonl file of items"
     )
 
 
-def _levels(reference: str, text: str) -> list[int]:
-    """The levels of `1+2`."""
-    parts = text.split("+")
-    if not all(part.isdecimal() for part in parts):
-        raise MisuseError(f"{reference} names no levels: write brevity:1 or brevity:1+2")
-    return [int(part) for part in parts]
+def _fitting_scorers(items: Iterable[SuiteItem]) -> tuple[str, ...]:
+    items = tuple(items)
+    abstention = ("abstention",) if any(item.should_abstain is not None for item in items) else ()
+    answers = ("answers",) if any(item.answers for item in items) else ()
+    return (*abstention, *answers, *ALWAYS)

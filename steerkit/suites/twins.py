@@ -5,7 +5,7 @@ Two kinds of pairs, from the templates of `steerkit.suites.brevity` and another 
 - `premise`: one number that the answer needs is gone, and nothing can be answered. These are the brevity suite's own
   twins.
 
-Every item is a function of the seed, its level and its place. `steerkit.chains.twin_gap` says how much better
+Every item is a function of the seed, its level and its place. `steerkit.scoring.twins` says how much better
 a model is on the first twin of a pair than on the second.
 """
 
@@ -20,9 +20,16 @@ from steerkit.core.errors import MisuseError
 from steerkit.suites import brevity
 from steerkit.suites.brevity_templates import LEVELS, Template
 from steerkit.suites.items import SuiteItem
+from steerkit.suites.suite import suite
 
 SEED, PER_LEVEL = 2, 45
 _ATTEMPTS = 10_000
+
+
+@suite("twins", scorers=["twins", "abstention", "answers", "lengths", "degeneration"])
+def twins(levels: str = "") -> Iterable[SuiteItem]:
+    """Word problems beside themselves with a number changed or a premise gone; `1+2` for some levels."""
+    return generate(levels=brevity.levels_of(levels))
 
 
 def generate(

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from steerkit.core.errors import MisuseError
+from steerkit.engines.base import Completion, Request
 from steerkit.scoring.answers import is_correct
 from steerkit.scoring.instructions import follows, instruction_scores
+from steerkit.scoring.metrics import metrics
+from steerkit.scoring.score import score_completion
 from steerkit.suites.constraints import SENTENCES, Constraint, question_and_constraints, with_constraints
 from steerkit.suites.instructions import generate
+from steerkit.suites.items import SuiteItem
 
 
 @pytest.mark.parametrize(
@@ -61,6 +67,31 @@ def test_hard_is_all_and_soft_the_share() -> None:
 def test_a_constraint_that_nobody_can_check_is_an_error() -> None:
     with pytest.raises(MisuseError, match="no constraint that can be checked"):
         instruction_scores(with_constraints("3 + 4?", []) + "\n- Be nice.", "7")
+
+
+def test_following_has_a_price_in_accuracy_beside_the_plain_twin() -> None:
+    plain = SuiteItem("a", "3 + 4?", False, ("7",), "number", twin="r")
+    prompt = with_constraints("3 + 4?", [Constraint("lower-case")])
+    ruled = SuiteItem("r", prompt, False, ("7",), "number", twin="a")
+    known = metrics(["instructions"])
+
+    def record(item: SuiteItem, text: str) -> Any:
+        completion = Completion(Request(item.prompt), text, (1, 2), "stop", 1)
+        return {"scores": score_completion(item, completion, ["instructions", "answers"])}
+
+    price, accuracy = known["constrained_minus_plain"].compare, known["constrained_accuracy"]
+    assert price is not None
+    for reply, right in (("it is 7", 1), ("it is 9", 0)):
+        first, second = record(plain, "It is 7."), record(ruled, reply)
+        assert price(first, second) == price(second, first) == right - 1
+        assert (accuracy.of(first), accuracy.of(second)) == (None, bool(right))
+    assert price(first, first) is price(second, second) is None
+
+
+def test_thinking_that_never_closed_follows_nothing() -> None:
+    item = SuiteItem("r", with_constraints("3 + 4?", [Constraint("no-commas")]))
+    thinking = Completion(Request(item.prompt), "<think>So 7", (1, 2), "length", 1, thinking_tokens=2)
+    assert score_completion(item, thinking, ["instructions"])["instructions_hard"] is False
 
 
 def a_model_reply(question: str, constraints: tuple[Constraint, ...], answer: str) -> str:

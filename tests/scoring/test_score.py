@@ -15,6 +15,7 @@ from steerkit.scoring.perplexity import perplexity
 from steerkit.scoring.reply import final_reply
 from steerkit.scoring.score import score, score_completion
 from steerkit.suites.items import SuiteItem
+from steerkit.suites.suite import load_suite
 
 SUM = SuiteItem("sum", "What is 5 + 7?", should_abstain=False, answers=("12",), kind="number")
 DREAM = SuiteItem("dream", "What did she dream?", should_abstain=True)
@@ -27,7 +28,8 @@ def completion(
 
 
 def test_a_record_of_scores_is_flat_and_complete() -> None:
-    assert score_completion(SUM, completion("5 + 7 = 12")) == {
+    scorers = load_suite("abstention").scorers
+    assert score_completion(SUM, completion("5 + 7 = 12"), scorers) == {
         "abstained": False,
         "correct": True,
         "tokens": 8,
@@ -72,9 +74,10 @@ def test_lengths_are_lower_bounds_where_the_token_limit_cut_the_completion_off()
 
 
 def test_a_text_is_scored_without_a_model() -> None:
-    assert score(SUM, "5 + 7 = 12") == {"abstained": False, "correct": True}
+    assert score(SUM, "5 + 7 = 12") == {"abstained": False, "correct": True, "stated_number": 12.0}
     fields = {"prompt": "What is 5 + 7?", "answers": ("12",), "kind": "number"}
-    assert score(fields, "<think>11?</think>I don't know.") == {"abstained": True, "correct": False}
+    unsure = score(fields, "<think>11?</think>I don't know.")
+    assert unsure == {"abstained": True, "correct": False, "stated_number": None}
     assert score(SUM, "12", scorers=["answers"]) == {"correct": True}
     with pytest.raises(MisuseError, match="no scorer 'answer'"):
         score(SUM, "12", scorers=["answer"])
@@ -109,7 +112,7 @@ class HalfSure:
         raise NotImplementedError
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[ContinuationScore]:
-        assert all(not request.steerings for request in requests)
+        assert all(not request.interventions for request in requests)
         assert all(request.system == "Be kind." for request in requests)
         half = math.log(0.5)
         return [

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -8,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerkit.core.errors import MisuseError
+from steerkit.core.registry import SCORERS, SUITES
 from steerkit.suites.items import SuiteItem, save_items
 from steerkit.suites.splits import SPLITS, split_of
-from steerkit.suites.suite import Suite, load_suite
+from steerkit.suites.suite import Suite, load_suite, suite
 
 
 def a_suite(groups: int) -> Suite:
@@ -115,11 +118,10 @@ def test_a_suite_in_a_file_is_named_after_it(tmp_path: Path) -> None:
 
 
 def test_an_unknown_suite_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(
-        MisuseError,
-        match="name one of abstention, brevity, instructions, twins, gsm8k, svamp, umwp, selfaware",
-    ):
+    with pytest.raises(MisuseError, match="unknown suite 'brevty': name one of") as refused:
         load_suite("brevty")
+    known = ("abstention", "brevity", "instructions", "gsm8k", "svamp", "umwp", "selfaware", "twins")
+    assert all(f"{name}, " in str(refused.value) for name in known)
 
 
 def test_brevity_can_be_kept_to_some_levels() -> None:
@@ -128,3 +130,51 @@ def test_brevity_can_be_kept_to_some_levels() -> None:
     for bad in ("brevity:", "brevity:hard", "brevity:1,2", "brevity:9"):
         with pytest.raises(MisuseError, match="level"):
             load_suite(bad)
+
+
+def test_a_suite_says_which_scorers_suit_it() -> None:
+    assert MADE.scorers == ("abstention", "lengths", "degeneration")
+    assert MADE.split("choose").limit(10).scorers == MADE.scorers
+    sums = Suite("sums", [SuiteItem("a", "1 + 1?", answers=("2",), kind="number")])
+    assert sums.scorers == ("answers", "lengths", "degeneration")
+    assert "abstention" in load_suite("brevity:1").scorers
+    assert all(
+        set(load_suite(name).scorers) <= set(SCORERS) for name in ("abstention", "instructions", "twins")
+    )
+
+
+def test_a_suite_is_taken_as_it_is() -> None:
+    assert load_suite(MADE) is MADE
+    assert repr(load_suite("brevity:1")).startswith("Suite(brevity:1: ")
+
+
+def test_a_function_that_returns_items_is_a_suite(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SUITES, "_things", dict(SUITES.items()))
+
+    @suite("riddles", scorers=["answers"])
+    def riddles() -> list[SuiteItem]:
+        return [SuiteItem("egg", "A box without hinges, key or lid?", answers=("egg",))]
+
+    @suite("echoes")
+    def echoes(words: str = "a") -> list[SuiteItem]:
+        return [SuiteItem(word, f"Say {word}.") for word in words.split("+")]
+
+    assert load_suite("riddles") == Suite("riddles", riddles(), ("answers",))
+    assert [item.id for item in load_suite("echoes:b+c")] == ["b", "c"]
+    assert load_suite("echoes:b+c").name == "echoes:b+c"
+    with pytest.raises(MisuseError, match="riddles takes no argument: leave out ':x'"):
+        load_suite("riddles:x")
+    with pytest.raises(MisuseError, match="'echoes:' names no words: give echoes:WORDS"):
+        load_suite("echoes:")
+    assert len(echoes()) == 1
+
+
+def test_naming_the_suites_loads_nothing_heavy() -> None:
+    program = """
+import sys
+from steerkit.core.registry import SCORERS, SUITES
+assert list(SCORERS) and list(SUITES)
+print(*sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not {"torch", "numpy", "pydantic", "transformers"} & set(run.stdout.split())
