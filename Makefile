@@ -10,16 +10,17 @@ export HF_HUB_OFFLINE ?= 1
 # What `make fast` leaves out: the bundled models, whole studies, other programs.
 FAST := not models and not slow and not consumers and not vllm
 
-.PHONY: help setup fast coverage test test-vllm lint demo bench clean
+.PHONY: help setup fast coverage test test-vllm test-consumers lint demo bench clean
 help:
 	@echo "make setup   create .venv with the pinned dependencies"
 	@echo "make fast    the tests that need no bundled model, in under two minutes"
 	@echo "make coverage   make fast, and which lines of the package it leaves out"
 	@echo "make test    lint, types and all tests (fetches the bundled models on the first run)"
 	@echo "make test-vllm   the vLLM plugin's tests, in an environment of their own"
+	@echo "make test-consumers   exports run by the programs they are for, each in an environment of its own"
 	@echo "make demo    the main job on a real model: pairs, vectors, sweeps, report"
 	@echo "make bench   speed and memory beside the floor and the peers (an hour, quiet; PARTS=sweep for one part)"
-	@echo "make clean   remove .venv and demo results"
+	@echo "make clean   remove the environments and demo results"
 
 setup: $(READY)
 
@@ -43,13 +44,25 @@ test: setup lint
 # vLLM for a CPU, in an environment of its own: it pins other versions. Torch comes first and brings what it needs,
 # which is little where pip finds a CPU build and gigabytes of CUDA libraries where PyPI alone serves it.
 test-vllm: .venv-vllm/.ready
-	.venv-vllm/bin/python -m pytest -m vllm tests/integrations/vllm
+	.venv-vllm/bin/python -m pytest -m vllm tests/integrations/vllm tests/interchange/test_merged.py
 
 .venv-vllm/.ready: constraints-vllm.txt pyproject.toml
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python -m pip install --quiet $$(grep '^torch==' constraints-vllm.txt)
 	.venv-vllm/bin/python -m pip install --quiet --no-deps -r constraints-vllm.txt
 	.venv-vllm/bin/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+# Other programs that read our exports, each in an environment of its own; CONSUMERS=llama for one alone.
+CONSUMERS ?= llama lm-eval repeng inspect
+
+test-consumers: setup $(CONSUMERS:%=.venvs/%/.ready)
+	$(BIN)/python -m pytest -m consumers -rs
+
+.venvs/%/.ready: tests/consumers/%.txt
+	$(PYTHON) -m venv .venvs/$*
+	grep '^torch==' $< | xargs -r .venvs/$*/bin/python -m pip install --quiet
+	.venvs/$*/bin/python -m pip install --quiet --no-deps -r $<
 	@touch $@
 
 lint: setup
@@ -66,4 +79,4 @@ bench: setup
 	$(BIN)/python -m benchmarks $(PARTS)
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) .venvs .venv-vllm demo

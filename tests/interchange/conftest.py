@@ -1,31 +1,30 @@
-"""Where the consumers are: each has an environment of its own, named by a variable; without it a test is skipped."""
+"""Where the consumers are: each has an environment of its own; without it a test is skipped."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-VARIABLES = {
-    "llama_cpp": "STEERKIT_LLAMA_PYTHON",
-    "lm_eval": "STEERKIT_LM_EVAL_PYTHON",
-    "repeng": "STEERKIT_REPENG_PYTHON",
-    "inspect_ai": "STEERKIT_INSPECT_PYTHON",
-    "vllm": "STEERKIT_VLLM_PYTHON",
+ENVIRONMENTS = Path(__file__).parents[2] / ".venvs"
+PLACES = {
+    "llama_cpp": ("STEERKIT_LLAMA_PYTHON", "llama"),
+    "lm_eval": ("STEERKIT_LM_EVAL_PYTHON", "lm-eval"),
+    "repeng": ("STEERKIT_REPENG_PYTHON", "repeng"),
+    "inspect_ai": ("STEERKIT_INSPECT_PYTHON", "inspect"),
+    "vllm": ("STEERKIT_VLLM_PYTHON", "vllm"),
 }
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
-    config.addinivalue_line("markers", "consumers: runs another program, in an environment of its own")
-
-
 def consumer_python(module: str) -> str:
-    """The Python that has `module`: the one its variable names, or this one. Skips the test where there is none."""
-    python = os.environ.get(VARIABLES[module], sys.executable)
+    """The Python that has `module`: the one its variable names, the one `make` made, or this one; else a skip."""
+    variable, name = PLACES[module]
+    made = ENVIRONMENTS / name / "bin" / "python"
+    python = os.environ.get(variable) or (str(made) if made.exists() else sys.executable)
     found = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
     if subprocess.run([python, "-c", found]).returncode:
-        pytest.skip(f"{python} has no {module}: set {VARIABLES[module]} to a Python that has")
+        pytest.skip(f"{python} has no {module}: make test-consumers, or set {variable} to a Python that has")
     return python

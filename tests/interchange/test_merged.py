@@ -193,7 +193,7 @@ print(json.dumps([list(request.outputs[0].token_ids) for request in done]))
 """
 
 
-@pytest.mark.consumers
+@pytest.mark.vllm
 def test_vllm_generates_from_it_what_we_generate_steered(smollm: LanguageModel, tmp_path: Path) -> None:
     python = consumer_python("vllm")
     vector = random_vector(smollm, size=0.5)
