@@ -15,10 +15,25 @@ from steerkit.core.errors import InputError, MisuseError, ModelMismatchError
 class ModelFacts(Protocol):
     """What has to be known of a model to tell whether a vector is for it; a loaded or a served model knows it."""
 
-    name: str
-    fingerprint: str
-    n_layers: int
-    d_model: int
+    @property
+    def name(self) -> str:
+        """Its name, as a user would give it."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Architecture, sizes and a digest of the weights."""
+        ...
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder blocks."""
+        ...
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -6,22 +6,23 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from steerkit.interventions.decoration import Decoration, ThinkingBudget
+import torch
 
 from steerkit.core.errors import MisuseError, ModelMismatchError, SteerkitError
 from steerkit.engines.base import Decoding, Request, ScoreRequest
 from steerkit.engines.remote.served_model import ServedModel
 from steerkit.engines.remote.server import ServerEngine
+from steerkit.engines.remote.wire import to_argument
+from steerkit.interventions.base import Intervention
+from steerkit.interventions.gate import ProbeGate
+from steerkit.interventions.logit_rules import OpenerBias, ThinkingBudget
+from steerkit.interventions.probe import Probe, ProbeMetadata
+from steerkit.interventions.prompt_edit import PromptEdit
 from steerkit.models import LanguageModel
-from steerkit.runs.directory import RunDirectory, RunWriter, record_key
-from steerkit.sweeps.grid import build_grid
-from steerkit.sweeps.runner import run_sweep
 from tests.engines.fake_server import FakeServer, Reply, completion
-from tests.sweeps.synthetic import environment, items, protocol
 from tests.tiny import random_vector, tiny_model
 
 Start = Callable[..., FakeServer]
@@ -79,8 +80,8 @@ def test_a_request_becomes_one_completion_of_its_own_tokens(
     assert sorted(completions) == list(range(1, 13))
     for request in some(lm):
         body = next(b for b in server.answered if b["prompt"] == lm.renderer.encode_prompt(request.prompt))
-        assert body["vllm_xargs"]["steerkit"] == [s.spec() for s in request.steerings]
-        assert body["vllm_xargs"]["steerkit_digests"] == [request.steerings[0].vector.digest]
+        assert body["vllm_xargs"] == {"steerkit": to_argument(request.interventions)}
+        assert request.interventions[0].tensors[0].digest in body["vllm_xargs"]["steerkit"][0]
         assert (body["model"], body["temperature"], body["max_tokens"]) == ("the-model", 0.0, 6)
         # What is left out, a server takes from the model's generation_config.json.
         assert (body["repetition_penalty"], body["top_p"], body["top_k"], body["min_p"]) == (1.0, 1.0, 0, 0.0)
@@ -235,20 +236,47 @@ def test_a_vector_of_another_model_never_leaves_this_machine(served: ServedModel
     assert not server.answered
 
 
+def gated(lm: LanguageModel) -> Intervention:
+    metadata = ProbeMetadata(name="probe", model=lm.name, fingerprint=lm.fingerprint, layer=1)
+    probe = Probe(torch.ones(lm.n_layers, lm.d_model), torch.zeros(lm.n_layers), metadata)
+    return random_vector(lm).at(1, gate=ProbeGate(probe, threshold=0.5))
+
+
 @pytest.mark.parametrize(
-    ("field", "asked"),
+    ("asked", "said"),
     [
-        ("bias", Decoration("d", openers=("No",), bias=2.0)),
-        ("rule", Decoration("d", rule=ThinkingBudget(4))),
+        (lambda _: OpenerBias(("No",), 2.0), "no rules on logits"),
+        (lambda _: ThinkingBudget(4), "no rules on logits"),
+        (lambda _: PromptEdit(begin="No"), "'begin'"),
+        (lambda lm: random_vector(lm).at(1, half_life=8.0), "'half_life' 8.0"),
+        (lambda lm: random_vector(lm).at(1, positions="lines"), "'positions' 'lines'"),
+        (gated, "'gate' 'probe'"),
     ],
 )
-def test_a_decoration_that_vllm_cannot_express_never_leaves_this_machine(
-    field: str, asked: Decoration, served: ServedModel, start: Start
+def test_what_vllm_cannot_do_never_leaves_this_machine(
+    asked: Callable[[LanguageModel], Intervention],
+    said: str,
+    lm: LanguageModel,
+    served: ServedModel,
+    start: Start,
 ) -> None:
     server = start()
-    with pytest.raises(MisuseError, match=f"'{field}'"):
-        list(engine(served, server).generate([Request("hello", decoration=asked)]))
+    there, intervention = engine(served, server), asked(lm)
+    assert said in str(there.supports(intervention))
+    with pytest.raises(MisuseError, match=f"the server engine cannot carry out .*{said}"):
+        list(there.generate([Request("hello", (intervention,))]))
     assert not server.answered
+
+
+def test_edits_of_the_prompt_are_made_here(lm: LanguageModel, served: ServedModel, start: Start) -> None:
+    server = start()
+    edits = (PromptEdit(system="Be brief."), PromptEdit(instruction="Or be silent."))
+    list(engine(served, server).generate([Request("hello", edits)]))
+    engine(served, server).score([ScoreRequest("hello", "there", edits)])
+    prompt = lm.renderer.encode_prompt("hello\n\nOr be silent.", "Be brief.")
+    assert all(body["prompt"][: len(prompt)] == prompt for body in server.answered)
+    assert len(server.answered) == 2
+    assert not any("vllm_xargs" in body for body in server.answered)
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://", ""])
@@ -265,11 +293,9 @@ def test_leaving_early_stops_asking(lm: LanguageModel, served: ServedModel, star
     assert len(server.answered) < 8
 
 
-def test_a_replica_killed_midway_costs_no_record_and_doubles_none(
-    lm: LanguageModel, served: ServedModel, start: Start, tmp_path: Path
+def test_a_replica_killed_midway_costs_no_completion_and_doubles_none(
+    lm: LanguageModel, served: ServedModel, start: Start
 ) -> None:
-    cells, suite = build_grid([random_vector(lm, name="abstain")], [1, 2], [-1, 1]), items(10)
-
     def slow(_server: FakeServer, _body: dict[str, Any]) -> None:
         time.sleep(0.005)
 
@@ -279,40 +305,13 @@ def test_a_replica_killed_midway_costs_no_record_and_doubles_none(
             threading.Thread(target=server.kill).start()
             time.sleep(0.02)  # the requests under way are never answered
 
-    def run(path: Path, *servers: FakeServer) -> list[bytes]:
-        with RunWriter(path, protocol(), environment()) as writer:
-            run_sweep(engine(served, *servers), suite, cells, writer)
-        keys = [record_key(record) for record in RunDirectory(path).records()]
-        assert sorted(keys) == sorted((c.id, i.id, 0) for c in cells for i in suite)
-        return sorted((path / "records.jsonl").read_bytes().splitlines())
+    def run(*servers: FakeServer) -> list[tuple[Any, tuple[int, ...]]]:
+        done = engine(served, *servers).generate(some(lm, 60))
+        return sorted((int(str(c.request.key)), c.token_ids) for c in done)
 
     doomed, other = start(dies), start(slow)
-    struck = run(tmp_path / "struck", doomed, other)
+    struck = run(doomed, other)
     assert doomed.dead
     assert other.answered
-    assert struck == run(tmp_path / "alone", start(slow))
-
-
-def test_a_sweep_goes_on_where_the_servers_left_it(
-    lm: LanguageModel, served: ServedModel, start: Start, tmp_path: Path
-) -> None:
-    cells, suite = build_grid([random_vector(lm, name="abstain")], [1], [1]), items(10)
-
-    def dies(server: FakeServer, _body: dict[str, Any]) -> None:
-        if len(server.answered) == 9:
-            threading.Thread(target=server.kill).start()
-            time.sleep(0.1)
-
-    def run(server: FakeServer) -> None:
-        with RunWriter(tmp_path, protocol(), environment()) as writer:
-            run_sweep(engine(served, server, attempts=2, concurrency=1), suite, cells, writer)
-
-    with pytest.raises(SteerkitError, match="after 2 tries"):
-        run(start(dies))
-    there = len(list(RunDirectory(tmp_path).records()))
-    assert 0 < there < 10 * len(cells)
-    second = start()
-    run(second)
-    assert len(second.answered) == 10 * len(cells) - there
-    keys = [record_key(record) for record in RunDirectory(tmp_path).records()]
-    assert sorted(keys) == sorted((c.id, i.id, 0) for c in cells for i in suite)
+    assert [key for key, _ in struck] == list(range(1, 61))
+    assert struck == run(start(slow))

@@ -13,9 +13,8 @@ from typing import Any
 from steerkit.core.errors import MisuseError
 
 ARGUMENT = "steerkit"
-DIGESTS = "steerkit_digests"
 PROMPT_TOKENS = "steerkit_prompt_tokens"
-ARGUMENTS = (ARGUMENT, DIGESTS, PROMPT_TOKENS)
+ARGUMENTS = (ARGUMENT, PROMPT_TOKENS)
 
 
 def our_names(arguments: Iterable[Any] | None) -> list[str]:

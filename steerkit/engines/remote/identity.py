@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from steerkit.core.errors import InputError, MisuseError
+from steerkit.interventions.layer_tensors import Described
 from steerkit.interventions.vector import SteeringVector
 from steerkit.models.fingerprint import fingerprint
 
@@ -32,17 +33,14 @@ class ModelIdentity:
         self._fingerprint: str | None = None
 
     def check(self, vector: SteeringVector, *, exact: bool) -> None:
-        """Raise ModelMismatchError unless the vector was made for this model; see `SteeringVector.check_model`.
+        """Raise ModelMismatchError unless the vector was made for this model; see `LayerTensors.check`.
 
         With `exact`, also raises InputError where the weights' fingerprint cannot be computed.
         """
-        if not exact:
-            stated = f"{self.architecture}-{self.n_layers}x{self.d_model}:"
-            vector.check_model(stated, self.n_layers, self.d_model, self.name, exact=False)
-            return
-        if self._fingerprint is None:
+        if exact and self._fingerprint is None:
             self._fingerprint = checkpoint_fingerprint(self.model)
-        vector.check_model(self._fingerprint, self.n_layers, self.d_model, self.name)
+        known = self._fingerprint or f"{self.architecture}-{self.n_layers}x{self.d_model}:"
+        vector.check(Described(self.name, known, self.n_layers, self.d_model), exact=exact)
 
 
 def checkpoint_fingerprint(model: str) -> str:

@@ -6,7 +6,6 @@ engine, so that a prompt is the same tokens wherever it runs.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
@@ -14,18 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from steerkit.core.errors import InputError, MisuseError, SteerkitError
-from steerkit.core.prompts import Renderer
-from steerkit.engines.base import Completion, Decoding, Finish, Request
+from steerkit.core.prompts import EncodedText, Renderer
+from steerkit.engines.base import Completion, Decoding, Finish, Request, ScoreRequest
 from steerkit.engines.remote.identity import checkpoint_fingerprint, local_folder
-from steerkit.engines.remote.vectors import PROBE_GATE
-from steerkit.interventions.steering import ProbeGate, Steering
-from steerkit.interventions.vector import SteeringVector
+from steerkit.interventions.base import Intervention
+from steerkit.interventions.prompt_edit import edited_prompt
+from steerkit.interventions.store import tensors_of
 from steerkit.models.bundled import bundled_folder
 from steerkit.models.catalogue import BUNDLED
 from steerkit.models.markers import DEFAULT, MarkerIds, ThinkingMarkers
-
-# What of a decoration is in the prompt, or says nothing alone (openers go with a bias). All else acts on logits.
-EXPRESSIBLE = ("name", "system", "instruction", "openers")
 
 
 class ServedModel:
@@ -89,21 +85,13 @@ class ServedModel:
         return self.markers.encode(self.tokenizer)
 
     def encode(self, request: Request, reads: int) -> tuple[int, ...]:
-        """The prompt's token ids.
+        """Return the token ids of the prompt under the request's edits.
 
-        Raises MisuseError where prompt and completion are longer than the `reads` tokens that the model is served for,
-        or where a decoration asks for what vLLM cannot do.
+        Raises MisuseError where prompt and completion are longer than the `reads` tokens that the model is served for.
         """
-        prompt, system = request.prompt, request.system
-        if (decoration := request.decoration) is not None:
-            for field in dataclasses.fields(decoration):
-                if field.name not in EXPRESSIBLE and getattr(decoration, field.name) != field.default:
-                    raise MisuseError(
-                        f"decoration {decoration.name!r} has a {field.name!r}, which vLLM cannot do: use the "
-                        "transformers engine"
-                    )
-            prompt, system = decoration.prompt(prompt), decoration.system_prompt(system)
-        ids = tuple(self.renderer.encode_prompt(prompt, system))
+        ids = tuple(
+            self.renderer.encode_prompt(*edited_prompt(request.prompt, request.system, request.interventions))
+        )
         needed = len(ids) + request.decoding.max_new_tokens
         if needed > reads:
             raise MisuseError(
@@ -112,12 +100,21 @@ class ServedModel:
             )
         return ids
 
-    def check(self, steerings: Sequence[Steering], *, exact: bool) -> None:
-        """Raise ModelMismatchError for a vector of another model, MisuseError for a probe gate."""
-        if any(isinstance(steering.gate, ProbeGate) for steering in steerings):
-            raise MisuseError(PROBE_GATE)
-        for vector in (vector for steering in steerings for vector in steering.vectors):
-            self._check_vector(vector, exact)
+    def encode_scored(self, request: ScoreRequest) -> EncodedText:
+        """Return the tokens of a text to be scored, its prompt under the request's edits."""
+        prompt, system = edited_prompt(request.prompt, request.system, request.interventions)
+        text = self.renderer.encode_pair(prompt, request.continuation, system)
+        if not text.prompt_length:
+            raise MisuseError("the prompt shares no token with its continuation: give a longer prompt")
+        return text
+
+    def check(self, interventions: Iterable[Intervention], *, exact: bool) -> None:
+        """Raise ModelMismatchError for a vector of another model."""
+        for vector in tensors_of(interventions):
+            key = (vector.digest, vector.metadata.fingerprint)
+            if key not in self._checked:
+                vector.check(self, exact=exact)
+                self._checked.add(key)
 
     def completion(
         self, request: Request, prompt_ids: Sequence[int], generated: Sequence[int], finish: Finish
@@ -133,12 +130,6 @@ class ServedModel:
             prompt_tokens=len(prompt_ids),
             thinking_tokens=self._thinking_tokens(prompt_ids, generated),
         )
-
-    def _check_vector(self, vector: SteeringVector, exact: bool) -> None:
-        key = (vector.digest, vector.metadata.fingerprint)
-        if key not in self._checked:
-            vector.check_model(self.fingerprint, self.n_layers, self.d_model, self.name, exact=exact)
-            self._checked.add(key)
 
     def _thinking_tokens(self, prompt_ids: Sequence[int], generated: Sequence[int]) -> int:
         """How many generated tokens came out of thinking positions."""

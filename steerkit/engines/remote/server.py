@@ -11,17 +11,18 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.core.http import Answer, Client, PassingError, RefusedError, Replica, spread
-from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest
-from steerkit.engines.remote.arguments import ARGUMENT, DIGESTS, PROMPT_TOKENS
+from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest, refuse, steerings_of
+from steerkit.engines.remote.arguments import ARGUMENT, PROMPT_TOKENS
 from steerkit.engines.remote.served_model import ServedModel, log_probabilities, row_seed
-from steerkit.engines.remote.wire import digests_of
-from steerkit.interventions.steering import Steering
+from steerkit.engines.remote.wire import supports, to_argument
+from steerkit.interventions.base import Intervention
 from steerkit.models.load import DTYPES
 
 API_KEY_VARIABLE = "STEERKIT_SERVER_API_KEY"
@@ -87,7 +88,11 @@ class ServerEngine:
         self._served_name = served_name
         self._exact = not allow_mismatch
         self._context_length = self.model.context_length  # until a server says that it reads less
-        self._taken: set[tuple[str, ...]] = set()
+        self._taken: set[str] = set()
+
+    def supports(self, intervention: Intervention) -> str | None:
+        """Return why the engine cannot carry out an intervention; None where it can."""
+        return supports(intervention)
 
     def check(self, request: Request) -> None:
         """Raise what `generate` would raise for this request before it is sent.
@@ -96,9 +101,9 @@ class ServerEngine:
         tried before are tried on every server, at the price of one token. A server that cannot be reached is left
         out, as it is later; SteerkitError where none can be.
         """
-        self.model.check(request.steerings, exact=self._exact)
+        self._check(request.interventions)
         self.model.encode(request, self._context_length)
-        self._try_everywhere(request.steerings)
+        self._try_everywhere(request.interventions)
         self.model.encode(request, self._context_length)  # which a server may have said is shorter
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
@@ -111,7 +116,7 @@ class ServerEngine:
         return [scores[place] for place in range(len(requests))]
 
     def _complete(self, request: Request, gone: threading.Event) -> Completion:
-        self.model.check(request.steerings, exact=self._exact)
+        self._check(request.interventions)
         ids = self.model.encode(request, self._context_length)
         decoding = request.decoding
         body = {
@@ -125,7 +130,7 @@ class ServerEngine:
         }
         if decoding.temperature > 0:
             body["seed"] = row_seed(decoding, ids, request.sample)
-        choice = self._choice(body, request.steerings, {}, gone)
+        choice = self._choice(body, request.interventions, {}, gone)
         token_ids, finish = choice.get("token_ids"), choice.get("finish_reason")
         if not isinstance(token_ids, list) or finish not in ("stop", "length"):
             raise SteerkitError(
@@ -140,12 +145,10 @@ class ServerEngine:
 
     def _score(self, job: tuple[int, ScoreRequest], gone: threading.Event) -> tuple[int, ContinuationScore]:
         place, request = job
-        self.model.check(request.steerings, exact=self._exact)
-        text = self.model.renderer.encode_pair(request.prompt, request.continuation, request.system)
-        if not text.prompt_length:
-            raise MisuseError("the prompt shares no token with its continuation: give a longer prompt")
+        self._check(request.interventions)
+        text = self.model.encode_scored(request)
         body = {"prompt": list(text.ids), "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
-        choice = self._choice(body, request.steerings, {PROMPT_TOKENS: text.prompt_length}, gone)
+        choice = self._choice(body, request.interventions, {PROMPT_TOKENS: text.prompt_length}, gone)
         scored = choice.get("prompt_logprobs")
         if not isinstance(scored, list) or len(scored) != len(text.ids):
             raise SteerkitError("a server answered without log-probabilities of the prompt: it must be vLLM")
@@ -154,11 +157,16 @@ class ServerEngine:
         )
         return place, ContinuationScore(request, taken)
 
-    def _try_everywhere(self, steerings: Sequence[Steering]) -> None:
-        key = tuple(steering.digest for steering in steerings)
+    def _check(self, interventions: Sequence[Intervention]) -> None:
+        refuse(self, interventions)
+        self.model.check(interventions, exact=self._exact)
+
+    def _try_everywhere(self, interventions: Sequence[Intervention]) -> None:
+        steered = _steered(interventions)
+        key = json.dumps(steered)
         if key in self._taken:
             return
-        body = {"prompt": [0], "max_tokens": 1, "temperature": 0.0, **_steered(steerings)}
+        body = {"prompt": [0], "max_tokens": 1, "temperature": 0.0, **steered}
         out_of_reach: list[PassingError] = []
         for replica in self._client.replicas:
             try:
@@ -174,11 +182,11 @@ class ServerEngine:
     def _choice(
         self,
         body: Mapping[str, Any],
-        steerings: Sequence[Steering],
+        interventions: Sequence[Intervention],
         more: Mapping[str, Any],
         gone: threading.Event,
     ) -> Answer:
-        body = {**body, **_steered(steerings, more)}
+        body = {**body, **_steered(interventions, more)}
         answer = self._client.tried(lambda replica: self._ask(replica, body), gone)
         try:
             choice: Answer = answer["choices"][0]
@@ -221,9 +229,7 @@ class ServerEngine:
         )
 
 
-def _steered(steerings: Sequence[Steering], more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def _steered(interventions: Sequence[Intervention], more: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What a request's body says of its steerings; nothing for none."""
-    if not steerings:
-        return {}
-    specs = [str(steering) for steering in steerings]
-    return {"vllm_xargs": {ARGUMENT: specs, DIGESTS: digests_of(steerings), **(more or {})}}
+    steerings = steerings_of(interventions)
+    return {"vllm_xargs": {ARGUMENT: to_argument(steerings), **(more or {})}} if steerings else {}

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from steerkit.core.errors import InputError, MisuseError
-from steerkit.interventions.probe import holds_probe
+from steerkit.core.files import read_tensors
+from steerkit.interventions.probe import HEADER_KEY, Probe
+from steerkit.interventions.store import Store
 from steerkit.interventions.vector import SteeringVector, load_vector, published_vectors
 
 SUFFIX = ".safetensors"
@@ -20,46 +24,48 @@ CONTROL = re.compile(r"random\(([^(),]+)(?:,([0-9]{1,9}))?\)")
 HEADER_ALLOWANCE = 1 << 20
 TENSORS_PER_VECTOR = 8
 KEPT = 64
-PROBE_GATE = (
-    "'gate' names a probe, and vLLM has threshold gates only: use the transformers engine, or a vector"
-)
 
 
-class VectorShelf:
+class ServedVectors(Store):
     """Vectors by name, for a model of `n_layers` blocks and width `d_model`. The last 64 used are kept in memory."""
 
     def __init__(self, folder: Path | None, n_layers: int, d_model: int) -> None:
+        super().__init__(files=False)
         self._folder = folder
         self._largest = HEADER_ALLOWANCE + TENSORS_PER_VECTOR * 4 * n_layers * d_model
         self._kept: OrderedDict[tuple[Path, int, int], SteeringVector] = OrderedDict()
 
-    def load(self, name: str) -> SteeringVector:
-        """The vector of this name, or for `random(NAME)` and `random(NAME,SEED)` its random control.
+    def vector(self, name: str) -> SteeringVector:
+        """Return the vector of this name, or for `random(NAME)` and `random(NAME,SEED)` its random control.
 
         Raises MisuseError for a name that is none of ours, InputError for a bad file.
         """
         if control := CONTROL.fullmatch(name):
-            return self.load(control[1]).random_control(int(control[2] or 0))
+            return self.vector(control[1]).random_control(int(control[2] or 0))
         path = self._path(name)
         state = path.stat()
         key = (path, state.st_mtime_ns, state.st_size)
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        try:
+        with _paths_hidden(path, name):
             vector = load_vector(path)
-        except InputError as error:  # its message names the path, which is the operator's business
-            raise InputError(str(error).replace(str(path), f"vector {name!r}")) from error
         self._kept[key] = vector
         if len(self._kept) > KEPT:
             self._kept.popitem(last=False)
         return vector
 
-    def load_gate(self, name: str) -> SteeringVector:
-        """The vector of a threshold gate. Raises MisuseError for a probe's file: vLLM has no probe gates."""
-        if not CONTROL.fullmatch(name) and holds_probe(self._path(name)):
-            raise MisuseError(PROBE_GATE)
-        return self.load(name)
+    def gate(self, name: str) -> SteeringVector | Probe:
+        """Return the vector of a gate. Raises MisuseError for a probe's file: vLLM gates positions alone."""
+        if not CONTROL.fullmatch(name):
+            path = self._path(name)
+            with _paths_hidden(path, name):
+                header, _ = read_tensors(path, "vector")
+            if HEADER_KEY in header:
+                raise MisuseError(
+                    f"'gate' {name!r} is a probe, and vLLM gates positions alone: give along=VECTOR"
+                )
+        return self.vector(name)
 
     def _path(self, name: str) -> Path:
         """The file behind a name; it is there, is one of ours, and is not too large to be a vector."""
@@ -78,3 +84,12 @@ class VectorShelf:
         if name in published:
             return published[name]
         raise MisuseError(f"no vector {name!r} on this server: it must lie in the folder STEERKIT_VECTORS")
+
+
+@contextmanager
+def _paths_hidden(path: Path, name: str) -> Iterator[None]:
+    """Errors inside the block name the vector, not its path, which is the operator's business."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).replace(str(path), f"vector {name!r}")) from error

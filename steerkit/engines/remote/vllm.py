@@ -11,9 +11,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from steerkit.core.errors import MisuseError, SteerkitError
-from steerkit.engines.base import Completion, ContinuationScore, Finish, Request, ScoreRequest
+from steerkit.engines.base import (
+    Completion,
+    ContinuationScore,
+    Finish,
+    Request,
+    ScoreRequest,
+    refuse,
+    steerings_of,
+)
 from steerkit.engines.remote.arguments import ARGUMENT, PROMPT_TOKENS
 from steerkit.engines.remote.served_model import ServedModel, log_probabilities, row_seed
+from steerkit.engines.remote.wire import supports
+from steerkit.interventions.base import Intervention
 from steerkit.interventions.steering import Steering
 
 # No more distinct steerings than vLLM's tables hold by default, and enough rows to keep its batch full.
@@ -77,11 +87,15 @@ class VllmEngine:
         """The most tokens that this vLLM was started for."""
         return int(self._engine.model_config.max_model_len)
 
+    def supports(self, intervention: Intervention) -> str | None:
+        """Return why the engine cannot carry out an intervention; None where it can."""
+        return supports(intervention)
+
     def check(self, request: Request) -> None:
         """Raise what `generate` would raise for this request before running it."""
         ids = self._encode(request)
-        if request.steerings:
-            self._admission.wire({ARGUMENT: tuple(request.steerings)}, len(ids))
+        if steerings := steerings_of(request.interventions):
+            self._admission.wire({ARGUMENT: steerings}, len(ids))
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Complete each request; completions are yielded as they finish, in any order."""
@@ -93,15 +107,13 @@ class VllmEngine:
         """Log-probability of each continuation token, teacher-forced, in the order of the requests."""
         prepared = []
         for place, request in enumerate(requests):
-            self.model.check(request.steerings, exact=self._exact)
-            text = self.model.renderer.encode_pair(request.prompt, request.continuation, request.system)
-            if not text.prompt_length:
-                raise MisuseError("the prompt shares no token with its continuation: give a longer prompt")
+            self._check(request.interventions)
+            text = self.model.encode_scored(request)
             if len(text.ids) >= self.context_length:
                 raise MisuseError(
                     f"a text to score has {len(text.ids)} tokens, vLLM reads {self.context_length}"
                 )
-            parameters = self._scoring(request.steerings, text.prompt_length)
+            parameters = self._scoring(steerings_of(request.interventions), text.prompt_length)
             prepared.append(((place, text.prompt_length), text.ids, parameters))
         scores: dict[int, ContinuationScore] = {}
         for ((place, start), ids), output in self._run(prepared):
@@ -115,8 +127,12 @@ class VllmEngine:
         """What a module-level function returns in each of vLLM's workers, called with the worker."""
         return list(self._llm.collective_rpc(function))
 
+    def _check(self, interventions: Sequence[Intervention]) -> None:
+        refuse(self, interventions)
+        self.model.check(interventions, exact=self._exact)
+
     def _encode(self, request: Request) -> tuple[int, ...]:
-        self.model.check(request.steerings, exact=self._exact)
+        self._check(request.interventions)
         return self.model.encode(request, self.context_length)
 
     def _job(self, request: Request) -> tuple[Request, tuple[int, ...], Any]:
@@ -126,7 +142,7 @@ class VllmEngine:
     def _sampling(self, request: Request, ids: Sequence[int]) -> Any:
         decoding = request.decoding
         return _parameters(
-            request.steerings,
+            steerings_of(request.interventions),
             temperature=decoding.temperature,
             top_p=decoding.top_p,
             seed=row_seed(decoding, ids, request.sample) if decoding.temperature > 0 else None,
@@ -186,9 +202,10 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
-            return self._engine.step()
+            outputs: list[Any] = self._engine.step()
         except EngineDeadError as error:
             raise SteerkitError("vLLM's engine has died: see its log above") from error
+        return outputs
 
 
 def _parameters(steerings: Sequence[Steering], more: dict[str, Any] | None = None, **options: Any) -> Any:

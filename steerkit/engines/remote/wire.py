@@ -1,78 +1,97 @@
-"""From a request's extra arguments to steerings: spec strings, or the same as JSON. Every limit stands here.
+"""What of interventions travels to vLLM, and how: from a request's extra arguments to steerings, within limits.
 
-"steerkit": "abstain@layer=14,strength=1.25"                       one steering
-"steerkit": ["abstain@layer=14", "brief@layer=9,scope=thinking"]   several, applied in this order
-"steerkit": "[{\\"vector\\": \\"abstain\\", \\"layer\\": [14], \\"strength\\": 1.25}]"   the same as JSON text
+    "steerkit": "abstain@layer=14,strength=1.25"                       one spec string, or several parted by " ; "
+    "steerkit": ["abstain@layer=14", "brief@layer=9,scope=thinking"]   several, applied in this order
+    "steerkit": "{\\"vector\\": \\"abstain\\", \\"layers\\": [14]}"          a JSON form, as text, or a list of them
+
+In the JSON form a vector is a name, or `{"name", "sha256"}`, which is refused where the server's vector of that name is
+another one. Fields that are left out have their defaults.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from steerkit.core.errors import MisuseError
-from steerkit.engines.remote.arguments import ARGUMENT, DIGESTS, PROMPT_TOKENS
-from steerkit.interventions.spec import KEYS, parse_spec
+from steerkit.core.errors import MisuseError, SteerkitError
+from steerkit.engines.remote.arguments import ARGUMENT, PROMPT_TOKENS
+from steerkit.interventions.base import Intervention, json_reference
+from steerkit.interventions.gate import PositionGate
+from steerkit.interventions.prompt_edit import PromptEdit
+from steerkit.interventions.spec import parse_all
 from steerkit.interventions.steering import Steering
-from steerkit.interventions.vector import SteeringVector
+from steerkit.interventions.store import Store, from_json
 
 LONGEST_SPEC = 1024
 LONGEST_JSON = 1 << 16
-MOST_STEERINGS = 16
+MOST_INTERVENTIONS = 16
 # Ranges are written out number by number, so a short text could ask for millions.
 MOST_COLONS = 4
 WIDE_RANGE = re.compile(r"[0-9]{4}\s*:|:\s*[0-9]{4}")
+LONGEST_MESSAGE = 500
+# What of a steering vLLM's tables express; a steering with any other field is refused by the field's name.
+EXPRESSED = {"vector", "layers", "strength", "operation", "scope", "target", "gate"}
 
-Load = Callable[[str], SteeringVector]
+
+def supports(intervention: Intervention) -> str | None:
+    """Return why vLLM cannot carry out an intervention; None where it can.
+
+    Prompt edits are made before a prompt is sent, so those that edit the prompt alone are carried out.
+    """
+    if intervention.gate is not None and not isinstance(intervention.gate, PositionGate):
+        return (
+            f"'gate' {intervention.gate.name!r} is read from the whole prompt, and vLLM gates positions alone"
+        )
+    if isinstance(intervention, PromptEdit):
+        return None if intervention.begin is None else "'begin' forces tokens, which vLLM cannot"
+    if not isinstance(intervention, Steering):
+        return "vLLM has no rules on logits"
+    for field in dataclasses.fields(intervention):
+        value = getattr(intervention, field.name)
+        if field.name not in EXPRESSED and value != field.default:
+            return f"{field.name!r} {value!r} is not supported in vLLM"
+    if not intervention.acts_by.in_vllm:
+        return f"'operation' {intervention.operation!r} is not supported in vLLM"
+    return None
 
 
-def parse_steerings(value: Any, load: Load, load_gate: Load) -> tuple[Steering, ...]:
-    """The steerings that a request's `steerkit` argument names. Raises SteerkitError saying what is wrong.
+def to_argument(steerings: Iterable[Steering]) -> list[str]:
+    """Return what the extra argument `steerkit` holds over HTTP, whose values are flat: JSON forms as texts."""
+    return [json.dumps(each.to_json()) for each in steerings]
 
-    `load` and `load_gate` turn a name into a vector, and are all that touches a file.
+
+def read_argument(value: Any, vectors: Store) -> tuple[Intervention, ...]:
+    """Return the interventions that a request's `steerkit` argument names, their vectors taken from `vectors`.
+
+    Raises SteerkitError saying what is wrong, in a bounded message.
     """
     if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
         value = _json(value)
     entries = value if isinstance(value, list) else [value]
-    if len(entries) > MOST_STEERINGS:
-        raise MisuseError(f"{len(entries)} steerings in one request: at most {MOST_STEERINGS}")
-    return tuple(parse_spec(_spec(entry), load, load_gate) for entry in entries)
+    _check_count(len(entries))
+    try:
+        found = tuple(each for entry in entries for each in _read(entry, vectors))
+    except SteerkitError as error:
+        raise MisuseError(str(error)[:LONGEST_MESSAGE]) from error
+    _check_count(len(found))
+    return found
 
 
-def check_digests(value: Any, steerings: Sequence[Steering]) -> None:
-    """Raise MisuseError where a request says which vectors it means, and these are others."""
-    if value is None:
-        return
-    ours = digests_of(steerings)
-    if (
-        not isinstance(value, list)
-        or not all(isinstance(digest, str) for digest in value)
-        or len(value) != len(ours)
-    ):
-        raise MisuseError(f"{DIGESTS!r} is a list of {len(ours)} texts, one for each vector that is named")
-    names = [vector.name for steering in steerings for vector in steering.vectors]
-    for name, digest, asked in zip(names, ours, value, strict=True):
-        if digest != asked:
-            raise MisuseError(
-                f"{DIGESTS!r}: this server's vector {name!r} is another one (digest {digest[:12]}, not "
-                f"{str(asked)[:12]}): put yours into its folder under a name of its own"
-            )
-
-
-def digests_of(steerings: Sequence[Steering]) -> list[str]:
-    """The digests of all vectors in the order in which the steerings name them."""
-    return [vector.digest for steering in steerings for vector in steering.vectors]
-
-
-def parse_prompt_tokens(value: Any) -> int | None:
-    """Where the completion begins, as a number of tokens; None where the request leaves it to the prompt."""
+def read_prompt_tokens(value: Any) -> int | None:
+    """Return where the completion begins, in tokens; None where the request leaves it to the prompt."""
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise MisuseError(f"{PROMPT_TOKENS} is a number of tokens of at least 1, got {str(value)[:80]!r}")
     return value
+
+
+def _check_count(count: int) -> None:
+    if count > MOST_INTERVENTIONS:
+        raise MisuseError(f"{count} steerings in one request: at most {MOST_INTERVENTIONS}")
 
 
 def _json(text: str) -> Any:
@@ -84,11 +103,11 @@ def _json(text: str) -> Any:
         raise MisuseError(f"{ARGUMENT!r} begins like JSON and is none: {error}") from error
 
 
-def _spec(entry: Any) -> str:
+def _read(entry: Any, vectors: Store) -> tuple[Intervention, ...]:
     if isinstance(entry, str) and entry.lstrip().startswith("{"):
         entry = _json(entry)
     if isinstance(entry, dict):
-        entry = _spec_of_fields(entry)
+        return (_from_form(entry, vectors),)
     if not isinstance(entry, str):
         raise MisuseError(
             f"a steering is a spec string such as 'abstain@layer=14' or a JSON object, got {type(entry).__name__}"
@@ -97,26 +116,33 @@ def _spec(entry: Any) -> str:
         raise MisuseError(f"a spec has {len(entry)} characters: at most {LONGEST_SPEC}")
     if entry.count(":") > MOST_COLONS or WIDE_RANGE.search(entry):
         raise MisuseError("'layer' holds more or wider ranges than any model has layers")
-    return entry
+    return parse_all([entry], vectors)
 
 
-def _spec_of_fields(fields: dict[str, Any]) -> str:
-    """The spec string of a JSON object, so that there is one reading of both forms."""
-    fields = dict(fields)
-    vector = fields.pop("vector", None)
-    if not isinstance(vector, str):
-        raise MisuseError("a steering's 'vector' is missing, or is not a text")
-    if "layers" in fields:
-        fields["layer"] = fields.pop("layers")
-    options = []
-    for key, value in fields.items():
-        if key not in KEYS:
-            raise MisuseError(f"unknown field {key[:80]!r}; the fields are vector, {', '.join(KEYS)}")
-        values = value if isinstance(value, list) and key == "layer" else [value]
-        if not all(isinstance(v, str | int | float) and not isinstance(v, bool) for v in values):
-            raise MisuseError(f"field {key!r} holds something other than numbers or text")
-        text = "+".join(str(v) for v in values)
-        if "," in text or "=" in text or "@" in text:
-            raise MisuseError(f"field {key!r}: {text[:80]!r} holds a character that no value has")
-        options.append(f"{key}={text}")
-    return f"{vector}@{','.join(options)}"
+def _from_form(form: Mapping[str, Any], vectors: Store) -> Intervention:
+    """An intervention of its JSON form; the vectors that it names are fetched by name, and held against its digests."""
+    known = Store(files=False)
+
+    def fetched(part: Mapping[str, Any]) -> dict[str, Any]:
+        named = part.get("vector")
+        name, digest = (
+            (named.get("name"), named.get("sha256")) if isinstance(named, Mapping) else (named, None)
+        )
+        if not isinstance(name, str):
+            raise MisuseError("a steering's 'vector' is missing, or is no name")
+        vector = vectors.vector(name)
+        if digest not in (None, vector.digest):
+            raise MisuseError(
+                f"this server's vector {vector.name!r} is another one (digest {vector.digest[:12]}, not "
+                f"{str(digest)[:12]}): put yours into its folder under a name of its own"
+            )
+        known.add(vector)
+        return {**part, "vector": json_reference(vector)}
+
+    whole = {"kind": "steering", **form}
+    if whole["kind"] == "steering":
+        whole = fetched(whole)
+    gate = whole.get("gate")
+    if isinstance(gate, Mapping) and gate.get("kind") == "position":
+        whole["gate"] = fetched(gate)
+    return from_json(whole, known)

@@ -20,20 +20,20 @@ from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.engines.remote.arguments import (
     ARGUMENT,
     ARGUMENTS,
-    DIGESTS,
     PROMPT_TOKENS,
     asked_for,
     our_names,
 )
 from steerkit.engines.remote.identity import ModelIdentity
-from steerkit.engines.remote.vectors import PROBE_GATE, VectorShelf
-from steerkit.engines.remote.wire import check_digests, parse_prompt_tokens, parse_steerings
-from steerkit.engines.transformers.table import Stage
-from steerkit.integrations.vllm.ledger import CellsExhaustedError, Ledger
+from steerkit.engines.remote.vectors import ServedVectors
+from steerkit.engines.remote.wire import read_argument, read_prompt_tokens, supports
+from steerkit.engines.transformers.stages import Stage
+from steerkit.integrations.vllm.capacity import Capacity, CellsExhaustedError
 from steerkit.integrations.vllm.patches import Patches
 from steerkit.integrations.vllm.payload import Payload
 from steerkit.integrations.vllm.settings import Settings
-from steerkit.interventions.steering import Gate, Steering
+from steerkit.interventions.base import Intervention
+from steerkit.interventions.steering import Steering
 from steerkit.models.markers import DEFAULT, MarkerIds
 
 # Beyond this a state's squares overflow in the norm that follows, and the row's keys and values with it.
@@ -42,8 +42,6 @@ LARGEST_GAIN = 1e4
 # Cells whose constants are kept ready: a grid's cells come again with every prompt. Each is up to three vectors.
 KEPT = 4096
 MOST_CHECKED = 4096
-# What of a steering the payload expresses; a steering with any other field is refused by the field's name.
-EXPRESSED = {"vector", "layers", "strength", "operation", "scope", "target", "gate"}
 # Connectors that find keys and values by vLLM's own block hashes, which `sharing` makes tell steerings apart. The
 # others look them up by tokens alone, or carry them to another server.
 BY_BLOCK_HASH = {"OffloadingConnector", "SimpleCPUOffloadConnector"}
@@ -60,7 +58,7 @@ class Admission:
         self._dtype: torch.dtype = model.dtype
         n_layers, width = model.hf_text_config.num_hidden_layers, model.get_hidden_size()
         self._identity = ModelIdentity(model.model, model.architectures[0], n_layers, width)
-        self._shelf = VectorShelf(settings.vectors, n_layers, width)
+        self._vectors = ServedVectors(settings.vectors, n_layers, width)
         self._checked: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
         self._wires: OrderedDict[tuple[tuple[str, ...], int | None], dict[str, Any] | None] = OrderedDict()
@@ -77,7 +75,7 @@ class Admission:
         """
         if not asked_for(extra_args):
             return None
-        first = parse_prompt_tokens(extra_args.get(PROMPT_TOKENS))
+        first = read_prompt_tokens(extra_args.get(PROMPT_TOKENS))
         if prompt_length is None:
             raise MisuseError("a prompt given as embeddings cannot be steered: its tokens are not known")
         if first is not None and first > prompt_length:
@@ -87,22 +85,20 @@ class Admission:
     def check(self, extra_args: dict[str, Any]) -> None:
         """Raise what `wire` would raise, as far as it does not depend on the prompt."""
         if asked_for(extra_args):
-            self._wire(extra_args, parse_prompt_tokens(extra_args.get(PROMPT_TOKENS)))
+            self._wire(extra_args, read_prompt_tokens(extra_args.get(PROMPT_TOKENS)))
 
     def _wire(self, extra_args: dict[str, Any], first: int | None) -> dict[str, Any] | None:
         with self._lock:  # vLLM checks raw prompts in a thread of their own
-            steerings = self._steerings(extra_args[ARGUMENT])
-            check_digests(extra_args.get(DIGESTS), steerings)
+            asked = self._asked(extra_args[ARGUMENT])
             self._check_setup()
-            for steering in steerings:
-                self._check(steering)
+            steerings = [self._checked_steering(each) for each in asked]
             return self._kept_or_made(steerings, first)
 
-    def _steerings(self, value: Any) -> tuple[Steering, ...]:
+    def _asked(self, value: Any) -> tuple[Intervention, ...]:
         if not isinstance(value, tuple):
-            return parse_steerings(value, self._shelf.load, self._shelf.load_gate)
+            return read_argument(value, self._vectors)
         # From an engine in this process: JSON has no tuples.
-        if not all(isinstance(steering, Steering) for steering in value):
+        if not all(isinstance(each, Intervention) for each in value):
             raise MisuseError(f"{ARGUMENT!r} is a spec, a list of specs, or a tuple of Steering objects")
         return value
 
@@ -139,21 +135,22 @@ class Admission:
             if holds:
                 raise MisuseError(f"this server runs with {reason}, where a request cannot be steered safely")
 
+    def _checked_steering(self, asked: Intervention) -> Steering:
+        if (reason := supports(asked)) is not None:
+            raise MisuseError(reason)
+        if not isinstance(asked, Steering):
+            raise MisuseError(f"{asked.label!r} edits the prompt, which a client does before it sends one")
+        self._check(asked)
+        return asked
+
     def _check(self, steering: Steering) -> None:
-        for vector in steering.vectors:
+        for vector in steering.tensors:
             key = (vector.digest, vector.metadata.fingerprint)
             if key not in self._checked:
                 self._identity.check(vector, exact=not self._settings.allow_mismatch)
                 if len(self._checked) >= MOST_CHECKED:
                     self._checked.clear()  # a request can name any number of random controls
                 self._checked.add(key)
-        if steering.gate is not None and not isinstance(steering.gate, Gate):
-            raise MisuseError(PROBE_GATE)
-        for field in dataclasses.fields(steering):
-            if field.name not in EXPRESSED and (asked := getattr(steering, field.name)) != field.default:
-                raise MisuseError(
-                    f"{field.name!r} {asked!r} is not supported in vLLM: use the transformers engine"
-                )
         if steering.scope in ("thinking", "answer"):
             if self._config.speculative_config is not None:
                 raise MisuseError(f"'scope' {steering.scope!r} is not supported with speculative decoding")
@@ -177,7 +174,9 @@ class Admission:
                     f"'layer' {cell.layer} is not among those that this server steers (STEERKIT_LAYERS)"
                 )
             Stage.stack([cell.constants], like)  # raises where the number format cannot hold a constant
-            if float(cell.constants.shift.norm()) > largest or abs(cell.constants.gain) > LARGEST_GAIN:
+            constants = cell.constants
+            factor = max(abs(constants.gain), abs(constants.amount))
+            if float(constants.shift.norm()) > largest or factor > LARGEST_GAIN:
                 raise MisuseError(
                     f"'strength' at layer {cell.layer} is absurdly large: it would overflow the model"
                 )
@@ -199,7 +198,7 @@ def install(patches: Patches) -> None:
     def output_init(original: Callable[..., None], self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
         cells = Settings.from_environment().cells
-        self.steerkit = Ledger(cells, lambda name: name in self.request_states)
+        self.steerkit = Capacity(cells, lambda name: name in self.request_states)
 
     patches.wrap(InputProcessor, "process_inputs", _checked)
     patches.wrap(InputProcessor, "__init__", input_init)
@@ -280,7 +279,8 @@ def _check_http(admission: Admission) -> None:
 def _refused(message: str) -> Exception:
     from vllm.exceptions import VLLMValidationError
 
-    return VLLMValidationError(message, parameter=ARGUMENT)
+    error: Exception = VLLMValidationError(message, parameter=ARGUMENT)
+    return error
 
 
 def _size(wire: dict[str, Any] | None) -> int:

@@ -25,7 +25,7 @@ from steerkit.integrations.vllm.tables import Tables
 log = logging.getLogger("vllm.steerkit")
 
 
-class Steerer:
+class RunnerSteering:
     """What the plugin adds to one runner. `refusal` says why this model or set-up cannot be steered, if so."""
 
     def __init__(self, runner: Any, settings: Settings) -> None:
@@ -89,27 +89,27 @@ def attach(runner: Any) -> None:
     """Make a runner that has its model steerable, or note why it is not."""
     if hasattr(runner, "steerkit"):
         return
-    steerer = Steerer(runner, Settings.from_environment())
-    runner.steerkit = steerer
+    steering = RunnerSteering(runner, Settings.from_environment())
+    runner.steerkit = steering
     patches = Patches()
-    if steerer.refusal is not None:
-        log.warning("steerkit: steered requests will be refused: %s", steerer.refusal)
+    if steering.refusal is not None:
+        log.warning("steerkit: steered requests will be refused: %s", steering.refusal)
         patches.wrap(
             runner,
             "execute_model",
-            lambda call, scheduled, *a, **k: _refusing(steerer, runner, call, scheduled, *a, **k),
+            lambda call, scheduled, *a, **k: _refusing(steering, runner, call, scheduled, *a, **k),
         )
         return
-    patches.wrap(runner, "execute_model", lambda call, *a, **k: _execute(steerer, runner, call, *a, **k))
+    patches.wrap(runner, "execute_model", lambda call, *a, **k: _execute(steering, runner, call, *a, **k))
     for name in ("_dummy_run", "profile_run", "capture_model", "profile_cudagraph_memory"):
         if hasattr(runner, name):
-            patches.wrap(runner, name, lambda call, *a, **k: _idle(steerer, call, *a, **k))
+            patches.wrap(runner, name, lambda call, *a, **k: _idle(steering, call, *a, **k))
     if hasattr(runner, "_prepare_inputs"):
         patches.wrap(
-            runner, "_prepare_inputs", lambda call, *a, **k: _prepare_first(steerer, runner, call, *a, **k)
+            runner, "_prepare_inputs", lambda call, *a, **k: _prepare_first(steering, runner, call, *a, **k)
         )
     else:
-        patches.wrap(runner, "prepare_inputs", lambda call, *a, **k: _prepare_second(steerer, call, *a, **k))
+        patches.wrap(runner, "prepare_inputs", lambda call, *a, **k: _prepare_second(steering, call, *a, **k))
 
 
 def find_blocks(model: nn.Module, n_layers: int) -> dict[int, nn.Module]:
@@ -134,15 +134,15 @@ def find_blocks(model: nn.Module, n_layers: int) -> dict[int, nn.Module]:
 def report(worker: Any) -> str | None:
     """Why this worker cannot steer, after running a token through it; None where it can."""
     runner = worker.model_runner
-    steerer = getattr(runner, "steerkit", None)
-    if steerer is None:
+    steering = getattr(runner, "steerkit", None)
+    if steering is None:
         return "the plugin did not reach the worker"
-    if steerer.refusal is None:
+    if steering.refusal is None:
         worker.execute_dummy_batch()
-        missed = [layer for layer in steerer.tables.layers if not steerer.tables.fired[layer]]
+        missed = [layer for layer in steering.tables.layers if not steering.tables.fired[layer]]
         if missed:
-            steerer.refusal = f"blocks {missed} return no residual stream that is understood"
-    return steerer.refusal
+            steering.refusal = f"blocks {missed} return no residual stream that is understood"
+    return steering.refusal
 
 
 def _hook(layer: int, _module: nn.Module, _args: Any, output: Any) -> None:
@@ -152,38 +152,38 @@ def _hook(layer: int, _module: nn.Module, _args: Any, output: Any) -> None:
 
 
 def _execute(
-    steerer: Steerer, runner: Any, call: Callable[..., Any], scheduled: Any, *args: Any, **kwargs: Any
+    steering: RunnerSteering, runner: Any, call: Callable[..., Any], scheduled: Any, *args: Any, **kwargs: Any
 ) -> Any:
-    tables = steerer.tables
+    tables = steering.tables
     assert tables is not None
     if kwargs.get("dummy_run"):
-        return _idle(steerer, call, scheduled, *args, **kwargs)
-    steerer.follow(runner, scheduled)
+        return _idle(steering, call, scheduled, *args, **kwargs)
+    steering.follow(runner, scheduled)
     tables.clear()  # a step that prepares no inputs steers nothing
     before = dict(tables.fired)
     with tables.current():
         done = call(scheduled, *args, **kwargs)
-    steerer.check(before)
+    steering.check(before)
     return done
 
 
 def _refusing(
-    steerer: Steerer, runner: Any, call: Callable[..., Any], scheduled: Any, *args: Any, **kwargs: Any
+    steering: RunnerSteering, runner: Any, call: Callable[..., Any], scheduled: Any, *args: Any, **kwargs: Any
 ) -> Any:
     if any(_wire_of(new.sampling_params) is not None for new in scheduled.scheduled_new_reqs):
-        raise SteerkitError(f"a steered request reached {type(runner).__name__}, but: {steerer.refusal}")
+        raise SteerkitError(f"a steered request reached {type(runner).__name__}, but: {steering.refusal}")
     return call(scheduled, *args, **kwargs)
 
 
-def _idle(steerer: Steerer, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    assert steerer.tables is not None
-    steerer.tables.clear()
-    with steerer.tables.current():
+def _idle(steering: RunnerSteering, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    assert steering.tables is not None
+    steering.tables.clear()
+    with steering.tables.current():
         return call(*args, **kwargs)
 
 
 def _prepare_first(
-    steerer: Steerer,
+    steering: RunnerSteering,
     runner: Any,
     call: Callable[..., Any],
     scheduled: Any,
@@ -196,7 +196,7 @@ def _prepare_first(
     batch = runner.input_batch
     size = batch.num_reqs
     total = int(scheduled.total_num_scheduled_tokens)
-    steerer.rows.place(
+    steering.rows.place(
         batch.req_ids[:size],
         batch.num_computed_tokens_cpu[:size],
         counts[:size],
@@ -205,10 +205,10 @@ def _prepare_first(
     return prepared
 
 
-def _prepare_second(steerer: Steerer, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _prepare_second(steering: RunnerSteering, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """The second model runner: what it prepares says everything."""
     batch = call(*args, **kwargs)
-    steerer.rows.place(
+    steering.rows.place(
         batch.req_ids,
         batch.num_computed_tokens_np,
         batch.num_scheduled_tokens,
@@ -219,7 +219,7 @@ def _prepare_second(steerer: Steerer, call: Callable[..., Any], *args: Any, **kw
 
 def _wire_of(sampling_params: Any) -> dict[str, Any] | None:
     """The payload in a request's sampling parameters, if it is steered."""
-    value = (getattr(sampling_params, "extra_args", None) or {}).get(ARGUMENT)
+    value: dict[str, Any] | None = (getattr(sampling_params, "extra_args", None) or {}).get(ARGUMENT)
     if value is None:
         return None
     if not is_wire(value):

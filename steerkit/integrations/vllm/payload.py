@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 
 from steerkit.core.errors import SteerkitError
-from steerkit.engines.transformers.table import ANSWER, PROMPT, THINKING, Constants, Program
+from steerkit.engines.transformers.stages import Acting
+from steerkit.engines.transformers.table import ANSWER, PROMPT, THINKING, Program
 from steerkit.interventions.steering import Steering
 
 PHASES = (PROMPT, THINKING, ANSWER)
 VECTORS = ("shift", "unit", "gate_unit")
-NUMBERS = ("gain", "turn", "gate_threshold")
+NUMBERS = ("gain", "amount", "target", "gate_threshold")
 # Names the version of the form below, so that nothing else passes for it.
-FORM = "steerkit-program-1"
+FORM = "steerkit-program-2"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Cell:
 
     key: str
     layer: int
-    constants: Constants
+    constants: Acting
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class Payload:
         Raises SteerkitError for a program that this form cannot express, which `admission` has refused by field.
         """
         program = Program.of(steerings)
-        if program.fades or program.tells_steps_apart:  # neither cells nor bundles could say so
+        # Neither cells nor bundles could say so.
+        if program.fades or program.tells_steps_apart or program.tells_last_apart:
             raise SteerkitError("a program that follows steps or fades came past the front end's checks")
         if not program.compositions:
             return None
@@ -76,7 +78,7 @@ class Payload:
                 for steering in program.compositions.get((layer, phase), ()):
                     key = f"{steering.digest}:{layer}"
                     if key not in cells:
-                        cells[key] = Cell(key, layer, Constants.of(steering, layer))
+                        cells[key] = Cell(key, layer, Acting.of(steering, layer))
                     acting.append(list(cells).index(key))
             bundles.append(tuple(acting))
         return cls(
@@ -136,6 +138,7 @@ def _digest(keys: Sequence[str]) -> str:
 def _cell_to_wire(cell: Cell) -> dict[str, Any]:
     constants = cell.constants
     wire: dict[str, Any] = {"key": cell.key, "layer": cell.layer, "width": constants.shift.shape[0]}
+    wire["own"] = constants.own
     for name in VECTORS:
         vector: Tensor = getattr(constants, name)
         wire[name] = vector.numpy().tobytes() if vector.any() else b""
@@ -145,7 +148,7 @@ def _cell_to_wire(cell: Cell) -> dict[str, Any]:
 
 
 def _cell_from_wire(wire: dict[str, Any]) -> Cell:
-    parts: dict[str, Any] = {name: wire[name] for name in NUMBERS}
+    parts: dict[str, Any] = {name: wire[name] for name in (*NUMBERS, "own")}
     for name in VECTORS:
         data = wire[name]
         parts[name] = (
@@ -153,4 +156,4 @@ def _cell_from_wire(wire: dict[str, Any]) -> Cell:
             if data
             else torch.zeros(wire["width"])
         )
-    return Cell(wire["key"], wire["layer"], Constants(**parts))
+    return Cell(wire["key"], wire["layer"], Acting(**parts))

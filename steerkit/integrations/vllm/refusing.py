@@ -1,8 +1,9 @@
 """Beside a vLLM that the plugin does not fit: every request that names a steering is refused, all others are served.
 
-Two places are watched. Each request comes through a *door* of the engine, where its sampling parameters are there
-under any version's names. HTTP requests are looked at besides, because beam search and misplaced arguments lose what
-they asked for before that. Without a door there is no promise to keep, and the process has to stop.
+Two places are watched: the functions by which every request enters an engine (its *entries*), where its sampling
+parameters are at hand whatever a version calls things, and the classes of HTTP requests, because beam search and
+misplaced arguments lose what they asked for before that. Where no entry is known nothing can be promised, and the
+process has to stop.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from steerkit.integrations.vllm.patches import Patches
 log = logging.getLogger("vllm.steerkit")
 
 # Ways through which all requests go: one of them is enough, given all its functions.
-DOORS = (
+ENTRIES = (
     (("vllm.v1.engine.input_processor", "InputProcessor", "process_inputs"),),
     (("vllm.v1.engine.processor", "Processor", "process_inputs"),),
     (
@@ -39,11 +40,11 @@ EXTRAS = ("vllm_xargs", "extra_args")
 def install(reason: str) -> None:
     """Refuse all requests that name a steering, for `reason`, which clients are told.
 
-    Raises SteerkitError where this vLLM has no door that is known.
+    Raises SteerkitError where this vLLM has no entry that is known.
     """
     patches = Patches()
 
-    def at_door(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def on_entry(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         for given in (*args, *kwargs.values()):
             params = getattr(given, "sampling_params", given)
             if our_names(getattr(params, "extra_args", None)):
@@ -55,7 +56,7 @@ def install(reason: str) -> None:
             raise _refused(reason)
         return original(request, *args, **kwargs)
 
-    found = [way for way in DOORS if _wrapped(patches, way, at_door)]
+    found = [way for way in ENTRIES if _wrapped(patches, way, on_entry)]
     if not found:
         raise SteerkitError(
             f"{reason}; nor can requests that name a steering be refused there: install another vLLM, or leave the "
@@ -106,4 +107,5 @@ def _refused(reason: str) -> Exception:
         from vllm.exceptions import VLLMValidationError
     except ImportError:
         return ValueError(reason)
-    return VLLMValidationError(reason, parameter=EXTRAS[0])
+    error: Exception = VLLMValidationError(reason, parameter=EXTRAS[0])
+    return error

@@ -4,7 +4,7 @@ vLLM computes a request's positions in pieces: chunks of its prompt, then one to
 after a preemption. A position's phase depends on where the completion begins and, for the scopes `thinking` and
 `answer`, on the text up to it. Where the text is known on the host (prompts, and everything at a resumption) the
 phase is looked up; a token that was just sampled may be known on the device only, so there the state of the
-markers is kept in a lane on the device and moves on with each token, without waiting for it.
+markers is kept on the device (`ThinkingState`) and moves on with each token, without waiting for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from steerkit.core.errors import SteerkitError
 from steerkit.engines.transformers.table import thinking_positions
 from steerkit.integrations.vllm.payload import Payload
-from steerkit.integrations.vllm.tables import Lease, Tables
+from steerkit.integrations.vllm.tables import Allocation, Tables
 
 
 @dataclass
@@ -27,13 +27,13 @@ class Row:
     """One request under way. `thinking` says of each position known on the host whether thinking is open there;
     None where the program does the same in both phases."""
 
-    lease: Lease
+    allocation: Allocation
     first: int
     thinking: np.ndarray | None = None
-    lane: Lane | None = None
+    state: ThinkingState | None = None
 
 
-class Lane:
+class ThinkingState:
     """Whether thinking is open behind the newest token of one row, kept on the device."""
 
     def __init__(self, known: Sequence[int], payload: Payload, device: torch.device) -> None:
@@ -71,23 +71,23 @@ class Rows:
         """A request begins, or begins again: `known` are its tokens so far, the prompt among them."""
         self.forget(request_id)
         first = (payload.first if payload.first is not None else prompt_length) - 1
-        row = Row(self._tables.lease(payload), first)
+        row = Row(self._tables.allocate(payload), first)
         if payload.markers is not None:
             opening, closing = (torch.tensor(marker) for marker in payload.markers)
             row.thinking = thinking_positions(torch.tensor([list(known)]), opening, closing)[0].numpy()
-            row.lane = Lane(known, payload, self._tables.token_slots.device)
+            row.state = ThinkingState(known, payload, self._tables.token_slots.device)
         self._rows[request_id] = row
 
     def payload(self, request_id: str) -> Payload | None:
         """The payload of a request that is under way."""
         row = self._rows.get(request_id)
-        return row.lease.payload if row is not None else None
+        return row.allocation.payload if row is not None else None
 
     def forget(self, request_id: str) -> None:
         """A request ended; nothing happens for one that was not steered."""
         row = self._rows.pop(request_id, None)
         if row is not None:
-            self._tables.release(row.lease)
+            self._tables.release(row.allocation)
 
     def place(
         self, request_ids: Sequence[str], starts: Sequence[int], counts: Sequence[int], input_ids: Tensor
@@ -111,26 +111,26 @@ class Rows:
                 self._host_part(row, start, part)
                 used.update(np.unique(part).tolist())
                 for position in range(max(start, _known(row, start + count)), start + count):
-                    assert row.lane is not None
-                    if row.lane.next != position:
+                    assert row.state is not None
+                    if row.state.next != position:
                         raise SteerkitError(
                             f"request {request_id} is at position {position}, but its text was followed to "
-                            f"{row.lane.next}: steering by thinking would be wrong from here on"
+                            f"{row.state.next}: steering by thinking would be wrong from here on"
                         )
                     token = offset + position - start
-                    sampled.append((token, row.lane.advance(input_ids[token]), row))
-                    used.update(row.lease.slots)
+                    sampled.append((token, row.state.advance(input_ids[token]), row))
+                    used.update(row.allocation.slots)
             offset += count
         on_device = torch.from_numpy(slots).to(input_ids.device, non_blocking=True)
         for token, is_open, row in sampled:
-            _, thinking, answer = row.lease.slots
+            _, thinking, answer = row.allocation.slots
             on_device[token] = torch.where(is_open, thinking, answer)
         self._tables.fill(on_device, sorted(used))
 
     @staticmethod
     def _host_part(row: Row, start: int, slots: np.ndarray) -> None:
         """Slots of the positions from `start` on whose phase the host knows, written into `slots`."""
-        prompt, thinking, answer = row.lease.slots
+        prompt, thinking, answer = row.allocation.slots
         begin = min(max(row.first - start, 0), len(slots))
         slots[:begin] = prompt
         slots[begin:] = answer

@@ -14,8 +14,8 @@ from typing import Any
 
 from steerkit.core.errors import SteerkitError
 from steerkit.engines.remote.arguments import ARGUMENT
+from steerkit.integrations.vllm.capacity import Capacity
 from steerkit.integrations.vllm.execution import report
-from steerkit.integrations.vllm.ledger import Ledger
 from steerkit.integrations.vllm.patches import Patches
 from steerkit.integrations.vllm.payload import is_wire
 from steerkit.integrations.vllm.settings import Settings
@@ -67,7 +67,7 @@ def _guard(patches: Patches, core: Any) -> None:
     def initialise(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
         config = original(self, *args, **kwargs)
         self.steerkit_queued = set()
-        self.steerkit_ledger = Ledger(
+        self.steerkit_capacity = Capacity(
             Settings.from_environment().cells,
             lambda name: name in self.steerkit_queued or name in self.scheduler.requests,
         )
@@ -82,11 +82,11 @@ def _guard(patches: Patches, core: Any) -> None:
             raise SteerkitError(f"this server cannot steer: {self.steerkit_refusals[0]}")
         self.steerkit_queued.add(request.request_id)
         try:
-            self.steerkit_ledger.admit(request.request_id, wire)
+            self.steerkit_capacity.admit(request.request_id, wire)
             return original(self, request)
         except BaseException:
             self.steerkit_queued.discard(request.request_id)
-            self.steerkit_ledger.forget(request.request_id)
+            self.steerkit_capacity.forget(request.request_id)
             raise
 
     def add(original: Callable[..., Any], self: Any, request: Any, *args: Any, **kwargs: Any) -> None:
@@ -101,7 +101,7 @@ def _guard(patches: Patches, core: Any) -> None:
 
 
 def _wire(request: Any) -> dict[str, Any] | None:
-    value = (getattr(request.sampling_params, "extra_args", None) or {}).get(ARGUMENT)
+    value: dict[str, Any] | None = (getattr(request.sampling_params, "extra_args", None) or {}).get(ARGUMENT)
     if value is None:
         return None
     if not is_wire(value):

@@ -18,17 +18,20 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from steerkit.core.errors import SteerkitError
-from steerkit.engines.transformers.table import Constants, Stage
-from steerkit.integrations.vllm.payload import NUMBERS, VECTORS, Payload
+from steerkit.core.registry import OPERATIONS
+from steerkit.engines.transformers.stages import OPEN, Acting, Own, Stage
+from steerkit.integrations.vllm.payload import VECTORS, Payload
 
 # Which tables the operation reads: those of the runner that is executing in this thread.
 _current: ContextVar[Tables | None] = ContextVar("steerkit_tables", default=None)
-_library = torch.library.Library("steerkit", "FRAGMENT")
+_Library: Any = torch.library.Library  # without types
+_library = _Library("steerkit", "FRAGMENT")
 
 
 class Pool:
@@ -46,7 +49,7 @@ class Pool:
         if new:
             if not self._free:
                 raise SteerkitError(
-                    f"no {self._what} is free; the request should have been refused at the door"
+                    f"no {self._what} is free; admission control should have refused the request"
                 )
             self._number[key] = self._free.pop()
         self._users[key] += 1
@@ -78,38 +81,49 @@ class LayerTable:
             shift=vectors(),
             unit=vectors(),
             gain=numbers(0),
-            turn=numbers(0),
             gate_unit=vectors(),
-            gate_threshold=numbers(float("-inf")),
+            gate_threshold=numbers(OPEN),
             projects=True,
-            turns=True,
             gates=True,
+            own=tuple(
+                Own(operation, numbers(0), numbers(0))
+                for _, operation in OPERATIONS.items()
+                if operation.in_vllm and operation.has_own_arithmetic
+            ),
         )
         self.stage = self.whole
         self.cells = torch.zeros(depth, slots + 1, dtype=torch.int64, device=like.device)
         self.pool = Pool(cells, "cell")
         self._kinds: Counter[str] = Counter()
 
-    def write(self, cell: int, constants: Constants) -> None:
+    def write(self, cell: int, constants: Acting) -> None:
         """Put a new cell's constants into its row."""
-        for name in (*VECTORS, *NUMBERS):
+        for name in (*VECTORS, "gain", "gate_threshold"):
             getattr(self.whole, name)[cell] = torch.as_tensor(getattr(constants, name))
+        for own in self.whole.own:
+            acts = own.operation.name == constants.own
+            own.amount[cell] = constants.amount if acts else 0.0
+            own.target[cell] = constants.target if acts else 0.0
         self._count(constants, 1)
 
-    def forget(self, constants: Constants) -> None:
+    def forget(self, constants: Acting) -> None:
         """A cell with these constants is gone. Its row stays as it is: no slot points to it."""
         self._count(constants, -1)
 
-    def _count(self, constants: Constants, change: int) -> None:
+    def _count(self, constants: Acting, change: int) -> None:
         self._kinds["projects"] += change * (constants.gain != 0)
-        self._kinds["turns"] += change * (constants.turn != 0)
-        self._kinds["gates"] += change * (constants.gate_threshold != float("-inf"))
-        needed = {kind: self._kinds[kind] > 0 for kind in ("projects", "turns", "gates")}
-        self.stage = dataclasses.replace(self.whole, **needed)  # type: ignore[arg-type]
+        self._kinds["gates"] += change * (constants.gate_threshold != OPEN)
+        self._kinds[constants.own] += change
+        self.stage = dataclasses.replace(
+            self.whole,
+            projects=self._kinds["projects"] > 0,
+            gates=self._kinds["gates"] > 0,
+            own=tuple(own for own in self.whole.own if self._kinds[own.operation.name] > 0),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
-class Lease:
+class Allocation:
     """A program's slots by phase (prompt, thinking, answer), and what has to be given back."""
 
     slots: tuple[int, int, int]
@@ -137,7 +151,7 @@ class Tables:
         self.fired: Counter[int] = Counter()
         self.recorded: dict[int, Tensor] | None = None
 
-    def lease(self, payload: Payload) -> Lease:
+    def allocate(self, payload: Payload) -> Allocation:
         """Slots for this payload's program, sharing what is in the tables already."""
         cell_of: list[int] = []
         for cell in payload.cells:
@@ -150,18 +164,18 @@ class Tables:
                 table.write(number, cell.constants)
             cell_of.append(number)
         slots = [self._slot(payload, bundle, cell_of) for bundle in payload.bundles]
-        return Lease((slots[0], slots[1], slots[2]), payload)
+        return Allocation((slots[0], slots[1], slots[2]), payload)
 
-    def release(self, lease: Lease) -> None:
-        """Give a lease back; what no other lease uses becomes free."""
-        for bundle in lease.payload.bundles:
+    def release(self, allocation: Allocation) -> None:
+        """Give an allocation back; what no other uses becomes free."""
+        for bundle in allocation.payload.bundles:
             if not bundle:
                 continue
-            slot = self._slots.drop(_key(lease.payload, bundle))
+            slot = self._slots.drop(_key(allocation.payload, bundle))
             if slot is not None:
                 for layer in self._depth_of.pop(slot):
                     self.layers[layer].cells[:, slot] = 0
-        for cell in lease.payload.cells:
+        for cell in allocation.payload.cells:
             if cell.layer in self.layers:
                 table = self.layers[cell.layer]
                 if table.pool.drop(cell.key) is not None:

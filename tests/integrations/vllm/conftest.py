@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from steerkit.interventions.steering import Gate, Steering
+from steerkit.interventions.gate import PositionGate
+from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
 from tests.tiny import random_vector, tiny_model
 
@@ -30,6 +31,6 @@ def cells(tiny: LanguageModel) -> list[tuple[Steering, ...]]:
         (v.at(1, operation="ablate"), w.at(1, 0.5)),
         (v.at([0, 3], 0.3, operation="rotate", scope="all"),),
         (w.at(2, operation="clamp", target=1.5, scope="thinking"), v.at(2, 0.7, scope="answer")),
-        (w.at(3, gate=Gate(v, 0.0)),),
+        (w.at(3, gate=PositionGate(v, 0.0)),),
         (v.at(1), v.at(1)),
     ]

@@ -12,13 +12,16 @@ import torch
 
 from steerkit.core.errors import SteerkitError
 from steerkit.engines.remote.identity import checkpoint_fingerprint
-from steerkit.integrations.vllm import admission as front_door
+from steerkit.engines.transformers.stages import Acting
+from steerkit.integrations.vllm import admission as admitting
 from steerkit.integrations.vllm.admission import Admission
 from steerkit.integrations.vllm.payload import NUMBERS, VECTORS, Payload, is_wire
 from steerkit.integrations.vllm.settings import Settings
-from steerkit.interventions.operations import Constants
+from steerkit.interventions.gate import ProbeGate
+from steerkit.interventions.logit_rules import ThinkingBudget
 from steerkit.interventions.probe import Probe, ProbeMetadata
-from steerkit.interventions.steering import ProbeGate, Steering
+from steerkit.interventions.prompt_edit import PromptEdit
+from steerkit.interventions.steering import Steering
 from steerkit.interventions.vector import SteeringVector
 from steerkit.models import LanguageModel
 from tests.tiny import random_vector, tiny_model
@@ -33,7 +36,7 @@ def checkpoint(tiny: LanguageModel, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="module")
-def shelf(tiny: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tiny: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("vectors")
     random_vector(tiny, name="good").save(folder / "good.safetensors")
     random_vector(tiny_model(seed=7), name="other").save(folder / "other.safetensors")
@@ -62,8 +65,8 @@ def config(checkpoint: Path, dtype: torch.dtype = torch.float32, **changes: Any)
 
 
 @pytest.fixture
-def admission(tiny: LanguageModel, checkpoint: Path, shelf: Path) -> Admission:
-    return Admission(config(checkpoint), tiny.tokenizer, Settings(vectors=shelf.resolve(), depth=2))
+def admission(tiny: LanguageModel, checkpoint: Path, folder: Path) -> Admission:
+    return Admission(config(checkpoint), tiny.tokenizer, Settings(vectors=folder.resolve(), depth=2))
 
 
 def test_a_sound_request_leaves_as_the_constants_of_its_steerings(
@@ -95,15 +98,20 @@ def test_equal_requests_are_computed_once_and_others_are_not_mixed_up(admission:
     [
         ({"steerkit": "../good@layer=1"}, "not the name"),
         ({"steerkit": "/etc/passwd@layer=1"}, "not the name"),
-        ({"steerkit": "good@layer=1,gate=/etc/passwd,threshold=0"}, "not the name"),
+        ({"steerkit": "good@layer=1,gate=/etc/passwd,threshold=0.5"}, "not the name"),
+        ({"steerkit": "good@layer=1,along=/etc/passwd,threshold=0"}, "not the name"),
         ({"steerkit": "absent@layer=1"}, "no vector 'absent'"),
         ({"steerkit": "narrow@layer=1"}, "width 16"),
         ({"steerkit": "shallow@layer=1"}, "2 layers"),
         ({"steerkit": "other@layer=1"}, "other weights"),
-        ({"steerkit": "good@layer=1,gate=other,threshold=0"}, "other weights"),
+        ({"steerkit": "good@layer=1,along=other,threshold=0"}, "other weights"),
         ({"steerkit": "good@layer=4"}, "layer 4"),
         ({"steerkit": "good@layer=1,half_life=8"}, "'half_life' 8.0 is not supported"),
         ({"steerkit": "good@layer=1,positions=boundaries"}, "'positions' 'boundaries' is not supported"),
+        ({"steerkit": "good@layer=1,positions=last"}, "'positions' 'last' is not supported"),
+        ({"steerkit": "thinking-budget@tokens=4"}, "no rules on logits"),
+        ({"steerkit": "dont-know-system"}, "edits the prompt"),
+        ({"steerkit": 'prompt@begin="Sure"'}, "'begin' forces tokens"),
         ({"steerkit": "good@layer=1,strength=1e30"}, "'strength'"),
         ({"steerkit": "good@layer=1,strength=1e39"}, "strength"),
         ({"steerkit": "good@layer=1,strength=1e9,operation=ablate"}, "'strength'"),
@@ -129,7 +137,7 @@ def test_a_hostile_or_mistaken_request_is_refused_by_name(
 def test_a_field_that_vllm_does_not_know_is_refused_by_name(
     admission: Admission, tiny: LanguageModel
 ) -> None:
-    @dataclass(frozen=True, eq=False)
+    @dataclass(frozen=True, eq=False, repr=False)
     class Decaying(Steering):
         decay: float = 1.0
 
@@ -140,9 +148,14 @@ def test_a_field_that_vllm_does_not_know_is_refused_by_name(
 
 
 def test_a_payload_holds_all_constants_or_is_none(tiny: LanguageModel) -> None:
-    assert {field.name for field in fields(Constants)} == {*VECTORS, *NUMBERS, "halvings"}
+    uncounted = "gate"  # numbers gates whose firing is counted, which nobody asks of vLLM
+    assert {field.name for field in fields(Acting)} == {*VECTORS, *NUMBERS, "own", "halvings", uncounted}
     vector = random_vector(tiny)
-    for asked in (vector.at(1, half_life=8.0), vector.at(1, positions="boundaries")):
+    for asked in (
+        vector.at(1, half_life=8.0),
+        vector.at(1, positions="boundaries"),
+        vector.at(1, positions="last"),
+    ):
         with pytest.raises(SteerkitError, match="past the front end's checks"):
             Payload.of((asked,), ((3,), (4,)))
 
@@ -150,7 +163,7 @@ def test_a_payload_holds_all_constants_or_is_none(tiny: LanguageModel) -> None:
 def test_what_is_kept_ready_is_bounded_by_its_cells(
     admission: Admission, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(front_door, "KEPT", 8)
+    monkeypatch.setattr(admitting, "KEPT", 8)
     for number in range(40):
         spec = f"good@layer=0:3,strength={number}"
         wire = admission.wire({"steerkit": spec}, 9)
@@ -160,23 +173,39 @@ def test_what_is_kept_ready_is_bounded_by_its_cells(
 
 
 def test_half_precision_refuses_what_it_cannot_hold(
-    tiny: LanguageModel, checkpoint: Path, shelf: Path
+    tiny: LanguageModel, checkpoint: Path, folder: Path
 ) -> None:
-    half = Admission(config(checkpoint, torch.float16), tiny.tokenizer, Settings(vectors=shelf.resolve()))
+    half = Admission(config(checkpoint, torch.float16), tiny.tokenizer, Settings(vectors=folder.resolve()))
     assert half.wire({"steerkit": "good@layer=1"}, 9) is not None
     for strength in ("1e3", "1e6"):
         with pytest.raises(SteerkitError, match="strength"):
             half.wire({"steerkit": f"good@layer=1,strength={strength}"}, 9)
 
 
-def test_a_probe_gate_is_refused_by_name(admission: Admission, shelf: Path, tiny: LanguageModel) -> None:
+def test_a_probe_gate_is_refused_by_name(admission: Admission, folder: Path, tiny: LanguageModel) -> None:
     metadata = ProbeMetadata(name="probe", model=tiny.name, fingerprint=tiny.fingerprint, layer=1)
     probe = Probe(torch.ones(tiny.n_layers, tiny.d_model), torch.zeros(tiny.n_layers), metadata)
-    probe.save(shelf / "probe.safetensors")
+    probe.save(folder / "probe.safetensors")
     gated = random_vector(tiny).at(2, gate=ProbeGate(probe))
     for arguments in ({"steerkit": "good@layer=1,gate=probe,threshold=0.5"}, {"steerkit": (gated,)}):
-        with pytest.raises(SteerkitError, match="'gate' names a probe"):
+        with pytest.raises(SteerkitError, match=r"'gate' 'probe' .*vLLM gates positions alone"):
             admission.wire(arguments, 9)
+
+
+def test_an_operation_with_arithmetic_of_its_own_travels_by_name(admission: Admission) -> None:
+    wire = admission.wire({"steerkit": "good@layer=1,strength=0.5,operation=rotate"}, 9)
+    assert wire is not None
+    [cell] = Payload.from_wire(wire).cells
+    assert (cell.constants.own, cell.constants.amount) == ("rotate", 0.5)
+
+
+def test_objects_that_act_elsewhere_are_refused(admission: Admission) -> None:
+    for other, named in (
+        (ThinkingBudget(4), "no rules on logits"),
+        (PromptEdit("Be brief."), "edits the prompt"),
+    ):
+        with pytest.raises(SteerkitError, match=named):
+            admission.wire({"steerkit": (other,)}, 9)
 
 
 @pytest.mark.parametrize(
@@ -187,9 +216,9 @@ def test_a_probe_gate_is_refused_by_name(admission: Admission, shelf: Path, tiny
     ],
 )
 def test_scopes_that_follow_the_text_are_refused_where_it_cannot_be_followed(
-    changes: dict[str, Any], named: str, tiny: LanguageModel, checkpoint: Path, shelf: Path
+    changes: dict[str, Any], named: str, tiny: LanguageModel, checkpoint: Path, folder: Path
 ) -> None:
-    there = Admission(config(checkpoint, **changes), tiny.tokenizer, Settings(vectors=shelf.resolve()))
+    there = Admission(config(checkpoint, **changes), tiny.tokenizer, Settings(vectors=folder.resolve()))
     assert there.wire({"steerkit": "good@layer=1"}, 9) is not None
     with pytest.raises(SteerkitError, match=named):
         there.wire({"steerkit": "good@layer=1,scope=thinking"}, 9)
@@ -206,25 +235,25 @@ def test_scopes_that_follow_the_text_are_refused_where_it_cannot_be_followed(
     ],
 )
 def test_a_setup_whose_tokens_are_split_up_is_refused(
-    changes: dict[str, Any], tiny: LanguageModel, checkpoint: Path, shelf: Path
+    changes: dict[str, Any], tiny: LanguageModel, checkpoint: Path, folder: Path
 ) -> None:
-    there = Admission(config(checkpoint, **changes), tiny.tokenizer, Settings(vectors=shelf.resolve()))
+    there = Admission(config(checkpoint, **changes), tiny.tokenizer, Settings(vectors=folder.resolve()))
     with pytest.raises(SteerkitError, match="this server runs with"):
         there.wire({"steerkit": "good@layer=1"}, 9)
 
 
 def test_a_cache_that_goes_by_block_hashes_is_no_obstacle(
-    tiny: LanguageModel, checkpoint: Path, shelf: Path
+    tiny: LanguageModel, checkpoint: Path, folder: Path
 ) -> None:
     offloading = config(checkpoint, kv_transfer_config=SimpleNamespace(kv_connector="OffloadingConnector"))
-    there = Admission(offloading, tiny.tokenizer, Settings(vectors=shelf.resolve()))
+    there = Admission(offloading, tiny.tokenizer, Settings(vectors=folder.resolve()))
     assert there.wire({"steerkit": "good@layer=1"}, 9) is not None
 
 
 def test_layers_that_the_server_does_not_hook_are_refused(
-    tiny: LanguageModel, checkpoint: Path, shelf: Path
+    tiny: LanguageModel, checkpoint: Path, folder: Path
 ) -> None:
-    few = Settings(vectors=shelf.resolve(), layers=frozenset({1, 2}))
+    few = Settings(vectors=folder.resolve(), layers=frozenset({1, 2}))
     there = Admission(config(checkpoint), tiny.tokenizer, few)
     assert there.wire({"steerkit": "good@layer=1+2"}, 9) is not None
     with pytest.raises(SteerkitError, match="'layer' 3"):
@@ -236,8 +265,8 @@ def test_embeddings_have_no_positions_to_steer(admission: Admission) -> None:
         admission.wire({"steerkit": "good@layer=1"}, None)
 
 
-def test_a_mismatch_that_is_meant_is_let_through(tiny: LanguageModel, checkpoint: Path, shelf: Path) -> None:
-    lenient = Settings(vectors=shelf.resolve(), allow_mismatch=True)
+def test_a_mismatch_that_is_meant_is_let_through(tiny: LanguageModel, checkpoint: Path, folder: Path) -> None:
+    lenient = Settings(vectors=folder.resolve(), allow_mismatch=True)
     there = Admission(config(checkpoint), tiny.tokenizer, lenient)
     assert there.wire({"steerkit": "other@layer=1"}, 9) is not None
     with pytest.raises(SteerkitError, match="width 16"):

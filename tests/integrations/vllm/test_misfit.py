@@ -142,7 +142,7 @@ def test_http_requests_whose_steering_would_be_lost_on_the_way_are_refused(
     ("module", "kind"),
     [("vllm.v1.engine.processor", "Processor"), ("vllm.v1.engine.input_processor", "InputProcessor")],
 )
-def test_another_door_is_watched_where_the_engines_have_gone(put: Put, module: str, kind: str) -> None:
+def test_another_entry_is_watched_where_the_engines_have_gone(put: Put, module: str, kind: str) -> None:
     class Processor:
         def process_inputs(self, *, params: Any) -> Any:
             return params

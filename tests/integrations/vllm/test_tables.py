@@ -196,16 +196,16 @@ def test_slots_are_shared_freed_and_never_overbooked(tiny: LanguageModel) -> Non
     assert one is not None
     assert two is not None
     assert three is not None
-    leases = [tables.lease(one), tables.lease(one), tables.lease(two)]
-    assert leases[0].slots == leases[1].slots != leases[2].slots
+    allocated = [tables.allocate(one), tables.allocate(one), tables.allocate(two)]
+    assert allocated[0].slots == allocated[1].slots != allocated[2].slots
     with pytest.raises(SteerkitError, match="no cell is free"):
-        tables.lease(three)
-    tables.release(leases[0])
+        tables.allocate(three)
+    tables.release(allocated[0])
     with pytest.raises(SteerkitError, match="no cell is free"):
-        tables.lease(three)
-    tables.release(leases[1])
-    tables.release(leases[2])
-    again = tables.lease(three)
+        tables.allocate(three)
+    tables.release(allocated[1])
+    tables.release(allocated[2])
+    again = tables.allocate(three)
     tables.fill(torch.full((5,), again.slots[2]), [again.slots[2]])
     states = torch.randn(tiny.n_layers, 5, tiny.d_model)
     torch.testing.assert_close(
@@ -252,11 +252,11 @@ def test_hooks_work_inside_a_compiled_graph_whose_tables_change(tiny: LanguageMo
         for strength in (1.0, -2.0):
             payload = payload_of(tiny, (random_vector(tiny).at([1, 3], strength),))
             assert payload is not None
-            lease = tables.lease(payload)
-            tables.fill(torch.tensor([0, lease.slots[2]] * 3), [0, lease.slots[2]])
+            allocation = tables.allocate(payload)
+            tables.fill(torch.tensor([0, allocation.slots[2]] * 3), [0, allocation.slots[2]])
             seen.append(compiled(states))
             torch.testing.assert_close(seen[-1], model(states))
-            tables.release(lease)
+            tables.release(allocation)
         tables.clear()
         assert torch.equal(compiled(states), plain)
     for got in seen:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerkit.integrations.vllm.ledger import SWEEP_AT, CellsExhaustedError, Ledger
+from steerkit.integrations.vllm.capacity import SWEEP_AT, Capacity, CellsExhaustedError
 
 
 def wire(program: str, *cells: tuple[int, str]) -> dict:
@@ -15,44 +15,44 @@ def wire(program: str, *cells: tuple[int, str]) -> dict:
 
 def test_ten_thousand_cells_fail_alone_and_room_comes_back() -> None:
     alive: set[str] = set()
-    ledger = Ledger(8, alive.__contains__)
+    capacity = Capacity(8, alive.__contains__)
     refused = 0
     for number in range(10_000):
         name = f"r{number}"
         try:
-            ledger.admit(name, wire(name, (3, name)))
+            capacity.admit(name, wire(name, (3, name)))
             alive.add(name)
         except CellsExhaustedError:
             refused += 1
     assert (len(alive), refused) == (8, 9_992)
-    ledger.admit("again", wire("r0", (3, "r0")))  # what is in the tables already takes no room
+    capacity.admit("again", wire("r0", (3, "r0")))  # what is in the tables already takes no room
     alive.clear()
-    ledger.admit("new", wire("new", (3, "new")))
+    capacity.admit("new", wire("new", (3, "new")))
 
 
 def test_a_layer_is_full_though_the_programs_are_few() -> None:
-    ledger = Ledger(2, lambda _name: True)
-    ledger.admit("a", wire("a", (1, "x"), (1, "y")))
+    capacity = Capacity(2, lambda _name: True)
+    capacity.admit("a", wire("a", (1, "x"), (1, "y")))
     with pytest.raises(CellsExhaustedError):
-        ledger.admit("b", wire("b", (1, "z")))
-    ledger.admit("c", wire("c", (2, "z")))
-    ledger.forget("a")
-    ledger.admit("b", wire("b", (1, "z")))
+        capacity.admit("b", wire("b", (1, "z")))
+    capacity.admit("c", wire("c", (2, "z")))
+    capacity.forget("a")
+    capacity.admit("b", wire("b", (1, "z")))
 
 
 def test_ended_requests_are_forgotten_though_there_is_room() -> None:
     alive = ""
-    ledger = Ledger(8, lambda name: name == alive)
+    capacity = Capacity(8, lambda name: name == alive)
     for number in range(50_000):
         alive = f"r{number}"
-        ledger.admit(alive, wire("always the same", (3, "cell")))
-    assert len(ledger._requests) <= 2 * SWEEP_AT
+        capacity.admit(alive, wire("always the same", (3, "cell")))
+    assert len(capacity._requests) <= 2 * SWEEP_AT
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5), st.booleans())))
 def test_never_more_distinct_programs_than_fit(steps: list[tuple[int, int, bool]]) -> None:
     alive: dict[str, str] = {}
-    ledger = Ledger(3, alive.__contains__)
+    capacity = Capacity(3, alive.__contains__)
     for request, program, ends in steps:
         name = f"r{request}"
         if ends:
@@ -60,7 +60,7 @@ def test_never_more_distinct_programs_than_fit(steps: list[tuple[int, int, bool]
             continue
         others = {p for n, p in alive.items() if n != name}
         try:
-            ledger.admit(name, wire(f"p{program}", (0, f"c{program}")))
+            capacity.admit(name, wire(f"p{program}", (0, f"c{program}")))
             alive[name] = f"p{program}"
         except CellsExhaustedError:
             assert len(others | {alive.get(name)}) >= 3

@@ -1,8 +1,7 @@
-"""Which distinct steerings are in use, and whether there is room for those of one more request.
+"""Admission control by capacity: which distinct steerings are in use, and whether one more request's would fit.
 
-The engine core and the front end each keep a ledger over the requests that they know to be alive, which are at
-least those that hold a slot in a worker. So a request that would not fit is refused at the door, and a worker's
-tables cannot overflow.
+The engine core and the front end each count the requests that they know to be alive, which are at least those that
+hold a slot in a worker. So a request that would not fit is refused before it gets there, and no table overflows.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 from steerkit.core.errors import SteerkitError
 
 Wire = dict[str, Any]
-# How many ended requests may be remembered before they are looked for: nobody tells a ledger that one ended.
+# How many ended requests may be remembered before they are looked for: nobody says that one ended.
 SWEEP_AT = 1024
 
 
@@ -22,14 +21,14 @@ class CellsExhaustedError(SteerkitError):
     """The tables hold as many distinct steerings as they can; the request may be sent again later."""
 
 
-class Ledger:
-    """Live steered requests and their demand. `capacity` is the number of cells that each layer holds.
+class Capacity:
+    """Live steered requests and their demand. `cells_per_layer` is how many each layer's table holds.
 
     `is_alive` says of a request that was once let in whether it still runs.
     """
 
-    def __init__(self, capacity: int, is_alive: Callable[[str], bool]) -> None:
-        self._capacity = capacity
+    def __init__(self, cells_per_layer: int, is_alive: Callable[[str], bool]) -> None:
+        self._cells_per_layer = cells_per_layer
         self._is_alive = is_alive
         self._requests: dict[str, Wire] = {}
         self._sweep_at = SWEEP_AT
@@ -44,8 +43,9 @@ class Ledger:
             self._forget_ended()
             if not self._fits(wire):
                 raise CellsExhaustedError(
-                    f"{len(self._programs)} distinct steerings are running and there is room for {self._capacity} on a "
-                    "layer: send the request again later, or start the server with a larger STEERKIT_CELLS"
+                    f"{len(self._programs)} distinct steerings are running and there is room for "
+                    f"{self._cells_per_layer} on a layer: send the request again later, or start the server with "
+                    "a larger STEERKIT_CELLS"
                 )
         self._forget([request_id])
         self._requests[request_id] = wire
@@ -65,8 +65,8 @@ class Ledger:
             return True
         used = Counter(layer for layer, _ in self._cells)
         added = Counter(layer for layer, key in _cells(wire) if (layer, key) not in self._cells)
-        return len(self._programs) < self._capacity and all(
-            used[layer] + count <= self._capacity for layer, count in added.items()
+        return len(self._programs) < self._cells_per_layer and all(
+            used[layer] + count <= self._cells_per_layer for layer, count in added.items()
         )
 
     def _forget(self, names: Iterable[str]) -> None:
