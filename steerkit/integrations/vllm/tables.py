@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,8 +29,7 @@ from steerkit.integrations.vllm.payload import VECTORS, Payload
 
 # Which tables the operation reads: those of the runner that is executing in this thread.
 _current: ContextVar[Tables | None] = ContextVar("steerkit_tables", default=None)
-_Library: Any = torch.library.Library  # without types
-_library = _Library("steerkit", "FRAGMENT")
+_library = torch.library.Library("steerkit", "FRAGMENT")
 
 
 class Pool:
