@@ -1,3 +1,5 @@
+from steerkit.analysis.run import Run as Run
+from steerkit.analysis.run import open_run as open_run
 from steerkit.calibration.calibrate import calibrate as calibrate
 from steerkit.calibration.result import Calibration as Calibration
 from steerkit.core.errors import SteerkitError as SteerkitError
@@ -7,9 +9,6 @@ from steerkit.engines.base import Engine as Engine
 from steerkit.engines.base import GateReading as GateReading
 from steerkit.engines.base import Request as Request
 from steerkit.engines.base import ScoreRequest as ScoreRequest
-from steerkit.engines.catalogue import EngineOptions as EngineOptions
-from steerkit.engines.catalogue import engine as engine
-from steerkit.engines.catalogue import open_engine as open_engine
 from steerkit.engines.context import steer as steer
 from steerkit.engines.remote.server import ServerEngine as ServerEngine
 from steerkit.engines.remote.vllm import VllmEngine as VllmEngine
@@ -70,8 +69,6 @@ from steerkit.suites.suite import Suite as Suite
 from steerkit.suites.suite import load_suite as load_suite
 from steerkit.suites.suite import suite as suite
 from steerkit.sweeps.confirmation import choose_then_report as choose_then_report
-from steerkit.sweeps.sweep import Run as Run
-from steerkit.sweeps.sweep import open_run as open_run
 from steerkit.sweeps.sweep import sweep as sweep
 
 __version__: str

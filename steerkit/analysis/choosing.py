@@ -25,11 +25,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steerkit.analysis.frontier import actuated
-from steerkit.analysis.outcomes import METRICS
 from steerkit.analysis.summary import Row
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.files import replacing
-from steerkit.scoring.metrics import Metric
+from steerkit.scoring.metrics import Metric, metrics
 
 CHANGE_SIGNS = {"_rise": 1.0, "_increase": 1.0, "_drop": -1.0, "_decrease": -1.0}
 ALIASES = {"recall": "abstention_recall"}
@@ -103,14 +102,14 @@ class Rule:
 
 
 class Choice(BaseModel):
-    """`choice.json`: the rule in its canonical form, and the cell that it picked on `choose`."""
+    """`choice.json`: the rule in its canonical form, and the cell that it picked on `choose`, as id and spec string."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: Literal[1] = 1
     rule: str
     cell: str
-    steering: str
+    spec: str
 
 
 def parse_rule(text: str) -> Rule:
@@ -187,9 +186,9 @@ def _best(rows: Sequence[Row], objective: Quantity, doses: Mapping[str, float] |
 def _dose(row: Row, doses: Mapping[str, float] | None) -> float:
     if doses is not None:
         return doses.get(row.cell, math.inf)
-    if row.strength is not None:
-        return abs(row.strength)
-    return math.inf if row.steering else 0.0  # a composition has no one strength, a decoration pushes nothing
+    if row.at.strength is not None:
+        return abs(row.at.strength)
+    return math.inf if row.at.steerings else 0.0  # a composition has no one strength, an edit pushes nothing
 
 
 def _distance(row: Row, rule: Rule) -> float:
@@ -221,13 +220,14 @@ def _limit(name: str, most: float) -> Bound:
 
 
 def _quantity(name: str) -> Quantity:
-    if name in METRICS or name in ALIASES:
-        return Quantity(METRICS[ALIASES.get(name, name)])
+    known = metrics()
+    if name in known or name in ALIASES:
+        return Quantity(known[ALIASES.get(name, name)])
     for suffix, sign in CHANGE_SIGNS.items():
         metric = ALIASES.get(name.removesuffix(suffix), name.removesuffix(suffix))
-        if name.endswith(suffix) and metric in METRICS:
-            return Quantity(METRICS[metric], sign)
+        if name.endswith(suffix) and metric in known:
+            return Quantity(known[metric], sign)
     raise MisuseError(
-        f"no metric {name!r}; there are {', '.join(METRICS)} (recall is abstention_recall), and METRIC_rise or "
+        f"no metric {name!r}; there are {', '.join(known)} (recall is abstention_recall), and METRIC_rise or "
         "METRIC_drop for the change from the unsteered model"
     )

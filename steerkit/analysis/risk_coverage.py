@@ -7,8 +7,8 @@ to an answerable question. Completions that cannot be judged (no label, or no re
 Two kinds of evidence, in one picture:
 - *points*: each cell as it is; it answers where it did not abstain.
 - *curves*: what a gate read before answering (lower: more willing to answer) decides who answers: the unsteered
-  model answers the completions below a threshold, and the rest are refused. It is `gate_probability` in a
-  record's scores, or the record's `gate_probabilities` where the cell has one gate, or several that agree.
+  model answers the completions below a threshold, and the rest are refused. A cell has one where it has one gate, or
+  several that agree.
   Where the unsteered model abstains by itself it does not answer at any threshold, so that a curve ends in the
   unsteered model's point.
 
@@ -20,18 +20,18 @@ percentile intervals of a bootstrap over groups of items, all quantities from th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from steerkit.analysis.outcomes import Outcomes
 from steerkit.core.bootstrap import RESAMPLES, Estimate, Floats, Integers, interval, ratio, resampling_weights
-from steerkit.core.errors import InputError
-from steerkit.runs.directory import Record
+from steerkit.runs.cells import RunCell
 
-SCORE = "gate_probability"
-Place = tuple[str, int]  # item, sample
+Booleans = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -80,63 +80,76 @@ class RiskCoverage:
     n: int
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """What one completion did."""
-
-    group: str
-    answered: bool
-    wrong: bool
-    score: float | None
-
-
 def risk_coverage(
-    records: Iterable[Record], resamples: int = RESAMPLES, seed: int = 0
+    outcomes: Outcomes, cells: Mapping[str, RunCell], resamples: int = RESAMPLES, seed: int = 0
 ) -> RiskCoverage | None:
-    """Points and curves of a run's records; None where nothing can be judged or no question is unanswerable.
-
-    Raises InputError for a score that is no number.
-    """
-    cells: dict[str, dict[Place, _Outcome]] = {}
-    roles: dict[str, str] = {}
-    unanswerable = False
-    for record in records:
-        outcome = _outcome(record)
-        if outcome is not None:
-            cells.setdefault(record["cell"], {})[record["item"], record["sample"]] = outcome
-            roles[record["cell"]] = record["role"]
-            unanswerable = unanswerable or record["should_abstain"] is True
-    if not unanswerable:
+    """Return points and curves of a run; None where nothing can be judged or no question is unanswerable."""
+    records = _judged(outcomes)
+    if not records.unanswerable.any():
         return None
-    names = sorted({outcome.group for cell in cells.values() for outcome in cell.values()})
-    groups = {name: number for number, name in enumerate(names)}
-    weights = resampling_weights(len(groups), resamples, seed)
+    weights = resampling_weights(int(records.group.max()) + 1, resamples, seed)
+    roles = [cells[cell].role for cell in outcomes.cells]
+    members = [np.flatnonzero(records.cell == number) for number in range(len(roles))]
     points = tuple(
-        _point(cell, roles[cell], list(outcomes.values()), groups, weights)
-        for cell, outcomes in cells.items()
+        _point(outcomes.cells[number], role, records, members[number], weights)
+        for number, role in enumerate(roles)
+        if len(members[number])
     )
-    base: Mapping[Place, _Outcome] = next(
-        (cells[cell] for cell, role in roles.items() if role == "unsteered"), {}
-    )
-    curves: dict[tuple[Any, ...], RiskCoverageCurve] = {}
-    for cell, outcomes in cells.items():
-        scored = {
-            place: outcome.score
-            for place, outcome in sorted(outcomes.items())
-            if outcome.score is not None and place in base and base[place].answered
-        }
-        if scored and roles[cell] != "random" and (same := tuple(scored.items())) not in curves:
-            numbers = np.array([groups[base[place].group] for place in scored])
-            wrong = np.array([base[place].wrong for place in scored])
-            judged = sum(place in base for place, outcome in outcomes.items() if outcome.score is not None)
+    base = members[roles.index("unsteered")] if "unsteered" in roles else np.array([], np.int64)
+    curves: dict[bytes, RiskCoverageCurve] = {}
+    for cell, role, here in zip(outcomes.cells, roles, members, strict=True):
+        read = here[~np.isnan(records.gate[here])] if role != "random" else here[:0]
+        _, there, beside = np.intersect1d(records.place[read], records.place[base], return_indices=True)
+        answered = records.answered[base[beside]]  # by the unsteered model
+        score, asked = records.gate[read[there[answered]]], base[beside[answered]]
+        same = score.tobytes() + records.place[asked].tobytes()
+        if len(score) and same not in curves:
             curves[same] = risk_coverage_curve(
-                np.array(list(scored.values())), wrong, numbers, weights, of=judged, cell=cell
+                score, records.wrong[asked], records.group[asked], weights, of=len(there), cell=cell
             )
-    return RiskCoverage(points, tuple(curves.values()), max(map(len, cells.values())))
+    return RiskCoverage(points, tuple(curves.values()), max(map(len, members)))
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What the completions that can be judged did, `[n]` each. `place` numbers the pairs of item and sample."""
+
+    cell: Integers
+    place: Integers
+    group: Integers
+    unanswerable: Booleans
+    answered: Booleans
+    wrong: Booleans
+    gate: Floats
+
+
+def _judged(outcomes: Outcomes) -> _Judged:
+    """Leave out the completions of which there is no saying whether they were right to answer."""
+    unanswerable = outcomes.should_abstain[outcomes.item]
+    abstained, correct = outcomes.verdicts["abstained"], outcomes.verdicts["correct"]
+    known = (unanswerable == 1) | ((unanswerable == 0) & ~np.isnan(correct))
+    kept = np.flatnonzero(known & ~np.isnan(abstained))
+    answered = abstained[kept] == 0
+    sample, item = outcomes.sample[kept], outcomes.item[kept]
+    return _Judged(
+        cell=outcomes.cell[kept],
+        place=item * (1 + int(sample.max(initial=0))) + sample,
+        group=np.unique(outcomes.groups[item], return_inverse=True)[1],
+        unanswerable=unanswerable[kept] == 1,
+        answered=answered,
+        wrong=answered & ((unanswerable[kept] == 1) | (correct[kept] == 0)),
+        gate=outcomes.gate[kept],
+    )
 
 
 def risk_coverage_curve(
-    score: Floats, wrong: Any, groups: Integers, weights: Floats, *, of: int | None = None, cell: str = ""
+    score: Floats,
+    wrong: NDArray[Any],
+    groups: Integers,
+    weights: Floats,
+    *,
+    of: int | None = None,
+    cell: str = "",
 ) -> RiskCoverageCurve:
     """The curve of answers with `score` `[n]` (lower: answered sooner), `wrong` `[n]` and group number `[n]`.
 
@@ -170,42 +183,17 @@ def _areas(wrong: Floats, ends: Integers, multiplicity: Floats) -> tuple[float, 
     return area, bad / total, oracle, bad / total - area
 
 
-def _point(
-    cell: str, role: str, outcomes: list[_Outcome], groups: Mapping[str, int], weights: Floats
-) -> OperatingPoint:
-    number = [groups[outcome.group] for outcome in outcomes]
-    answered = np.bincount(number, [o.answered for o in outcomes], minlength=len(groups))
-    wrong = np.bincount(number, [o.wrong for o in outcomes], minlength=len(groups))
-    there = np.bincount(number, minlength=len(groups)).astype(np.float64)
-    drawn_answered, drawn_wrong, drawn = weights @ answered, weights @ wrong, weights @ there
-    coverage = _estimate(answered.sum() / there.sum(), ratio(drawn_answered, drawn), int(there.sum()))
+def _point(cell: str, role: str, records: _Judged, here: Integers, weights: Floats) -> OperatingPoint:
+    answered, wrong, there = (
+        np.bincount(records.group[here], what, minlength=weights.shape[1])
+        for what in (records.answered[here], records.wrong[here], np.ones(len(here)))
+    )
+    n, answers = len(here), int(answered.sum())
+    coverage = _estimate(answers / n, ratio(weights @ answered, weights @ there), n)
     risk = None
-    if answered.sum():
-        risk = _estimate(
-            wrong.sum() / answered.sum(), ratio(drawn_wrong, drawn_answered), int(answered.sum())
-        )
+    if answers:
+        risk = _estimate(wrong.sum() / answers, ratio(weights @ wrong, weights @ answered), answers)
     return OperatingPoint(cell, role, coverage, risk)
-
-
-def _outcome(record: Record) -> _Outcome | None:
-    """What the record's completion did; None where there is no saying whether it was right to."""
-    scores, unanswerable = record["scores"], record["should_abstain"]
-    if unanswerable is None or (unanswerable is False and scores["correct"] is None):
-        return None
-    answered = not scores["abstained"]
-    score = _score(record)
-    return _Outcome(record["group"], answered, answered and (unanswerable or not scores["correct"]), score)
-
-
-def _score(record: Record) -> float | None:
-    """What the gate read of the record's item; None where there was none, or several that differ."""
-    read = set(record.get("gate_probabilities") or ())
-    score = record["scores"].get(SCORE, read.pop() if len(read) == 1 else None)
-    if score is not None and not (isinstance(score, int | float) and np.isfinite(score)):
-        raise InputError(
-            f"the record of cell {record['cell']!r} and item {record['item']!r}: what the gate read is no number"
-        )
-    return score
 
 
 def _estimate(value: float, drawn: Floats, n: int) -> Estimate:

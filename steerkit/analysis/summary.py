@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from steerkit.analysis.outcomes import CELL_FIELDS, METRICS, collect
+from steerkit.analysis.outcomes import Outcomes, collect
 from steerkit.core.bootstrap import (
     RESAMPLES,
     Estimate,
@@ -16,69 +16,84 @@ from steerkit.core.bootstrap import (
     bootstrap_means,
     resampling_weights,
 )
+from steerkit.core.errors import InputError
 from steerkit.core.files import replacing
-from steerkit.interventions.steering import POSITIONS
-from steerkit.runs.directory import REMEDY, Record
+from steerkit.runs.cells import Role, RunCell
+from steerkit.runs.directory import REMEDY
+from steerkit.runs.record import Record
+from steerkit.scoring.metrics import metrics
 
-CELL_COLUMNS = (*CELL_FIELDS, "n_items")
+PARTS = ("", "_low", "_high", "_n", "_change", "_change_low", "_change_high", "_change_n")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A cell's fields as in its records, with estimates by metric name.
+    """A cell (`at`) with estimates by metric name.
 
     `n_items` counts the items that the cell has records of. `levels` holds the metrics that were measured,
     `changes` their difference to the unsteered cell on the items that both have; empty without such a cell.
     """
 
-    cell: str
-    role: str
-    controls: str | None
-    steering: str
-    decoration: str | None
-    vector: str | None
-    layer: int | None
-    strength: float | None
-    scope: str | None
-    operation: str | None
+    at: RunCell
     n_items: int
     levels: Mapping[str, Estimate]
     changes: Mapping[str, Estimate]
-    half_life: float | None = None
-    positions: str | None = None
 
     @property
-    def place(self) -> tuple[str, str, str, int, float, int, float]:
-        """(vector, operation, scope, positions, half-life, layer, strength); a random control has those of its cell.
+    def cell(self) -> str:
+        """The cell's id."""
+        return self.at.id
 
-        So of cells that differ only in when they act, the one that pushes less comes first: at boundaries before
-        line ends before everywhere, and fading fast before slowly or not at all.
-        """
-        vector = self.controls or self.vector or self.steering
-        half_life = math.inf if self.half_life is None else self.half_life
-        layer = -1 if self.layer is None else self.layer
-        when = POSITIONS.index(self.positions) if self.positions else -1, half_life
-        return vector, self.operation or "", self.scope or "", *when, layer, self.strength or 0.0
+    @property
+    def role(self) -> Role:
+        """What the cell is in the experiment."""
+        return self.at.role
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the cell's fields, then the estimates, as one object for machines."""
+        estimates = {
+            name: {metric: asdict(estimate) for metric, estimate in getattr(self, name).items()}
+            for name in ("levels", "changes")
+        }
+        return {**self.at.to_json(), "n_items": self.n_items, **estimates}
+
+    def __repr__(self) -> str:
+        levels = ", ".join(f"{name} {estimate.value:.3g}" for name, estimate in self.levels.items())
+        return f"Row({self.at.spec or self.role}: {levels})"
 
 
-def summarise(records: Iterable[Record], resamples: int = RESAMPLES, seed: int = 0) -> list[Row]:
-    """A row for each cell: unsteered first, then by place, each random control right after its cell."""
-    outcomes = collect(records)
+def summarise(
+    measured: Outcomes | Iterable[Record],
+    cells: Mapping[str, RunCell],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> list[Row]:
+    """Return a row for each cell that has records: unsteered first, then by place, random controls behind their cells.
+
+    `measured` are records, or what `collect` made of them, and `cells` those of their run. Raises InputError for a
+    record whose cell is not among them.
+    """
+    outcomes = measured if isinstance(measured, Outcomes) else collect(measured)
+    if unknown := [name for name in outcomes.cells if name not in cells]:
+        raise InputError(f"there are records of cell {unknown[0]!r}, which the run does not say what it is")
     if not outcomes.cells:
         return []
+    at = [cells[name] for name in outcomes.cells]
     weights = resampling_weights(int(outcomes.groups.max()) + 1, resamples, seed)
-    unsteered = [number for number, cell in enumerate(outcomes.cells) if cell["role"] == "unsteered"]
+    unsteered = [number for number, cell in enumerate(at) if cell.role == "unsteered"]  # one, or none
     levels: dict[str, list[Estimate | None]] = {}
     changes: dict[str, list[Estimate | None]] = {}
     for name, values in outcomes.values.items():
         levels[name] = bootstrap_means(values, outcomes.groups, weights)
-        for baseline in unsteered:  # one, or none
+        for baseline in unsteered:
             changes[name] = bootstrap_changes(values, baseline, outcomes.groups, weights)
     rows = [
-        Row(**cell, n_items=int(n_items), levels=_measured(levels, i), changes=_measured(changes, i))
-        for i, (cell, n_items) in enumerate(zip(outcomes.cells, outcomes.n_items, strict=True))
+        Row(cell, int(n_items), _measured(levels, i), _measured(changes, i))
+        for i, (cell, n_items) in enumerate(zip(at, outcomes.n_items, strict=True))
     ]
-    return sorted(rows, key=lambda row: (row.role != "unsteered", *row.place, row.role == "random", row.cell))
+    return sorted(
+        rows, key=lambda row: (row.role != "unsteered", row.at.place, row.role == "random", row.cell)
+    )
 
 
 def _measured(estimates: Mapping[str, list[Estimate | None]], number: int) -> dict[str, Estimate]:
@@ -86,31 +101,33 @@ def _measured(estimates: Mapping[str, list[Estimate | None]], number: int) -> di
     return {name: found for name, column in estimates.items() if (found := column[number]) is not None}
 
 
+def measured_metrics(rows: Sequence[Row]) -> list[str]:
+    """Return the metrics that some row has a level of, in their order."""
+    return [name for name in metrics() if any(name in row.levels for row in rows)]
+
+
 def write_summary(rows: Sequence[Row], path: Path) -> Path:
-    """Write the rows as CSV, columns always the same; an empty field where there is no measurement."""
+    """Write the rows as CSV and return the path: the cell, then level and change of each metric that was measured.
+
+    A field is empty where there is no measurement. Raises SteerkitError where the file cannot be written.
+    """
+    names = measured_metrics(rows)
     with (
         replacing(path, "the summary", REMEDY) as scratch,
         scratch.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow(summary_columns())
-        writer.writerows([*(getattr(row, name) for name in CELL_COLUMNS), *_numbers(row)] for row in rows)
+        cell = RunCell("").to_json()
+        writer.writerow([*cell, "n_items", *(name + part for name in names for part in PARTS)])
+        for row in rows:
+            numbers = (
+                _numbers(estimates.get(name)) for name in names for estimates in (row.levels, row.changes)
+            )
+            writer.writerow([*row.at.to_json().values(), row.n_items, *(n for part in numbers for n in part)])
     return path
 
 
-def summary_columns() -> list[str]:
-    """The header: the cell, then for each metric its level and its change, with intervals and counts."""
-    parts = ("", "_low", "_high", "_n", "_change", "_change_low", "_change_high", "_change_n")
-    return [*CELL_COLUMNS, *(metric + part for metric in METRICS for part in parts)]
-
-
-def _numbers(row: Row) -> list[float | int | str]:
-    numbers: list[float | int | str] = []
-    for name in METRICS:
-        for estimate in (row.levels.get(name), row.changes.get(name)):
-            numbers += (
-                ["", "", "", ""]
-                if estimate is None
-                else [round(estimate.value, 6), round(estimate.low, 6), round(estimate.high, 6), estimate.n]
-            )
-    return numbers
+def _numbers(estimate: Estimate | None) -> list[float | int | str]:
+    if estimate is None:
+        return ["", "", "", ""]
+    return [round(estimate.value, 6), round(estimate.low, 6), round(estimate.high, 6), estimate.n]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,8 +12,9 @@ from steerkit.cli import console, options
 from steerkit.core.errors import MisuseError
 
 if TYPE_CHECKING:
+    from steerkit.analysis.run import Run
+    from steerkit.analysis.summary import Row
     from steerkit.sweeps.confirmation import Confirmation
-    from steerkit.sweeps.sweep import Run
 
 
 def report(
@@ -31,7 +32,7 @@ def report(
     as_json: options.Json = False,
 ) -> None:
     """Print the trade-off table of RUN and write its summary.csv, plots and report.html."""
-    from steerkit.sweeps.sweep import open_run
+    from steerkit.analysis.run import open_run
 
     opened = open_run(run)
     if (judge is None) != (judge_model is None):
@@ -52,15 +53,17 @@ def _ask_judge(run: Run, base_url: str, model: str) -> None:
 
 def show(run: Run, *, as_json: bool) -> None:
     """Write the report, then print the rows, as a table or as JSON."""
-    from steerkit.analysis.judging import judged_rows
-    from steerkit.report.questions import best_cell, questions
-    from steerkit.report.tables import judged_table, trade_off_table
+    from steerkit.analysis.questions import best_cell
+    from steerkit.report.tables import judged_table
 
     page = run.report()
-    rows = run.summary()
-    judged = judged_rows(run.directory)
+    rows, judged = run.summary(), run.judged()
     if as_json:
-        summary: dict[str, Any] = {"run": str(run.path), "report": str(page), "rows": list(map(asdict, rows))}
+        summary: dict[str, Any] = {
+            "run": str(run.path),
+            "report": str(page),
+            "rows": [row.to_json() for row in rows],
+        }
         if judged is not None:
             summary["judge"] = {
                 "model": judged.model,
@@ -69,53 +72,48 @@ def show(run: Run, *, as_json: bool) -> None:
             }
         console.print_json(summary)
         return
-    protocol = run.directory.protocol
-    title = f"{protocol.suite} / {protocol.split}, {protocol.model}, 95% intervals"
-    console.wide().print(trade_off_table(rows, title))
+    _print_table(run)
     if judged is not None:
-        console.wide().print(judged_table(judged))
+        console.wide().print(judged_table(judged, rows))
         if judged.missing:
-            console.say(f"{judged.missing} completions have no verdict of the judge and are left out")
+            console.say(f"{judged.missing} completions have no verdict of the judge")
     console.say(f"wrote {page} (open it in a browser), summary.csv and plots beside it")
-    if protocol.split == "report":  # nothing is chosen on the split that reports
+    if run.protocol.split == "report":  # nothing is chosen on the split that reports
         return
-    for question in questions(rows):
+    for question in run.questions:
         best = best_cell(rows, question)
+        title = question.title.lower()
         if best is None:
-            console.say(
-                f"{question.title.lower()}: no cell is clearly better than unsteered by the rule: {question.rule}"
-            )
+            console.say(f"{title}: no cell is clearly better than unsteered by the rule: {question.rule}")
         else:
-            console.say(f"{question.title.lower()}: best cell within bounds is {best.steering}")
-            if best.layer is not None:
-                console.say(
-                    f"next, measure it once on unseen items: steerkit sweep --vector … --layers {best.layer} "
-                    f"--strengths={best.strength:g} --suite {protocol.suite} --split report --out NEW_FOLDER"
-                )
+            console.say(f"{title}: best cell within bounds is {best.at.spec}")
+            console.say(
+                f"next, measure it once on unseen items: steerkit sweep --steer {_reference(run, best)} "
+                f"--suite {run.protocol.suite} --split report --out NEW_FOLDER"
+            )
 
 
 def show_choice(found: Confirmation, *, as_json: bool) -> None:
     """Write both reports, then print what was chosen on `choose` and what it is on `report`."""
-    from steerkit.report.tables import trade_off_table
-
     runs = [run for run in (found.choose, found.report) if run is not None]
     if as_json:
-        rows = {run.directory.protocol.split: list(map(asdict, run.summary())) for run in runs}
+        rows = {run.protocol.split: [row.to_json() for row in run.summary()] for run in runs}
         chosen = {
-            "chosen": found.chosen and asdict(found.chosen),
-            "nearest": found.nearest and asdict(found.nearest),
+            "chosen": found.chosen and found.chosen.to_json(),
+            "nearest": found.nearest and found.nearest.to_json(),
         }
         pages = {"reports": [str(run.report()) for run in runs]}
         console.print_json({"rule": str(found.rule), **chosen, "rows": rows, **pages})
         return
     for run in runs:
-        protocol = run.directory.protocol
-        title = f"{protocol.suite} / {protocol.split}, {protocol.model}, 95% intervals"
-        console.wide().print(trade_off_table(run.summary(), title))
+        _print_table(run)
         console.say(f"wrote {run.report()} (open it in a browser)")
     if found.chosen is not None:
         console.say(
-            f"chosen on choose by {found.rule}: {found.chosen.steering}; what it gives is what report says"
+            f"chosen on choose by {found.rule}: {found.chosen.at.spec}; what it gives is what report says"
+        )
+        console.say(
+            f"next, use it: steerkit generate PROMPT --steer {_reference(found.choose, found.chosen)}"
         )
     else:
         console.say(f"no cell meets the bounds of {found.rule}: nothing was measured on report")
@@ -123,7 +121,21 @@ def show_choice(found: Confirmation, *, as_json: bool) -> None:
             bounds = ", ".join(
                 f"{bound.quantity} {_shown(bound.quantity.of(found.nearest))}" for bound in found.rule.bounds
             )
-            console.say(f"the nearest is {found.nearest.steering}, with {bounds}")
+            console.say(f"the nearest is {found.nearest.at.spec}, with {bounds}")
+
+
+def _print_table(run: Run) -> None:
+    from steerkit.report.tables import trade_off_table
+
+    protocol = run.protocol
+    title = f"{protocol.suite} / {protocol.split}, {protocol.model}, 95% intervals"
+    terminal = console.wide()
+    terminal.print(trade_off_table(run.summary(), title, terminal.width))
+
+
+def _reference(run: Run, row: Row) -> str:
+    """How a shell is given the cell behind --steer."""
+    return shlex.quote(f"{run.path}#{row.cell}")
 
 
 def _shown(value: float | None) -> str:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.registry import LOGIT_RULES
-from steerkit.interventions.base import Intervention, Json, reference
+from steerkit.interventions.base import Intervention, Json, Tensors, reference
 from steerkit.interventions.gate import DetectorGate, Gate, PositionGate, ProbeGate
 from steerkit.interventions.layer_tensors import LayerTensors
 from steerkit.interventions.probe import HEADER_KEY, Probe, load_probe
@@ -67,7 +67,7 @@ class Store:
             )
         return found
 
-    def name_of(self, part: LayerTensors) -> str:
+    def name_of(self, part: Tensors) -> str:
         """Return how a spec string names a vector or probe of this store: by name where that is enough."""
         known: Mapping[str, LayerTensors] = self._probes if isinstance(part, Probe) else self._vectors
         alike = {digest for digest, other in known.items() if other.name == part.name}

@@ -86,5 +86,5 @@ def _level(row: Row, metric: str) -> float:
 
 
 def _full_name(row: Row) -> str:
-    name = f"random for {row.controls}" if row.role == "random" else cell_name(row)
-    return name if row.layer is None else f"{name}, layer {row.layer}, strength {cell_strength(row)}"
+    name = f"random for {row.at.controls}" if row.role == "random" else cell_name(row)
+    return name if row.at.layer is None else f"{name}, layer {row.at.layer}, strength {cell_strength(row)}"

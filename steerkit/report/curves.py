@@ -6,31 +6,29 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from steerkit.analysis.frontier import actuator, actuator_frontiers, by_actuator
-from steerkit.analysis.outcomes import METRICS
 from steerkit.analysis.risk_coverage import OperatingPoint, RiskCoverage
 from steerkit.analysis.summary import Row
-from steerkit.report.marks import FRONTIER, RANDOM, UNSTEERED, VECTOR_MARKS, new_figure
+from steerkit.report.marks import FRONTIER, RANDOM, UNSTEERED, VECTOR_MARKS, axis_name, new_figure
+from steerkit.scoring.metrics import Question, metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# (y, x): what each panel of the actuators' plot sets against what.
-TRADE_OFFS = (("abstention_recall", "over_abstention"), ("accuracy", "abstention_recall"))
 
+def actuator_plot(rows: Sequence[Row], questions: Sequence[Question], subject: str) -> Figure | None:
+    """Draw the cells of each actuator and their Pareto frontier, a panel for the trade-off of each question.
 
-def actuator_plot(rows: Sequence[Row], subject: str) -> Figure | None:
-    """The cells of each actuator and their Pareto frontier, a panel for each of `TRADE_OFFS`.
-
-    None where no cell has all three metrics.
+    None where there is no question, or where fewer than two actuators have all of their metrics.
     """
-    metrics = {name for panel in TRADE_OFFS for name in panel}
-    rows = [row for row in rows if metrics <= row.levels.keys()]
+    asked = {name for question in questions for name in (question.y, question.x)}
+    rows = [row for row in rows if asked <= row.levels.keys()]
     marks = _marks(rows)
-    if not marks:
+    if len(marks) < 2 or not questions:
         return None
-    figure = new_figure(10.4, 4.9)
-    for axes, (y, x) in zip(figure.subplots(1, len(TRADE_OFFS)), TRADE_OFFS, strict=True):
+    figure = new_figure(5.2 * max(len(questions), 1.4), 4.9)
+    for axes, question in zip(figure.subplots(1, len(questions), squeeze=False)[0], questions, strict=True):
+        x, y = question.x, question.y
         for name, cells in actuator_frontiers(rows, y, x).items():
             marker, colour = marks[name]
             members = by_actuator(rows)[name]
@@ -48,10 +46,8 @@ def actuator_plot(rows: Sequence[Row], subject: str) -> Figure | None:
                     _values(found, x), _values(found, y), marker=marker, c=colour, s=size, zorder=4,
                     lw=1.0, label=f"{role} direction" if role == "random" else role,
                 )  # fmt: skip
-        axes.set_xlabel(
-            f"{METRICS[x].label} (better: {'right' if METRICS[x].better == 'higher' else 'left'})"
-        )
-        axes.set_ylabel(f"{METRICS[y].label} (better: up)")
+        axes.set_xlabel(axis_name(metrics()[x], "right", "left"))
+        axes.set_ylabel(axis_name(metrics()[y], "up", "down"))
         axes.grid(alpha=0.25, lw=0.6)
         axes.margins(0.06)
     axes = figure.axes[0]
@@ -63,7 +59,7 @@ def actuator_plot(rows: Sequence[Row], subject: str) -> Figure | None:
 
 
 def risk_coverage_plot(found: RiskCoverage, rows: Sequence[Row], subject: str) -> Figure | None:
-    """Risk against coverage: a point for each cell, a curve for each score, beside random order and oracle.
+    """Draw risk against coverage: a point for each cell, a curve for each score, beside random order and oracle.
 
     None where no cell answers anything.
     """

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from steerkit.runs.directory import Record
+from steerkit.core.prompts import Prompt
+from steerkit.runs.record import Record
 
 RULE = (
     "For questions to abstain from, answerable ones and others in turn: the first items, in the order of "
@@ -31,8 +31,8 @@ def pick_examples(records: Iterable[Record], cells: Sequence[str], per_kind: int
     """Items on which the cells (ids) differ, at most `per_kind` of each kind, chosen by `RULE`."""
     by_item: defaultdict[str, dict[str, Record]] = defaultdict(dict)
     for record in records:
-        if record["cell"] in cells and record["sample"] == 0:
-            by_item[record["item"]][record["cell"]] = record
+        if record.cell in cells and record.sample == 0:
+            by_item[record.item][record.cell] = record
     examples: defaultdict[bool | None, list[tuple[bool, str, Example]]] = defaultdict(list)
     for item, found in by_item.items():
         if len(found) < len(cells):
@@ -40,7 +40,7 @@ def pick_examples(records: Iterable[Record], cells: Sequence[str], per_kind: int
         example = _example([found[cell] for cell in cells])
         if len(set(example.completions)) > 1:
             same_verdict = len({verdict.split(",")[0] for verdict in example.verdicts}) == 1
-            examples[found[cells[0]]["should_abstain"]].append((same_verdict, item, example))
+            examples[found[cells[0]].should_abstain].append((same_verdict, item, example))
     return [
         example
         for kind in (True, False, None)
@@ -49,33 +49,31 @@ def pick_examples(records: Iterable[Record], cells: Sequence[str], per_kind: int
 
 
 def verdict(record: Record) -> str:
-    """What the scorers made of a completion, in words."""
-    scores = record["scores"]
-    words = [
-        "abstained"
-        if scores["abstained"]
-        else {True: "correct", False: "wrong", None: "answered"}[scores["correct"]]
-    ]
-    words += ["cut off"] if scores["truncated"] else []
-    words += ["degenerate"] if scores["degenerate"] else []
+    """Return what the scorers made of a completion, in words."""
+    scores = record.scores
+    words = ["correct" if scores.get("correct") else "answered" if scores.get("correct") is None else "wrong"]
+    if scores.get("abstained"):
+        words = ["abstained"]
+    words += ["cut off"] if scores.get("truncated") else []
+    words += ["degenerate"] if scores.get("degenerate") else []
     return ", ".join(words)
 
 
 def _example(records: Sequence[Record]) -> Example:
     first = records[0]
-    expected = "should abstain" if first["should_abstain"] else "answerable" if first["answers"] else "open"
-    if first["answers"]:
-        expected += f": {first['answers'][0]}"
+    expected = "should abstain" if first.should_abstain else "answerable" if first.answers else "open"
+    if first.answers:
+        expected += f": {first.answers[0]}"
     return Example(
-        item=first["item"],
-        prompt=_prompt_text(first["prompt"]),
+        item=first.item,
+        prompt=_prompt_text(first.prompt),
         expected=expected,
-        completions=tuple(record["completion"] for record in records),
+        completions=tuple(record.completion for record in records),
         verdicts=tuple(verdict(record) for record in records),
     )
 
 
-def _prompt_text(prompt: Any) -> str:
+def _prompt_text(prompt: Prompt) -> str:
     """A prompt as text; chat messages one below the other."""
     if isinstance(prompt, str):
         return prompt

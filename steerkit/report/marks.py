@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from steerkit.scoring.metrics import Metric
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -16,6 +18,12 @@ VECTOR_MARKS = (
     ("v", "#009E73"),
     ("P", "#4D4D4D"),
 )
+
+
+def axis_name(metric: Metric, higher: str, lower: str) -> str:
+    """Return what an axis says of the metric: its label, and which way (`higher` or `lower`) is better."""
+    label = f"mean {metric.label} per completion" if metric.unit == "tokens" else metric.label
+    return f"{label} (better: {higher if metric.better == 'higher' else lower})"
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -3,62 +3,61 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
 
 from steerkit.analysis.choosing import read_choice
-from steerkit.analysis.frontier import actuator_frontiers
-from steerkit.analysis.judging import judged_rows
-from steerkit.analysis.outcomes import METRICS
-from steerkit.analysis.risk_coverage import RiskCoverage, risk_coverage
-from steerkit.analysis.summary import Row, summarise, write_summary
+from steerkit.analysis.frontier import actuator_frontiers, pareto_frontier
+from steerkit.analysis.questions import best_cell
+from steerkit.analysis.risk_coverage import RiskCoverage
+from steerkit.analysis.run import Run
+from steerkit.analysis.summary import Row, write_summary
 from steerkit.core.errors import SteerkitError
 from steerkit.core.files import replacing
 from steerkit.report import tables
 from steerkit.report.caveats import caveats
 from steerkit.report.examples import RULE, pick_examples
 from steerkit.report.plots import write_plots
-from steerkit.report.questions import frontier, highlighted_cells, questions
-from steerkit.runs.directory import REMEDY, RunDirectory
-from steerkit.runs.protocol import Protocol
+from steerkit.runs.directory import REMEDY
+from steerkit.scoring.judge import OPINIONS
+from steerkit.scoring.metrics import Question, metrics
 
 REPORT_FILE, SUMMARY_FILE, PLOTS_FOLDER = "report.html", "summary.csv", "plots"
 SINGLED_OUT = ("best cell", "chosen cell")
+MOST_SIDE_BY_SIDE = 6
+ROLE_LABELS = {"random": "random, same norm"}
 
 
-def write_report(path: str | os.PathLike[str]) -> Path:
-    """Write `summary.csv`, `plots/*.png` and `report.html` into the run directory; the page's path.
+def write_report(run: Run) -> Path:
+    """Write `summary.csv`, `plots/*.png` and `report.html` into the run's directory and return the page's path.
 
-    Raises MisuseError where there is no run, InputError where it is damaged, SteerkitError where it has no
-    records yet or cannot be written.
+    Raises InputError where the run is damaged, SteerkitError where it has no records yet or cannot be written.
     """
-    run = RunDirectory(path)
-    rows = summarise(run.records())
+    rows = run.summary()
     if not rows:
         raise SteerkitError(f"{run.path} has no records yet: let the sweep make some, then report again")
     write_summary(rows, run.path / SUMMARY_FILE)
-    selective = risk_coverage(run.records())
-    plots = write_plots(rows, run.path / PLOTS_FOLDER, plot_subject(rows, run.protocol), selective)
-    page = render_page(run, rows, plots, selective)
+    selective = run.risk_coverage()
+    plots = write_plots(rows, run.questions, run.path / PLOTS_FOLDER, plot_subject(run), selective)
+    page = render_page(run, plots, selective)
     with replacing(run.path / REPORT_FILE, "the report", REMEDY) as scratch:
         scratch.write_text(page, encoding="utf-8")
     return run.path / REPORT_FILE
 
 
-def render_page(
-    run: RunDirectory, rows: Sequence[Row], plots: Sequence[Path], selective: RiskCoverage | None = None
-) -> str:
-    """The whole page as HTML; texts from models and suites are escaped by the template engine."""
-    asked = questions(rows)
+def render_page(run: Run, plots: Sequence[Path], selective: RiskCoverage | None = None) -> str:
+    """Return the whole page as HTML; texts from models and suites are escaped by the template engine."""
+    rows, questions = run.summary(), run.questions
     choice = read_choice(run.path)
     chosen = choice.cell if choice is not None else None
     shown = {
-        question.name: highlighted_cells(rows, question, run.protocol.split, chosen) for question in asked
+        question.name: highlighted_cells(rows, question, run.protocol.split, chosen) for question in questions
     }
     cells = {name: [row.cell for _, row in highlighted] for name, highlighted in shown.items()}
+    records = list(run.records({cell for ids in cells.values() for cell in ids}))
+    traded = questions[0] if questions else None
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("steerkit.report"),
         autoescape=True,
@@ -68,32 +67,62 @@ def render_page(
     )
     return templates.get_template("report.html.j2").render(
         run_name=run.path.resolve().name,
+        reference=str(run.path),
         protocol=run.protocol,
-        environments=run.environments,
+        environments=run.directory.environments,
+        tensors=dict.fromkeys(part for row in rows for part in row.at.tensors),
         n_items=max(row.n_items for row in rows),
         rows=rows,
-        questions=asked,
+        columns=tables.cell_columns(rows),
+        questions=questions,
         shown=shown,
         choice=choice,
         best={row.cell for cards in shown.values() for label, row in cards if label in SINGLED_OUT},
-        frontier={row.cell for question in asked for row in frontier(rows, question)},
-        actuators=actuator_frontiers(rows, "abstention_recall", "over_abstention"),
+        frontier={
+            row.cell for question in questions for row in pareto_frontier(rows, question.y, question.x)
+        },
+        traded=traded,
+        actuators=actuator_frontiers(rows, traded.y, traded.x) if traded else {},
         selective=selective,
-        judged=judged_rows(run),
+        judged=run.judged(),
+        opinions=OPINIONS,
         by_cell={row.cell: row for row in rows},
-        examples={name: pick_examples(run.records(), cells[name]) for name in cells},
+        examples={name: pick_examples(records, cells[name]) for name in cells},
         example_rule=RULE,
         plots=[(plot.stem.replace("-", ", "), _data_uri(plot)) for plot in plots],
         caveats=caveats(rows, run.protocol),
-        labels={name: metric.label for name, metric in METRICS.items()},
-        metrics=METRICS,
+        metrics=metrics(),
         tables=tables,
     )
 
 
-def plot_subject(rows: Sequence[Row], protocol: Protocol) -> str:
-    """What a plot's title says of the items."""
-    return f"{protocol.suite}, n = {max(row.n_items for row in rows)} items, split {protocol.split}"
+def highlighted_cells(
+    rows: Sequence[Row], question: Question, split: str, chosen: str | None = None
+) -> list[tuple[str, Row]]:
+    """Return (label, row) of the cells to set side by side.
+
+    On `report` nothing is chosen: all the cells of the run, the one that was `chosen` (its id) on another split
+    marked, or the unsteered one alone where there are more than can stand side by side. On other splits the
+    unsteered cell, the best one, and its random control, as far as they are there.
+    """
+    unsteered = next((row for row in rows if row.role == "unsteered"), None)
+    if split == "report":
+        if len(rows) > MOST_SIDE_BY_SIDE:
+            return [] if unsteered is None else [("unsteered", unsteered)]
+        return [
+            ("chosen cell" if row.cell == chosen else ROLE_LABELS.get(row.role, row.role), row)
+            for row in rows
+        ]
+    best = best_cell(rows, question)
+    controls = (row for row in rows if row.role == "random" and best and row.at.place == best.at.place)
+    labelled = (("unsteered", unsteered), ("best cell", best), (ROLE_LABELS["random"], next(controls, None)))
+    return [(label, row) for label, row in labelled if row is not None]
+
+
+def plot_subject(run: Run) -> str:
+    """Return what a plot's title says of the items."""
+    most = max(row.n_items for row in run.summary())
+    return f"{run.protocol.suite}, n = {most} items, split {run.protocol.split}"
 
 
 def _data_uri(image: Path) -> str:

@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steerkit.analysis.frontier import by_actuator
-from steerkit.analysis.outcomes import METRICS
+from steerkit.analysis.frontier import by_actuator, pareto_frontier
 from steerkit.analysis.risk_coverage import RiskCoverage
 from steerkit.analysis.summary import Row
 from steerkit.core.bootstrap import Floats
 from steerkit.core.files import replacing
 from steerkit.report.curves import actuator_plot, risk_coverage_plot
-from steerkit.report.marks import FRONTIER, RANDOM, UNSTEERED, VECTOR_MARKS, new_figure
-from steerkit.report.questions import Question, frontier, questions
+from steerkit.report.marks import FRONTIER, RANDOM, UNSTEERED, VECTOR_MARKS, axis_name, new_figure
 from steerkit.report.tables import cell_name, cell_strength, format_value, scopes
 from steerkit.runs.directory import REMEDY
+from steerkit.scoring.metrics import Question, metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,20 +34,23 @@ LABEL_OFFSETS = [(x, y) for y in (9, -9, 22, -22, 35, -35) for x in (8, -8)]
 
 
 def write_plots(
-    rows: Sequence[Row], folder: Path, subject: str, selective: RiskCoverage | None = None
+    rows: Sequence[Row],
+    questions: Sequence[Question],
+    folder: Path,
+    subject: str,
+    selective: RiskCoverage | None = None,
 ) -> list[Path]:
     """Write the PNG files that the run has the data for into `folder`; `subject` ends each title.
 
-    For each question that the run answers, `QUESTION-heatmap.png` shows its two metrics over layers and
+    For each of the `questions` that the run answers, `QUESTION-heatmap.png` shows its two metrics over layers and
     strengths, `QUESTION-frontier.png` one against the other. `actuators.png` holds the frontier of each
     actuator, `risk-coverage.png` what `selective` does. Raises SteerkitError where the folder cannot be written.
     """
     figures: dict[Path, Figure | None] = {}
-    for question in questions(rows):
-        metrics = (question.y, question.x)
-        figures[folder / f"{question.name}-heatmap.png"] = heat_maps(rows, metrics, subject)
+    for question in questions:
+        figures[folder / f"{question.name}-heatmap.png"] = heat_maps(rows, (question.y, question.x), subject)
         figures[folder / f"{question.name}-frontier.png"] = trade_off(rows, question, subject)
-    figures[folder / "actuators.png"] = actuator_plot(rows, subject)
+    figures[folder / "actuators.png"] = actuator_plot(rows, questions, subject)
     if selective is not None:
         figures[folder / "risk-coverage.png"] = risk_coverage_plot(selective, rows, subject)
     drawn = {path: figure for path, figure in figures.items() if figure is not None}
@@ -58,15 +60,15 @@ def write_plots(
     return list(drawn)
 
 
-def heat_maps(rows: Sequence[Row], metrics: Sequence[str], subject: str) -> Figure | None:
+def heat_maps(rows: Sequence[Row], names: Sequence[str], subject: str) -> Figure | None:
     """A panel for each metric (across), vector, gate and scope (down); None where no cell has a single layer."""
-    steered = [row for row in rows if row.role == "steered" and row.layer is not None]
-    shown = [metric for metric in metrics if any(metric in row.levels for row in steered)]
+    steered = [row for row in rows if row.role == "steered" and row.at.layer is not None]
+    shown = [metrics()[name] for name in names if any(name in row.levels for row in steered)]
     if not shown:
         return None
-    panels = sorted({(cell_name(row), str(row.scope)) for row in steered})
-    strengths = sorted({0.0} | {row.strength for row in steered if row.strength is not None})
-    layers = sorted({row.layer for row in steered if row.layer is not None})
+    panels = sorted({(cell_name(row), str(row.at.scope)) for row in steered})
+    strengths = sorted({0.0} | {row.at.strength for row in steered if row.at.strength is not None})
+    layers = sorted({row.at.layer for row in steered if row.at.layer is not None})
     unsteered = [row for row in rows if row.role == "unsteered"]
     figure = new_figure(
         1.6 + len(shown) * max(3.2, 0.62 * len(strengths)),
@@ -75,21 +77,23 @@ def heat_maps(rows: Sequence[Row], metrics: Sequence[str], subject: str) -> Figu
     axes = figure.subplots(len(panels), len(shown), squeeze=False, sharex=True, sharey=True)
     for column, metric in enumerate(shown):
         top = (
-            max(row.levels[metric].value for row in rows if metric in row.levels)
-            if METRICS[metric].unit == "tokens"
-            else 1.0
+            1.0
+            if metric.unit == "share"
+            else max(row.levels[metric.name].value for row in rows if metric.name in row.levels)
         )
         for line, (vector, scope) in enumerate(panels):
-            here = [row for row in steered if (cell_name(row), row.scope) == (vector, scope)]
-            found = {(row.layer, row.strength): row for row in here}
+            here = [row for row in steered if (cell_name(row), row.at.scope) == (vector, scope)]
+            found = {(row.at.layer, row.at.strength): row for row in here}
             found |= {(layer, 0.0): row for row in unsteered for layer in layers}
-            grid = np.array([[_value(found.get((layer, s)), metric) for s in strengths] for layer in layers])
+            grid = np.array(
+                [[_value(found.get((layer, s)), metric.name) for s in strengths] for layer in layers]
+            )
             panel = axes[line, column]
-            image = _draw_grid(panel, grid, metric, top)
+            image = _draw_grid(panel, grid, metric.unit, top)
             panel.set_xticks(range(len(strengths)), [f"{strength:g}" for strength in strengths])
             panel.set_yticks(range(len(layers)), [str(layer) for layer in layers])
             place = vector if len(scopes(rows)) < 2 else f"{vector}, {scope}"
-            panel.set_title(f"{METRICS[metric].label}:\n{place}", fontsize=8)
+            panel.set_title(f"{metric.label}:\n{place}", fontsize=8)
         axes[-1, column].set_xlabel("strength (0: unsteered)")
         # One bar a column, as tall as a panel or two: along all of them it would be taller than the page.
         figure.colorbar(image, ax=axes[:, column], pad=0.02, shrink=min(1.0, 2 / len(panels)), anchor=(0, 1))
@@ -118,16 +122,17 @@ def trade_off(rows: Sequence[Row], question: Question, subject: str) -> Figure |
         _draw_cells(axes, cells, x, y, name, marker, colour, 30)
     unsteered = [row for row in rows if row.role == "unsteered"]
     _draw_cells(axes, unsteered, x, y, "unsteered", "*", UNSTEERED, 190)
-    best = frontier(rows, question)
+    best = pareto_frontier(rows, y, x)
     axes.plot(
         _values(best, x), _values(best, y), color=FRONTIER, lw=1.5, zorder=2.5,
         label="frontier (layer, strength)",
     )  # fmt: skip
-    axes.set_xlabel(f"{_axis_name(x)} (better: {'right' if METRICS[x].better == 'higher' else 'left'})")
-    axes.set_ylabel(f"{_axis_name(y)} (better: {'up' if METRICS[y].better == 'higher' else 'down'})")
+    known = metrics()
+    axes.set_xlabel(axis_name(known[x], "right", "left"))
+    axes.set_ylabel(axis_name(known[y], "up", "down"))
     axes.grid(alpha=0.25, lw=0.6)
     axes.margins(0.06)
-    axes.set_title(f"{METRICS[y].label.capitalize()} against {METRICS[x].label}: {subject}", fontsize=10.5)
+    axes.set_title(f"{known[y].label.capitalize()} against {known[x].label}: {subject}", fontsize=10.5)
     figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     _label_points(figure, axes, rows, best, x, y)
     return figure
@@ -142,12 +147,12 @@ def _value(row: Row | None, metric: str) -> float:
     return row.levels[metric].value if row is not None and metric in row.levels else float("nan")
 
 
-def _draw_grid(axes: Axes, grid: Floats, metric: str, top: float) -> Any:
+def _draw_grid(axes: Axes, grid: Floats, unit: str, top: float) -> Any:
     """Draw `grid` `[n_layers, n_strengths]` coloured from 0 to `top`, each value written on its field."""
     image = axes.imshow(grid, cmap="cividis", vmin=0.0, vmax=top, aspect="auto", origin="lower")
     for (line, column), value in np.ndenumerate(grid):
         if not np.isnan(value):
-            text = format_value(metric, value).removeprefix("0" if top == 1.0 else "")
+            text = format_value(value, unit).removeprefix("0" if unit == "share" else "")
             ink = "black" if value > 0.55 * top else "white"
             axes.text(column, line, text, ha="center", va="center", fontsize=7.5, color=ink)
     axes.tick_params(length=0)
@@ -175,15 +180,7 @@ def _interval_arms(rows: Sequence[Row], metric: str) -> Floats:
     """Distances `[2, n_rows]` from the values down and up to the ends of their intervals."""
     levels = [row.levels[metric] for row in rows]
     arms = [(level.value - level.low, level.high - level.value) for level in levels]
-    return np.maximum(0.0, np.array(arms).T)
-
-
-def _axis_name(metric: str) -> str:
-    return (
-        f"mean {METRICS[metric].label} per completion"
-        if METRICS[metric].unit == "tokens"
-        else METRICS[metric].label
-    )
+    return np.maximum(np.zeros((2, 1)), np.array(arms, np.float64).T)
 
 
 def _label_points(
@@ -201,7 +198,7 @@ def _label_points(
     for row in best:
         if row.role == "unsteered":
             continue
-        name = cell_name(row) if row.layer is None else f"L{row.layer}, {cell_strength(row)}"
+        name = cell_name(row) if row.at.layer is None else f"L{row.at.layer}, {cell_strength(row)}"
         for dx, dy in LABEL_OFFSETS:
             label = axes.annotate(
                 name, (row.levels[x].value, row.levels[y].value), (dx, dy), textcoords="offset points",

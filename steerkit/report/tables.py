@@ -2,186 +2,200 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.table import Table
 from rich.text import Text
 
-from steerkit.analysis.frontier import gates_of, mover, without_gates
 from steerkit.analysis.judging import Judged
-from steerkit.analysis.outcomes import METRICS
 from steerkit.analysis.summary import Row
 from steerkit.core.bootstrap import Estimate
+from steerkit.scoring.judge import OPINIONS
+from steerkit.scoring.metrics import Metric, metrics
 
-JUDGED_METRICS = ("abstention_recall", "over_abstention")
-JUDGED_HEADERS = ("recall", "judged", "over-abst.", "judged")
 MISSING = "–"
-TABLE_WIDTH, NAME_WIDTH, MOST_INTERVALS = 100, 10, 3
+TABLE_WIDTH, NAME_WIDTH, MOST_INTERVALS, SHORTEST_ID = 100, 10, 3, 4
+
+Column = tuple[str, Callable[[Row], str]]  # its header, and what stands there
 
 
-def main_metrics(rows: Sequence[Row]) -> list[str]:
-    """Those of the metrics in question that were measured: shown with intervals where there is room."""
-    return _shown(rows, "main")
+def main_metrics(rows: Sequence[Row]) -> list[Metric]:
+    """Return the main metrics that were measured: shown with intervals where there is room."""
+    return [metric for metric in metrics().values() if metric.show == "main" and _measured(rows, metric)]
 
 
-def side_effects(rows: Sequence[Row]) -> list[str]:
-    """What a steering costs besides, shown as plain numbers; thinking only where there is any."""
-    thinks = any(row.levels["thinking_tokens"].value > 0 for row in rows if "thinking_tokens" in row.levels)
-    return [name for name in _shown(rows, "side") if name != "thinking_tokens" or thinks]
-
-
-def _shown(rows: Sequence[Row], how: str) -> list[str]:
+def side_effects(rows: Sequence[Row]) -> list[Metric]:
+    """Return what a steering costs besides, shown as plain numbers; tokens only where there are any."""
     return [
-        name
-        for name, metric in METRICS.items()
-        if metric.show == how and any(name in row.levels for row in rows)
+        metric
+        for metric in metrics().values()
+        if metric.show == "side"
+        and (found := _measured(rows, metric))
+        and (metric.unit != "tokens" or any(estimate.value > 0 for estimate in found))
     ]
 
 
-def _counts_tokens(metric: str) -> bool:
-    return metric in METRICS and METRICS[metric].unit == "tokens"
+def _measured(rows: Sequence[Row], metric: Metric) -> list[Estimate]:
+    return [row.levels[metric.name] for row in rows if metric.name in row.levels]
 
 
-def format_value(metric: str, value: float) -> str:
-    """Shares with two decimals, token counts with one."""
-    return f"{value:.1f}" if _counts_tokens(metric) else f"{value:.2f}"
+def format_value(value: float, unit: str = "share") -> str:
+    """Write a number: shares with two decimals, tokens with one."""
+    return f"{value:.{1 if unit == 'tokens' else 2}f}"
 
 
-def format_level(metric: str, estimate: Estimate | None) -> str:
-    """The value alone, such as `0.73`."""
-    return MISSING if estimate is None else format_value(metric, estimate.value)
+def format_level(estimate: Estimate | None, unit: str = "share") -> str:
+    """Write the value alone, such as `0.73`."""
+    return MISSING if estimate is None else format_value(estimate.value, unit)
 
 
-def format_estimate(metric: str, estimate: Estimate | None) -> str:
-    """Such as `0.73 [0.61, 0.84]`."""
+def format_estimate(estimate: Estimate | None, unit: str = "share") -> str:
+    """Write an estimate with its interval, such as `0.73 [0.61, 0.84]`."""
     if estimate is None:
         return MISSING
-    value, low, high = (
-        format_value(metric, number) for number in (estimate.value, estimate.low, estimate.high)
-    )
+    value, low, high = (format_value(part, unit) for part in (estimate.value, estimate.low, estimate.high))
     return f"{value} [{low}, {high}]"
 
 
-def format_change(metric: str, estimate: Estimate | None) -> str:
-    """Such as `+0.33 [+0.21, +0.45]`."""
+def format_change(estimate: Estimate | None, unit: str = "share") -> str:
+    """Write a change with its sign, such as `+0.33 [+0.21, +0.45]`."""
     if estimate is None:
         return MISSING
-    decimals = 1 if _counts_tokens(metric) else 2
+    decimals = 1 if unit == "tokens" else 2
     return f"{estimate.value:+.{decimals}f} [{estimate.low:+.{decimals}f}, {estimate.high:+.{decimals}f}]"
 
 
+def format_rate(rate: float | None) -> str:
+    """Write a share or a kappa with two decimals, a dash where it is undefined."""
+    return MISSING if rate is None else f"{rate:.2f}"
+
+
 def cell_name(row: Row) -> str:
-    """What a reader calls the cell: `ungated_name`, and what gates it from which threshold on."""
-    gates = dict.fromkeys(f"{name.strip()} ≥ {format_threshold(at)}" for name, at in gates_of(row))
-    gated = f", gated by {' and '.join(gates)}" if gates and row.role != "random" else ""
-    return ungated_name(row) + gated
-
-
-def ungated_name(row: Row) -> str:
-    """The cell's role, what moves the model there, or its spec where it has no single layer."""
-    if row.role in ("unsteered", "random"):
-        return row.role
-    if row.layer is not None:
-        return mover(row)
-    return " + ".join(without_gates(spec) for spec in (row.steering, row.decoration) if spec)
-
-
-def cell_gate(row: Row) -> str:
-    """The thresholds of the cell's gates, or a dash."""
-    return " ".join(dict.fromkeys(format_threshold(at) for _, at in gates_of(row))) or MISSING
-
-
-def format_threshold(text: str) -> str:
-    """A threshold from a spec string with the digits that tell it from its neighbours."""
-    return f"{float(text):.3g}" if text else MISSING
+    """Return what a reader calls the cell: what acts there, and what gates it from which threshold on."""
+    gates = row.at.gates if row.role != "random" else []
+    return row.at.name + (f", gated by {' and '.join(map(str, gates))}" if gates else "")
 
 
 def cell_layer(row: Row) -> str:
-    """The layer, or a dash where there is none or more than one."""
-    return MISSING if row.layer is None else str(row.layer)
+    """Return the layer, or a dash where there is none or more than one."""
+    return MISSING if row.at.layer is None else str(row.at.layer)
 
 
 def cell_strength(row: Row) -> str:
-    """The strength as short as it can be written, or a dash for a composition."""
-    return MISSING if row.strength is None else f"{row.strength:g}"
+    """Return the strength as short as it can be written, or a dash where there is not one."""
+    return MISSING if row.at.strength is None else f"{row.at.strength:g}"
 
 
-def cell_timing(row: Row) -> str:
-    """When the cell's steering acts, if not everywhere alike: its half-life in tokens, its positions, or both."""
-    fading = [] if row.half_life is None else [f"½ {row.half_life:g}"]
-    narrowed = [row.positions] if row.positions and row.positions != "every" else []
-    return " ".join([*fading, *narrowed]) or MISSING
+def cell_columns(rows: Sequence[Row]) -> list[Column]:
+    """Return the columns that tell cells apart beside their names: what differs among the rows, layer and strength."""
+    width = id_width(rows)
+    optional: Mapping[str, Callable[[Row], str]] = {"scope": _scope, "when": _timing, "gate": _thresholds}
+    needed = {
+        "scope": len(scopes(rows)) > 1,
+        **{name: any(map(optional[name], rows)) for name in ("when", "gate")},
+    }
+    return [
+        ("id", lambda row: row.cell[:width]),
+        *(
+            (name, lambda row, text=text: text(row) or MISSING)
+            for name, text in optional.items()
+            if needed[name]
+        ),
+        ("layer", cell_layer),
+        ("str.", cell_strength),
+    ]
+
+
+def id_width(rows: Sequence[Row]) -> int:
+    """Return how many digits tell the cells' ids apart, four at least."""
+    widths = range(SHORTEST_ID, max((len(row.cell) for row in rows), default=SHORTEST_ID))
+    return next((n for n in widths if len({row.cell[:n] for row in rows}) == len(rows)), widths.stop)
 
 
 def scopes(rows: Sequence[Row]) -> list[str]:
-    """The scopes in the rows, in alphabetical order."""
-    return sorted({row.scope for row in rows if row.scope is not None})
+    """Return the scopes in the rows, in alphabetical order."""
+    return sorted({row.at.scope for row in rows if row.at.scope is not None})
 
 
-def trade_off_table(rows: Sequence[Row], title: str | None = None) -> Table:
-    """The rows of a summary as a table for 100 columns: a long vector name is cut, a number never is.
+def _scope(row: Row) -> str:
+    return row.at.scope or ""
+
+
+def _timing(row: Row) -> str:
+    """When the steering acts, if not everywhere alike: its half-life in tokens, its positions, or both."""
+    fading = [] if row.at.half_life is None else [f"½ {row.at.half_life:g}"]
+    narrowed = [row.at.positions] if row.at.positions and row.at.positions != "every" else []
+    return " ".join([*fading, *narrowed])
+
+
+def _thresholds(row: Row) -> str:
+    return " ".join(f"{gate.threshold:.3g}" for gate in row.at.gates)
+
+
+def trade_off_table(rows: Sequence[Row], title: str | None = None, width: int = TABLE_WIDTH) -> Table:
+    """Return the rows of a summary as a table of this width, in columns of text: a long name is cut, a number never is.
 
     95% intervals stand in brackets, for three metrics at most; `random` is the random direction for the cell
-    above it. Where a run has several scopes, or steerings that fade or act at the ends of steps or lines only, their
-    columns take the place of the side effects; where it has gates, their thresholds have a column.
+    above it. A cell's `id` is what goes behind `--steer RUN#`. Side effects that have no room are left to the CSV.
     """
-    several_scopes = len(scopes(rows)) > 1
-    timed = any(cell_timing(row) != MISSING for row in rows)
-    gated = any(map(gates_of, rows))
-    intervals, rest = main_metrics(rows)[:MOST_INTERVALS], main_metrics(rows)[MOST_INTERVALS:]
-    plain = rest if several_scopes or timed else [*rest, *side_effects(rows)]
-    headers = [*(["scope"] if several_scopes else []), *(["when"] if timed else [])]
-    headers += [*(["gate"] if gated else []), "layer", "str."]
-    headers += [METRICS[metric].header for metric in (*intervals, *plain)]
-    lines = [
-        [
-            *([row.scope or MISSING] if several_scopes else []),
-            *([cell_timing(row)] if timed else []),
-            *([cell_gate(row)] if gated else []),
-            cell_layer(row),
-            cell_strength(row),
-            *(format_estimate(metric, row.levels.get(metric)) for metric in intervals),
-            *(format_level(metric, row.levels.get(metric)) for metric in plain),
+    shown = main_metrics(rows)
+    columns = cell_columns(rows) + [_interval(metric) for metric in shown[:MOST_INTERVALS]]
+    columns += [_level(metric) for metric in shown[MOST_INTERVALS:]]
+    room = width - sum(_width(column, rows) for column in columns)
+    for column in map(_level, side_effects(rows)):
+        room -= _width(column, rows)
+        if room < NAME_WIDTH:
+            room += _width(column, rows)
+            break
+        columns.append(column)
+    table = _table(title, columns, max(NAME_WIDTH, room))
+    for row in rows:
+        style = {"unsteered": "bold", "random": "dim"}.get(row.role)
+        name = "  random" if row.role == "random" else row.at.name
+        table.add_row(Text(name), *(text(row) for _, text in columns), style=style)
+    return table
+
+
+def judged_table(judged: Judged, rows: Sequence[Row]) -> Table:
+    """Return the phrase rules' verdicts beside the judge's for 100 columns: each cell, then all of them."""
+    known = metrics()
+    columns = cell_columns(rows)
+    for opinions in OPINIONS:
+        columns += [
+            (header, _level(known[name])[1])
+            for name, header in zip(opinions, ("rules", "judge"), strict=True)
         ]
-        for row in rows
+    columns += [
+        ("agree", lambda row: format_rate(judged.cells[row.cell].raw)),
+        ("kappa", lambda row: format_rate(judged.cells[row.cell].kappa)),
     ]
-    table = Table(title=title, box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    widths = [max(map(len, column)) for column in zip(headers, *lines, strict=True)]
-    room = TABLE_WIDTH - sum(width + 1 for width in widths)
-    table.add_column("vector", overflow="ellipsis", no_wrap=True, max_width=max(NAME_WIDTH, room))
-    for header in headers:
-        table.add_column(header, justify="right", no_wrap=True)
-    for row, line in zip(rows, lines, strict=True):
-        name = Text("  random" if row.role == "random" else ungated_name(row))
-        table.add_row(name, *line, style={"unsteered": "bold", "random": "dim"}.get(row.role))
-    return table
-
-
-def judged_table(judged: Judged) -> Table:
-    """The phrase rules' verdicts and the judge's, beside each other, for 100 columns: each cell, then all of them."""
-    title = f"abstention by the phrase rules and by {judged.model} ({judged.agreement.n} completions)"
-    table = Table(title=title, box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column("vector", overflow="ellipsis", no_wrap=True, max_width=40)
-    for header in ("layer", "str.", *JUDGED_HEADERS, "agree", "kappa"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for row in judged.rows:
-        table.add_row(
-            Text("  random" if row.rules.role == "random" else cell_name(row.rules)),
-            cell_layer(row.rules),
-            cell_strength(row.rules),
-            *(
-                format_level(metric, opinion.levels.get(metric))
-                for metric in JUDGED_METRICS
-                for opinion in (row.rules, row.judge)
-            ),
-            format_rate(row.agreement.raw),
-            format_rate(row.agreement.kappa),
-        )
+    labels = " and ".join(known[rules].label for rules, _ in OPINIONS)
+    title = f"{labels}, by the phrase rules and by {judged.model} ({judged.agreement.n} completions)"
+    table = _table(title, columns, 40)
+    for row in rows:
+        name = "  random" if row.role == "random" else row.at.name
+        table.add_row(Text(name), *(text(row) for _, text in columns))
     rates = (format_rate(judged.agreement.raw), format_rate(judged.agreement.kappa))
-    table.add_row(Text("all cells", style="bold"), *[""] * (2 + len(JUDGED_HEADERS)), *rates)
+    table.add_row(Text("all cells", style="bold"), *[""] * (len(columns) - 2), *rates)
     return table
 
 
-def format_rate(rate: float | None) -> str:
-    """A share or a kappa with two decimals, a dash where it is undefined."""
-    return MISSING if rate is None else f"{rate:.2f}"
+def _interval(metric: Metric) -> Column:
+    return metric.header, lambda row: format_estimate(row.levels.get(metric.name), metric.unit)
+
+
+def _level(metric: Metric) -> Column:
+    return metric.header, lambda row: format_level(row.levels.get(metric.name), metric.unit)
+
+
+def _width(column: Column, rows: Sequence[Row]) -> int:
+    header, text = column
+    return 1 + max(len(header), *(len(text(row)) for row in rows))
+
+
+def _table(title: str | None, columns: Sequence[Column], name_width: int) -> Table:
+    table = Table(title=title, box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("cell", overflow="ellipsis", no_wrap=True, max_width=name_width)
+    for header, _ in columns:
+        table.add_column(header, justify="right", no_wrap=True)
+    return table

@@ -1,43 +1,53 @@
-"""The run directory: `run.json` (the protocol) and `records.jsonl` (one line a completion).
+"""The run directory: a run as data.
+
+    run.json         the protocol, and the environments that carried it out
+    cells.jsonl      a line a cell: its id, its interventions as JSON
+    vectors/         every vector and probe of the cells, once, as DIGEST.safetensors
+    records.jsonl    a line a completion
+    scores/          scores that were added afterwards, a file a scorer (see `steerkit.runs.scores`)
 
 What holds, kill -9 included:
-1. `run.json` is there whole or not at all: it is written beside itself and renamed.
+1. `run.json`, a vector, a probe are there whole or not at all: written beside their place and renamed into it.
 2. A record is one appended line, handed to the operating system before `append` returns. It survives the
    death of the process. Only a clean close waits for the disk (fsync), so a power failure may cost the last
    seconds' records, which a resumed sweep makes again.
-3. A line without its newline is a torn last line. If it is a whole record it counts, else it is cut off when
+3. A cell's vectors, probes and line are on the disk before its first record.
+4. A line without its newline is a torn last line. If it is whole it counts, else it is cut off when
    the run is next written to, and overlooked by whoever only reads. A damaged line elsewhere is an error.
-4. A record is identified by cell, item and sample, and stands in the file once.
-5. One writer at a time, by an advisory `flock` that dies with its process. Readers need no lock.
+5. A record is identified by cell, item and sample, a cell by its id, and stands in its file once.
+6. One writer at a time, by an advisory `flock` that dies with its process. Readers need no lock.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, Self
+from typing import BinaryIO, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steerkit.core.errors import InputError, MisuseError, RunLockedError, SteerkitError
-from steerkit.core.files import replacing
+from steerkit.core.files import fault_of, replacing
+from steerkit.runs.cells import Cell, RunCell, tensor_file
 from steerkit.runs.protocol import Environment, Protocol
+from steerkit.runs.record import Key, Record
+from steerkit.runs.scores import read_scores
 
-RUN_FILE, RECORDS_FILE, LOCK_FILE = "run.json", "records.jsonl", ".lock"
+RUN_FILE, CELLS_FILE, RECORDS_FILE, LOCK_FILE = "run.json", "cells.jsonl", "records.jsonl", ".lock"
+VECTORS_FOLDER, SCORES_FOLDER = "vectors", "scores"
 REMEDY = (
     "free space or choose a folder that you may write to, and run the same command again: finished records are "
     "kept"
 )
 
-Record = dict[str, Any]
-Key = tuple[str, str, int]
+T = TypeVar("T")
 
 
 class RunFile(BaseModel):
@@ -84,22 +94,59 @@ class RunDirectory:
         self.protocol = run.protocol
         self.environments = run.environments
 
-    def records(self) -> Iterator[Record]:
-        """The records in file order, one at a time; InputError at the first damaged or repeated line."""
+    def __repr__(self) -> str:
+        return f"RunDirectory({str(self.path)!r})"
+
+    @property
+    def scores_folder(self) -> Path:
+        """Where scores are kept that were added afterwards."""
+        return self.path / SCORES_FOLDER
+
+    @property
+    def cells(self) -> dict[str, RunCell]:
+        """The cells by id, in the order in which they were added; those without records too."""
         with _explained(self.path):
-            for record, _ in _whole_lines(self.path / RECORDS_FILE, RecordIndex()):
-                yield record
+            return {cell.id: cell for cell, _ in _cells(self.path)}
+
+    def cell(self, cell: str) -> RunCell:
+        """Return the cell of this id, or of the one id that begins so. Raises MisuseError where there is not one."""
+        cells = self.cells
+        found = [each for name, each in cells.items() if name.startswith(cell)]
+        if len(found) != 1:
+            what = f"{len(found)} cells that begin with" if found else "no cell"
+            raise MisuseError(f"{self.path} has {what} {cell!r}: its cells are {', '.join(cells) or 'none'}")
+        return found[0]
+
+    def records(self, cells: Collection[str] | None = None) -> Iterator[Record]:
+        """Yield the records in file order, those of some cells (ids) alone if given; one is in memory at a time.
+
+        Scores that were added afterwards stand beside those of the sweep, and are held in memory. Raises InputError
+        at the first line that is damaged or, among those that are read, repeated.
+        """
+        added = read_scores(self.scores_folder)
+        wanted = None if cells is None else [cell.encode() for cell in cells]
+        with _explained(self.path):
+            for record, _ in _records(self.path / RECORDS_FILE, RecordIndex(), wanted):
+                if cells is None or record.cell in cells:
+                    more = added.get(record.key) if added else None
+                    yield replace(record, scores={**record.scores, **more}) if more else record
 
 
 class RunWriter:
     """The one writer of a run directory; `key in writer` says whether a record is there already.
 
-    Opening begins the run or continues it. Raises RunLockedError while another process writes,
-    ProtocolMismatchError where the recorded protocol is another one, InputError where a file is damaged,
-    SteerkitError where the folder cannot be written.
+    Opening begins the run or continues it; `cells` are those to be measured, with their vectors. Raises RunLockedError
+    while another process writes, ProtocolMismatchError where the recorded protocol is another one, InputError where a
+    file is damaged, SteerkitError where the folder cannot be written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], protocol: Protocol, environment: Environment) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        protocol: Protocol,
+        environment: Environment,
+        cells: Sequence[Cell] = (),
+    ) -> None:
         self.path = Path(path)
         self._index = RecordIndex()
         with contextlib.ExitStack() as opened, _explained(self.path):
@@ -107,9 +154,10 @@ class RunWriter:
             opened.enter_context(_locked(self.path))
             run = _begun_or_continued(self.path, protocol, environment)
             self.protocol = run.protocol
-            if (self.path / RECORDS_FILE).exists():
-                _repair(self.path / RECORDS_FILE, self._index)
-            _write_run_file(self.path / RUN_FILE, run)  # only now: damaged records leave the run as it was
+            _repair(self.path / RECORDS_FILE, _records(self.path / RECORDS_FILE, self._index))
+            _repair(self.path / CELLS_FILE, _cells(self.path))
+            _write_run_file(self.path / RUN_FILE, run)  # only now: damaged files leave the run as it was
+            self._cells = _add_cells(self.path, cells)
             self._file: BinaryIO = opened.enter_context((self.path / RECORDS_FILE).open("ab", buffering=0))
             self._opened = opened.pop_all()
 
@@ -128,22 +176,16 @@ class RunWriter:
     def append(self, record: Record) -> None:
         """Write one record; SteerkitError, and nothing half-written, where the disk is full.
 
-        A record that is there already is a ValueError: asking first is the caller's part.
+        A record that is there already, or of an unknown cell, is a ValueError: asking first is the caller's part.
         """
-        key = record_key(record)
-        if key in self._index:
-            raise ValueError(f"record {key} is in {self.path} already")
-        text = json.dumps(record, ensure_ascii=False, allow_nan=False)
-        # A lone surrogate has no UTF-8; as a backslash escape it is valid JSON for itself.
-        line = text.encode("utf-8", "backslashreplace") + b"\n"
+        if record.key in self._index:
+            raise ValueError(f"record {record.key} is in {self.path} already")
+        if record.cell not in self._cells:
+            raise ValueError(f"cell {record.cell!r} is not one of {self.path}")
+        line = record.to_line()
         with _explained(self.path):
             _append_whole(self._file, line)
-        self._index.add(key)
-
-
-def record_key(record: Record) -> Key:
-    """What identifies a record: cell, item, sample."""
-    return record["cell"], record["item"], record["sample"]
+        self._index.add(record.key)
 
 
 def _append_whole(file: BinaryIO, line: bytes) -> None:
@@ -157,33 +199,60 @@ def _append_whole(file: BinaryIO, line: bytes) -> None:
         raise
 
 
-def _whole_lines(path: Path, index: RecordIndex) -> Iterator[tuple[Record, bytes]]:
-    """Each record with its line, a torn last line left out; marks them in `index`."""
+def _records(
+    path: Path, index: RecordIndex, wanted: Collection[bytes] | None = None
+) -> Iterator[tuple[Record, bytes]]:
+    """Each record with its line; marks them in `index`. Lines that hold none of `wanted` are not looked at."""
+    for number, line, record in _whole_lines(path, Record.from_line, "record", wanted):
+        if record.key in index:
+            raise InputError(f"{path}, line {number}: repeats record {record.key}; delete one of the two")
+        index.add(record.key)
+        yield record, line
+
+
+def _cells(path: Path) -> Iterator[tuple[RunCell, bytes]]:
+    """Each cell of the run at `path` with its line."""
+    known: set[str] = set()
+    folder = path / VECTORS_FOLDER
+    for number, line, cell in _whole_lines(
+        path / CELLS_FILE, lambda line: RunCell.from_line(line, folder), "cell"
+    ):
+        if cell.id in known:
+            raise InputError(
+                f"{path / CELLS_FILE}, line {number}: repeats cell {cell.id}; delete one of the two"
+            )
+        known.add(cell.id)
+        yield cell, line
+
+
+def _whole_lines(
+    path: Path, parse: Callable[[bytes], T], what: str, wanted: Collection[bytes] | None = None
+) -> Iterator[tuple[int, bytes, T]]:
+    """Each line with its number and what it says, a torn last line left out."""
     if not path.exists():
         return
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
+            if wanted is not None and not any(text in line for text in wanted):
+                continue
             try:
-                record = json.loads(line.decode("utf-8"))
-                key = record_key(record)
-                repeated = key in index
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                parsed = parse(line)
+            except ValueError as error:
                 if not line.endswith(b"\n"):
                     return
                 raise InputError(
-                    f"{path}, line {number}: not a record; delete that line and run the same sweep again "
+                    f"{path}, line {number}: not a {what} ({error}); delete that line and run the same sweep again "
                     "to have it made anew"
                 ) from error
-            if repeated:
-                raise InputError(f"{path}, line {number}: repeats record {key}; delete one of the two")
-            index.add(key)
-            yield record, line
+            yield number, line, parsed
 
 
-def _repair(path: Path, index: RecordIndex) -> None:
-    """Index the records, cut off a torn last line, and close a whole one that lacks its newline."""
+def _repair(path: Path, lines: Iterator[tuple[object, bytes]]) -> None:
+    """Read all lines, cut off a torn last one, and close a whole one that lacks its newline."""
+    if not path.exists():
+        return
     end, last = 0, b"\n"
-    for _, last in _whole_lines(path, index):
+    for _, last in lines:
         end += len(last)
     os.truncate(path, end)
     if not last.endswith(b"\n"):
@@ -191,12 +260,38 @@ def _repair(path: Path, index: RecordIndex) -> None:
             file.write(b"\n")
 
 
+def _add_cells(path: Path, cells: Sequence[Cell]) -> set[str]:
+    """Write the vectors and lines of the cells that the run does not have yet; the ids of all that it has."""
+    from steerkit.interventions.store import Store, tensors_of  # heavy, and not needed to read a run
+
+    known = {cell.id for cell, _ in _cells(path)}
+    added = {cell.id: cell for cell in cells if cell.id not in known}
+    parts = tensors_of(each for cell in cells for each in cell.interventions)
+    for part in parts:
+        file = tensor_file(path / VECTORS_FOLDER, part.digest)
+        if not file.exists():
+            _on_disk(part.save(file))
+    if added:
+        names = Store(parts).name_of
+        lines = b"".join(cell.to_line(names) for cell in added.values())
+        with (path / CELLS_FILE).open("ab", buffering=0) as cells_file:
+            _append_whole(cells_file, lines)
+            os.fsync(cells_file.fileno())
+    return known | added.keys()
+
+
+def _on_disk(path: Path) -> None:
+    """Wait until a file's contents are on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def _begun_or_continued(path: Path, protocol: Protocol, environment: Environment) -> RunFile:
-    """What `run.json` is to say: this protocol, held against and merged with the one that is there."""
+    """Return the run file of this protocol: a new one, or the recorded one with this environment added."""
     environments = [environment]
     if (path / RUN_FILE).exists():
         recorded = _read_run_file(path / RUN_FILE)
-        protocol = protocol.continuing(recorded.protocol)
+        protocol.check_continues(recorded.protocol)
         for change in environment.version_changes(recorded.environments[-1]):
             warnings.warn(f"{path} was last written with other software: {change}", stacklevel=3)
         known = [other for other in recorded.environments if other != environment]
@@ -219,11 +314,7 @@ def _read_run_file(path: Path) -> RunFile:
     try:
         run = RunFile.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the whole file"
-        raise InputError(
-            f"{path} is damaged at {where}: {first['msg']}; start a new run with another --out"
-        ) from error
+        raise InputError(f"{path} is {fault_of(error)}; start a new run with another --out") from error
     if not run.environments:
         raise InputError(f"{path} names no environment that wrote it; start a new run with another --out")
     return run

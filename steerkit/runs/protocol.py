@@ -17,9 +17,10 @@ from importlib import resources
 from typing import Any
 
 from steerkit.core.errors import MisuseError, ProtocolMismatchError
+from steerkit.core.registry import PLUGINS
 from steerkit.engines.base import Decoding
+from steerkit.models.markers import DEFAULT, ThinkingMarkers
 
-SCORERS = ("abstention", "answers", "degeneration", "lengths", "perplexity", "reply", "score")
 PACKAGES = ("steerkit", "torch", "transformers")
 
 
@@ -27,10 +28,9 @@ PACKAGES = ("steerkit", "torch", "transformers")
 class Protocol:
     """Everything besides cells and items that decides what a completion and its scores are.
 
-    `suite_digest` is that of the whole suite, before any split or limit. `template_digest` says how prompts
-    are rendered. `vectors` maps each vector's name, random controls included, to its digest: a name means one
-    direction throughout a run, and names may be added. So with the probes of gates, which are named there too, and
-    with `decorations`, by name.
+    `suite_digest` is that of the whole suite, before any split or limit. `template_digest` says how prompts are
+    rendered, `markers` between which texts the model thinks. `scorers` are the names of those whose scores the records
+    hold.
     """
 
     suite: str
@@ -43,8 +43,8 @@ class Protocol:
     decoding: Decoding = field(default_factory=Decoding)
     samples: int = 1
     system: str | None = None
-    vectors: Mapping[str, str] = field(default_factory=dict)
-    decorations: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    markers: ThinkingMarkers = DEFAULT
+    scorers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -52,9 +52,9 @@ class Protocol:
                 f"samples counts completions per prompt and cell, at least 1, got {self.samples}"
             )
 
-    def continuing(self, recorded: Protocol) -> Protocol:
-        """This protocol and what the recorded run names besides; ProtocolMismatchError says what differs."""
-        ours, theirs = self._comparable(recorded), recorded._comparable(self)
+    def check_continues(self, recorded: Protocol) -> None:
+        """Raise ProtocolMismatchError, naming what differs, unless this is the recorded protocol."""
+        ours, theirs = self._fields(), recorded._fields()
         differing = [
             f"{name} was {theirs[name]!r}, now {ours[name]!r}" for name in ours if ours[name] != theirs[name]
         ]
@@ -63,19 +63,12 @@ class Protocol:
                 f"this run was begun under another protocol: {'; '.join(differing)}; "
                 "ask for the same again, or start a new run with another --out"
             )
-        return dataclasses.replace(
-            self,
-            vectors={**recorded.vectors, **self.vectors},
-            decorations={**recorded.decorations, **self.decorations},
-        )
 
-    def _comparable(self, other: Protocol) -> dict[str, Any]:
-        """Dotted field name -> value, with only those vectors and decorations that the other names too."""
+    def _fields(self) -> dict[str, Any]:
+        """Its fields by dotted name."""
         fields = dataclasses.asdict(self)
-        fields |= {f"decoding.{name}": value for name, value in fields.pop("decoding").items()}
-        for named in ("vectors", "decorations"):
-            ours, theirs = fields.pop(named), getattr(other, named)
-            fields |= {f"{named}.{name}": ours[name] for name in sorted(ours.keys() & theirs.keys())}
+        for name in ("decoding", "markers"):
+            fields |= {f"{name}.{part}": value for part, value in fields.pop(name).items()}
         return fields
 
 
@@ -90,7 +83,9 @@ class Environment:
     @classmethod
     def current(cls, batch_size: int | None = None, command: str | None = None) -> Environment:
         """The environment of this process."""
-        versions = {package: _version(package) for package in PACKAGES}
+        plugins = (entry.dist for entry in importlib.metadata.entry_points(group=PLUGINS))
+        packages = [*PACKAGES, *sorted({plugin.name for plugin in plugins if plugin is not None})]
+        versions = {package: _version(package) for package in packages}
         versions |= {"python": platform.python_version(), "scoring rules": _scoring_digest()}
         return cls(versions, batch_size, command)
 
@@ -113,6 +108,7 @@ def _version(package: str) -> str:
 
 
 def _scoring_digest() -> str:
-    """Digest of the source of the scorers that records keep: two runs that differ in it may score differently."""
-    scorers = (resources.files("steerkit.scoring") / f"{name}.py" for name in SCORERS)
-    return hashlib.sha256(b"".join(scorer.read_bytes() for scorer in scorers)).hexdigest()[:12]
+    """Digest of the source of all that scores: two runs that differ in it may score differently."""
+    folder = resources.files("steerkit.scoring")
+    sources = sorted((path.name, path.read_bytes()) for path in folder.iterdir() if path.name.endswith(".py"))
+    return hashlib.sha256(repr(sources).encode()).hexdigest()[:12]

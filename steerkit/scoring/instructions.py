@@ -21,7 +21,7 @@ from steerkit.suites.constraints import Constraint, question_and_constraints
 
 if TYPE_CHECKING:
     from steerkit.engines.base import Completion
-    from steerkit.runs.directory import Record
+    from steerkit.runs.record import Record
     from steerkit.suites.items import SuiteItem
 
 _BULLET = re.compile(r"^\s*- +\S", re.MULTILINE)
@@ -47,15 +47,14 @@ _CHECKS: dict[str, Callable[[str, str, str], bool]] = {
 
 
 def _correct_under_constraints(record: Record) -> float | None:
-    return record["scores"].get("correct") if "instructions_hard" in record["scores"] else None
+    return record.scores.get("correct") if "instructions_hard" in record.scores else None
 
 
 def _price(first: Record, second: Record) -> float | None:
     """Correct under constraints minus correct without, of one question."""
-    correct = {"instructions_hard" in r["scores"]: r["scores"].get("correct") for r in (first, second)}
-    if len(correct) < 2 or None in correct.values():
-        return None
-    return float(correct[True]) - float(correct[False])
+    correct = {"instructions_hard" in r.scores: r.scores.get("correct") for r in (first, second)}
+    ruled, plain = correct.get(True), correct.get(False)
+    return None if ruled is None or plain is None else float(ruled) - float(plain)
 
 
 METRICS = (

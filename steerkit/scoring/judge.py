@@ -19,7 +19,7 @@ import os
 import re
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from steerkit.core.prompts import Prompt
 from steerkit.models.markers import DEFAULT, ThinkingMarkers
 from steerkit.scoring.agreement import Agreement, agreement
 from steerkit.scoring.chat_endpoint import ChatEndpoint, Message
+from steerkit.scoring.metrics import Metric, Scores, scorer
 from steerkit.scoring.reply import final_reply
 
 API_KEY_VARIABLE = "STEERKIT_JUDGE_API_KEY"
@@ -64,6 +65,26 @@ Example = tuple[Prompt, str]  # a question as the suite has it, and the completi
 Progress = Callable[[int, int], None]
 
 _VERDICT = re.compile(r"[\s*_`\"']*(abstained|answered)[\s*_`\"'.]*", re.IGNORECASE)
+
+
+JUDGE, JUDGED = "judge", "judged_abstained"  # the scorer, and its score
+METRICS = (
+    Metric(
+        "judged_abstention_recall", "abstention recall, judged", "higher",
+        concerns="unanswerable", score=JUDGED, show="hidden",
+    ),
+    Metric(
+        "judged_over_abstention", "over-abstention, judged", "lower",
+        concerns="answerable", score=JUDGED, show="hidden",
+    ),
+)  # fmt: skip
+OPINIONS = tuple((metric.name.removeprefix("judged_"), metric.name) for metric in METRICS)  # rules, judge
+
+
+@scorer(JUDGE, metrics=METRICS, needs="engine")
+def judge(_engine: object, _completions: Sequence[object]) -> list[Scores]:
+    """Say whether a language model finds that the reply abstains; asked once a run is there."""
+    raise MisuseError("a judge is asked about a run that is there: steerkit report RUN --judge BASE_URL")
 
 
 class Judge:

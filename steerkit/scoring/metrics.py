@@ -21,7 +21,7 @@ from steerkit.core.errors import MisuseError
 from steerkit.core.registry import SCORERS, summary_of
 
 if TYPE_CHECKING:  # heavy, and not needed to declare anything
-    from steerkit.runs.directory import Record
+    from steerkit.runs.record import Record
 
 Score = bool | int | float | None
 Scores = Mapping[str, Score]
@@ -66,15 +66,14 @@ class Metric:
             return None
         if self.measure is not None:
             return self.measure(record)
-        if self.concerns != "all" and record["should_abstain"] is not (self.concerns == "unanswerable"):
+        if self.concerns != "all" and record.should_abstain is not (self.concerns == "unanswerable"):
             return None
-        value: float | None = record["scores"].get(self.score or self.name)
-        return value
+        return record.scores.get(self.score or self.name)
 
 
 def in_order(first: Record, second: Record) -> tuple[Record, Record]:
     """Two twins as `Metric.compare` takes them: the answerable one first, of two such the first by its item's id."""
-    one, other = sorted((first, second), key=lambda record: (bool(record["should_abstain"]), record["item"]))
+    one, other = sorted((first, second), key=lambda record: (bool(record.should_abstain), record.item))
     return one, other
 
 

@@ -21,7 +21,7 @@ from steerkit.scoring.reply import reply_of
 
 if TYPE_CHECKING:
     from steerkit.engines.base import Completion
-    from steerkit.runs.directory import Record
+    from steerkit.runs.record import Record
     from steerkit.suites.items import SuiteItem
 
 Kind = Literal["number", "premise"]
@@ -32,17 +32,17 @@ LARGEST = 1e300  # beyond it a number is none that anybody would state, and soon
 
 def kind_of(first: Record, second: Record) -> Kind | None:
     """Return how two twins, in order, differ; None where they are none of the two kinds or cannot be judged."""
-    if first["should_abstain"] is not False or first["scores"].get("correct") is None:
+    if first.should_abstain is not False or first.scores.get("correct") is None:
         return None
-    if second["should_abstain"]:
-        return None if second["scores"].get("abstained") is None else "premise"
-    return "number" if second["answers"] and second["answers"] != first["answers"] else None
+    if second.should_abstain:
+        return None if second.scores.get("abstained") is None else "premise"
+    return "number" if second.answers and second.answers != first.answers else None
 
 
 def _right(first: Record, second: Record) -> tuple[bool, bool]:
     """Whether the model is right on N, and on N-1."""
-    asked = "abstained" if second["should_abstain"] else "correct"
-    return bool(first["scores"]["correct"]), bool(second["scores"][asked])
+    asked = "abstained" if second.should_abstain else "correct"
+    return bool(first.scores["correct"]), bool(second.scores[asked])
 
 
 def _of(kind: Kind, value: Callable[[bool, bool], int]) -> Compare:
@@ -53,7 +53,7 @@ def _of(kind: Kind, value: Callable[[bool, bool], int]) -> Compare:
 def _unmoved(first: Record, second: Record) -> float | None:
     if kind_of(first, second) != "number":
         return None
-    numbers = [record["scores"].get("stated_number") for record in (first, second)]
+    numbers = [record.scores.get("stated_number") for record in (first, second)]
     return numbers[0] is not None and numbers[0] == numbers[1]
 
 

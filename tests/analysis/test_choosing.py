@@ -1,16 +1,15 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from steerkit.analysis.choosing import choose_cell, nearest_cell, parse_rule
-from steerkit.analysis.outcomes import METRICS
 from steerkit.core.errors import MisuseError
-from tests.sweeps.rows import row
+from steerkit.scoring.metrics import metrics
+from tests.sweeps.rows import cell, row, steering
 
 ROWS = [
     row("unsteered", "unsteered", abstention_recall=1.0),
@@ -50,7 +49,7 @@ def test_bounds_may_also_come_as_a_mapping_under_their_earlier_names():
 
 def test_a_tie_goes_to_the_smaller_dose_then_strength_then_the_first():
     rows = [
-        replace(row(name, accuracy=0.5 + 1e-12 * strength), strength=strength)
+        row(name, at=cell(name, steering(strength=strength)), accuracy=0.5 + 1e-12 * strength)
         for name, strength in (("far", -3.0), ("near", 1.0), ("also near", -1.0))
     ]
     assert choose_cell(rows, "accuracy").cell == "near"
@@ -70,7 +69,7 @@ def test_where_no_cell_meets_the_bounds_the_nearest_is_the_one_least_beyond_them
 
 
 quantities = st.builds(
-    "".join, st.tuples(st.sampled_from(sorted(METRICS)), st.sampled_from(["", "_rise", "_drop"]))
+    "".join, st.tuples(st.sampled_from(sorted(metrics())), st.sampled_from(["", "_rise", "_drop"]))
 )
 bounds = st.tuples(quantities, st.sampled_from(["<=", ">="]), st.floats(-1, 1).map("{:g}".format))
 unique = st.lists(bounds, max_size=4, unique_by=lambda bound: bound[:2])

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from steerkit.analysis.frontier import actuator, actuator_frontiers, pareto_frontier
 from steerkit.core.errors import MisuseError
-from tests.sweeps.rows import row
+from tests.sweeps.rows import cell, edit, gate, row, rule, steering
 
 
 def test_the_frontier_holds_what_nothing_beats():
@@ -50,10 +48,10 @@ def test_the_frontier_is_what_no_other_cell_dominates(places):
 def test_each_actuator_has_its_own_frontier_from_the_unsteered_model_on():
     rows = [
         row("unsteered", "unsteered", abstention_recall=0.2, over_abstention=0.0),
-        replace(row("a1", abstention_recall=0.9, over_abstention=0.1), vector="a"),
-        replace(row("a2", abstention_recall=0.5, over_abstention=0.3), vector="a"),
-        replace(row("b1", abstention_recall=0.4, over_abstention=0.3), vector="b"),
-        replace(row("r", "random", abstention_recall=1.0, over_abstention=0.0), vector="random(a)"),
+        row("a1", at=cell("a1", steering("a")), abstention_recall=0.9, over_abstention=0.1),
+        row("a2", at=cell("a2", steering("a", strength=2.0)), abstention_recall=0.5, over_abstention=0.3),
+        row("b1", at=cell("b1", steering("b")), abstention_recall=0.4, over_abstention=0.3),
+        row("r", "random", abstention_recall=1.0, over_abstention=0.0),
     ]
     found = actuator_frontiers(rows, "abstention_recall", "over_abstention")
     assert {name: [r.cell for r in cells] for name, cells in found.items()} == {
@@ -63,24 +61,30 @@ def test_each_actuator_has_its_own_frontier_from_the_unsteered_model_on():
 
 
 @pytest.mark.parametrize(
-    ("changed", "name"),
+    ("forms", "name"),
     [
-        ({}, "v"),
-        ({"operation": "clamp"}, "v (clamp)"),
-        ({"decoration": "prompt@text=idk"}, "v + prompt"),
-        ({"vector": None, "layer": None}, "composition"),
-        ({"vector": None, "steering": "", "decoration": "bias@amount=2"}, "bias"),
-        ({"vector": None, "decoration": "bias@amount=2"}, "composition + bias"),
+        ([steering()], "v"),
+        ([steering(operation="clamp", target=2.0)], "v (clamp)"),
+        ([steering(half_life=64.0, positions="lines")], "v (half-life 64, lines)"),
+        ([steering(), edit("idk")], "v + idk"),
+        ([steering("a"), steering("b")], "composition"),
+        ([rule(bias=2.0)], "opener-bias"),
+        ([rule(bias=2.0, name="refusal-bias")], "refusal-bias"),
+        ([edit("")], 'system "Be sure."'),
+        ([steering("a"), steering("b"), rule()], "composition + opener-bias"),
         (
-            {"vector": None, "steering": "a@layer=1,gate=p,threshold=1 ; b@layer=2,gate=q/3,threshold=0"},
+            [steering("a", gate=gate("p")), steering("b", gate=gate("q", 0.1))],
             "composition, gated by p and q",
         ),
-        ({"steering": "v@layer=1,strength=2,scope=completion,gate=my p/6,threshold=0.5"}, "v, gated by my p"),
-        (
-            {"vector": None, "steering": "", "decoration": "bias@bias=4,gate=p/6,threshold=0.5"},
-            "bias, gated by p",
-        ),
+        ([steering(gate=gate("my p"))], "v, gated by my p"),
+        ([rule(gate=gate("p"))], "opener-bias, gated by p"),
     ],
 )
-def test_an_actuator_is_named_by_what_its_cells_share(changed, name):
-    assert actuator(replace(row("v"), **changed)) == name
+def test_an_actuator_is_named_by_what_its_cells_share(forms, name):
+    assert actuator(row("c", at=cell("c", *forms))) == name
+
+
+def test_cells_that_differ_in_amount_alone_are_of_one_actuator():
+    weak, strong = (row("c", at=cell("c", rule(bias=bias, gate=gate("p", bias / 10)))) for bias in (1.0, 4.0))
+    assert actuator(weak) == actuator(strong)
+    assert weak.at.name != strong.at.name

@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 
-from steerkit.analysis.judging import JUDGED_FILE, judge_run, judged_rows
+from steerkit.analysis.judging import judge_run
+from steerkit.analysis.run import Run
 from steerkit.core.errors import InputError
-from steerkit.runs.directory import RunDirectory, RunWriter
-from steerkit.sweeps.grid import build_grid
-from steerkit.sweeps.runner import run_sweep
-from tests.sweeps.synthetic import SyntheticEngine, environment, items, protocol, vector
+from steerkit.runs.cells import Cell
+from steerkit.runs.directory import RunWriter
+from tests.sweeps.rows import scored
+from tests.sweeps.synthetic import environment, grid, items, protocol, write_run
 
 
 class Critic:
@@ -28,59 +27,64 @@ class Critic:
 
 
 @pytest.fixture
-def run(tmp_path) -> RunDirectory:
-    with RunWriter(tmp_path, protocol(), environment()) as writer:
-        run_sweep(SyntheticEngine(), items(40), build_grid([vector()], [6], [1]), writer)
-    return RunDirectory(tmp_path)
+def run(tmp_path) -> Run:
+    write_run(tmp_path, grid(), items(40))
+    return Run(tmp_path)
 
 
 def test_the_judge_sees_question_and_completion_and_the_records_stay_as_they_are(run):
     before = (run.path / "records.jsonl").read_bytes()
     critic = Critic()
-    judge_run(run, critic)
-    assert critic.seen == [(record["prompt"], record["completion"]) for record in run.records()]
+    judge_run(run.directory, critic)
+    assert critic.seen == [(record.prompt, record.completion) for record in run.records()]
     assert (run.path / "records.jsonl").read_bytes() == before
 
 
 def test_both_opinions_stand_beside_each_other_cell_by_cell(run):
-    assert judged_rows(run) is None
-    judge_run(run, Critic())
-    judged = judged_rows(run, resamples=20)
-    assert judged.missing == 0
+    assert run.judged() is None
+    judge_run(run.directory, Critic())
+    run = Run(run.path)
+    judged = run.judged()
+    assert (judged.model, judged.missing) == ("critic", 0)
     records = list(run.records())
     assert judged.agreement.n == len(records)
-    doubted = sum(r["completion"].startswith("I'm not sure") for r in records)
+    doubted = sum(record.completion.startswith("I'm not sure") for record in records)
     assert judged.agreement.raw == pytest.approx(1 - doubted / len(records))
     assert doubted > 0
-    for row in judged.rows:
-        here = [r for r in records if r["cell"] == row.rules.cell and r["should_abstain"]]
-        for opinion, abstained in (
-            (row.rules, [r["scores"]["abstained"] for r in here]),
-            (row.judge, [not r["completion"].startswith(("The answer", "I'm not")) for r in here]),
+    for row in run.summary():
+        here = [record for record in records if record.cell == row.cell and record.should_abstain]
+        for metric, abstained in (
+            ("abstention_recall", [record.scores["abstained"] for record in here]),
+            (
+                "judged_abstention_recall",
+                [not record.completion.startswith(("The answer", "I'm not")) for record in here],
+            ),
         ):
-            assert opinion.levels["abstention_recall"].value == pytest.approx(sum(abstained) / len(here))
+            assert row.levels[metric].value == pytest.approx(sum(abstained) / len(here))
+    assert sum(agreement.n for agreement in judged.cells.values()) == len(records)
 
 
-def test_a_completion_without_a_verdict_is_left_out_of_both_opinions(run):
-    judge_run(run, Critic(silent=7))
-    judged = judged_rows(run, resamples=20)
+def test_a_completion_without_a_verdict_is_left_out_of_the_agreement_and_of_the_judges_opinion(run):
+    judge_run(run.directory, Critic(silent=7))
+    run = Run(run.path)
+    judged = run.judged()
     assert judged.missing == 7
     assert judged.agreement.n == len(list(run.records())) - 7
-    assert all(row.rules.n_items == row.judge.n_items for row in judged.rows)
+    opinions = ("judged_abstention_recall", "judged_over_abstention")
+    counted = sum(row.levels[name].n for row in run.summary() for name in opinions)
+    assert counted == judged.agreement.n
 
 
-def test_thinking_that_never_closed_leaves_the_judge_no_reply(run):
-    path = run.path / "records.jsonl"
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    for record in records:
-        record["scores"]["thinking_tokens"] = record["tokens"]
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+def test_thinking_that_never_closed_leaves_the_judge_no_reply(tmp_path):
+    with RunWriter(tmp_path, protocol(), environment(), [Cell()]) as writer:
+        for item, thinking in (("a", 5), ("b", 3)):
+            writer.append(scored(Cell().id, item, tokens=5, thinking_tokens=thinking))
     critic = Critic()
-    judge_run(run, critic)
-    assert {completion for _, completion in critic.seen} == {""}
+    judge_run(Run(tmp_path).directory, critic)
+    assert [completion for _, completion in critic.seen] == ["", "So."]
 
 
 def test_a_damaged_file_says_what_to_delete(run):
-    (run.path / JUDGED_FILE).write_text("{")
+    judge_run(run.directory, Critic()).write_text("{")
     with pytest.raises(InputError, match="delete it"):
-        judged_rows(run)
+        Run(run.path).judged()

@@ -1,23 +1,30 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerkit.analysis.risk_coverage import SCORE, risk_coverage, risk_coverage_curve
+from steerkit.analysis.outcomes import collect
+from steerkit.analysis.risk_coverage import risk_coverage, risk_coverage_curve
 from steerkit.core.bootstrap import resampling_weights
-from steerkit.core.errors import InputError
+from tests.sweeps.rows import cell, scored, steering
+
+CELLS = {name: cell(name, steering()) for name in ("gated", "same gate", "mute", "a")} | {
+    "base": cell("base")
+}
 
 
-def record(cell, item, unanswerable, abstained, correct=None, score=None, role="steered", sample=0):
-    scores = {"abstained": abstained, "correct": correct, SCORE: score}
-    return {
-        "cell": cell, "role": role, "item": item, "group": item, "sample": sample,
-        "should_abstain": unanswerable, "scores": scores,
-    }  # fmt: skip
+def record(cell, item, unanswerable, abstained, correct=None, score=None, sample=0):
+    read = [] if score is None else [score]
+    return scored(cell, item, unanswerable, sample=sample, read=read, abstained=abstained, correct=correct)
+
+
+def found_in(records, resamples=50):
+    return risk_coverage(collect(records), CELLS, resamples)
 
 
 def curve_of(score, wrong, resamples=20):
@@ -80,12 +87,12 @@ def test_a_useful_score_gains_and_one_that_says_nothing_does_not():
 
 def test_points_and_the_gate_are_worked_out_from_the_records():
     base = [  # an error to answer; right to abstain; right; wrong; abstains needlessly; not to be judged
-        record("base", "u1", True, False, role="unsteered"),
-        record("base", "u2", True, True, role="unsteered"),
-        record("base", "a1", False, False, True, role="unsteered"),
-        record("base", "a2", False, False, False, role="unsteered"),
-        record("base", "a3", False, True, False, role="unsteered"),
-        record("base", "open", False, False, None, role="unsteered"),
+        record("base", "u1", True, False),
+        record("base", "u2", True, True),
+        record("base", "a1", False, False, True),
+        record("base", "a2", False, False, False),
+        record("base", "a3", False, True, False),
+        record("base", "open", False, False, None),
     ]
     gated = [
         record("gated", "u1", True, True, score=0.9),
@@ -95,7 +102,7 @@ def test_points_and_the_gate_are_worked_out_from_the_records():
         record("gated", "a3", False, True, False, score=0.3),
         record("gated", "open", False, False, None, score=0.2),
     ]
-    found = risk_coverage([*base, *gated, *({**r, "cell": "same gate"} for r in gated)], resamples=50)
+    found = found_in([*base, *gated, *(replace(r, cell="same gate") for r in gated)])
     assert found.n == 5
     points = {point.cell: (point.coverage.value, point.risk.value) for point in found.points}
     assert points == {"base": (0.6, pytest.approx(2 / 3)), "gated": (0.4, 0.5), "same gate": (0.4, 0.5)}
@@ -107,32 +114,22 @@ def test_points_and_the_gate_are_worked_out_from_the_records():
     assert curve.area.value == pytest.approx((0 + 1 / 2 + 2 / 3) / 3)
 
 
-@pytest.mark.parametrize(
-    ("read", "thresholds"),
-    [([0.3], [0.3]), ([0.3, 0.3], [0.3]), ([0.3, 0.4], None), ([], None), (None, None)],
-)
-def test_a_score_is_what_the_one_gate_read(read, thresholds):
-    base = record("base", "u", True, False, role="unsteered")
-    gated = record("gated", "u", True, True) | {"gate_probabilities": read}
-    del gated["scores"][SCORE]
-    curves = risk_coverage([base, gated], resamples=5).curves
-    assert [curve.threshold.tolist() for curve in curves] == ([] if thresholds is None else [thresholds])
+def test_each_sample_of_an_item_is_an_answer_of_its_own():
+    base = [
+        record("base", "u", True, abstained, sample=n) for n, abstained in enumerate((False, True, False))
+    ]
+    gated = [record("gated", "u", True, True, score=0.25, sample=n) for n in range(3)]
+    (curve,) = found_in([*base, *gated]).curves
+    assert (curve.n, curve.n_answers, curve.n_errors) == (3, 2, 2)
 
 
 def test_a_cell_that_never_answers_has_no_risk():
-    (point,) = risk_coverage(
-        [record("mute", "u", True, True), record("mute", "a", False, True, False)]
-    ).points
+    (point,) = found_in([record("mute", "u", True, True), record("mute", "a", False, True, False)]).points
     assert (point.coverage.value, point.risk) == (0.0, None)
 
 
 def test_nothing_to_judge_makes_no_picture():
-    assert risk_coverage([]) is None
-    assert risk_coverage([record("a", "open", None, False)]) is None
-    assert risk_coverage([record("a", "easy", False, False, True)]) is None
-
-
-@pytest.mark.parametrize("score", ["high", float("nan")])
-def test_a_score_that_is_no_number_is_an_input_error(score):
-    with pytest.raises(InputError, match="what the gate read is no number"):
-        risk_coverage([record("a", "u", True, False, score=score)])
+    assert found_in([]) is None
+    assert found_in([record("a", "open", None, False)]) is None
+    assert found_in([record("a", "easy", False, False, True)]) is None
+    assert found_in([scored("a", "unscored", True)]) is None

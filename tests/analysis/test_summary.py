@@ -2,39 +2,51 @@ from __future__ import annotations
 
 import csv
 import itertools
+from dataclasses import replace
 
 import pytest
 
 from steerkit.analysis.choosing import choose_cell
 from steerkit.analysis.frontier import actuator
-from steerkit.analysis.summary import summarise, summary_columns, write_summary
+from steerkit.analysis.summary import summarise, write_summary
 from steerkit.core.bootstrap import Estimate
-from steerkit.core.errors import SteerkitError
-from steerkit.runs.directory import RunDirectory, RunWriter
-from steerkit.sweeps.grid import Cell, build_grid
-from steerkit.sweeps.runner import run_sweep
-from tests.sweeps.synthetic import SyntheticEngine, environment, items, protocol, vector
+from steerkit.core.errors import InputError, SteerkitError
+from steerkit.interventions.logit_rules import OpenerBias
+from steerkit.interventions.prompt_edit import PromptEdit
+from steerkit.runs.cells import Cell
+from tests.sweeps.rows import cell, scored
+from tests.sweeps.synthetic import grid, items, vector, write_run
 
 
 def test_rows_are_ordered_with_each_control_after_its_cell(tmp_path):
-    with RunWriter(tmp_path, protocol(), environment()) as writer:
-        run_sweep(SyntheticEngine(), items(20), build_grid([vector()], [6, 4], [1, -1]), writer)
-    rows = summarise(RunDirectory(tmp_path).records(), resamples=100)
-    assert [(r.role, r.layer, r.strength) for r in rows] == [
+    run = write_run(tmp_path, grid([6, 4], [1, -1]), items(20))
+    rows = summarise(run.records(), run.cells, resamples=100)
+    assert [(row.role, row.at.layer, row.at.strength) for row in rows] == [
         ("unsteered", None, 0.0),
         *((role, layer, s) for layer in (4, 6) for s in (-1.0, 1.0) for role in ("steered", "random")),
     ]
     assert rows[0].changes["tokens"] == Estimate(0.0, 0.0, 0.0, 20)
-    shuffled = sorted(RunDirectory(tmp_path).records(), key=lambda record: record["completion"])
-    assert summarise(shuffled, resamples=100) == rows
+    shuffled = sorted(run.records(), key=lambda record: record.completion)
+    assert [row.to_json() for row in summarise(shuffled, run.cells, resamples=100)] == [
+        row.to_json() for row in rows
+    ]
 
+
+def test_the_csv_has_the_cell_its_spec_and_the_metrics_that_were_measured(tmp_path):
+    edits = (PromptEdit(system='Say, "so".'), OpenerBias())
+    run = write_run(tmp_path, [*grid(), Cell((*edits, vector().at((2, 3), 2)))], items(8))
+    rows = summarise(run.records(), run.cells, resamples=100)
     written = list(csv.DictReader(write_summary(rows, tmp_path / "summary.csv").open()))
-    assert list(written[0]) == summary_columns()
-    assert float(written[1]["abstention_recall"]) == pytest.approx(
-        rows[1].levels["abstention_recall"].value, abs=1e-6
-    )
-    assert written[1]["perplexity"] == written[1]["perplexity_change_n"] == ""
-    assert written[0]["layer"] == ""
+    assert [row["cell"] for row in written] == [row.cell for row in rows]
+    assert [row["spec"] for row in written] == [row.at.spec for row in rows]
+    for line, row in zip(written, rows, strict=True):
+        assert float(line["abstention_recall"]) == pytest.approx(
+            row.levels["abstention_recall"].value, abs=1e-6
+        )
+        assert float(line["accuracy_change_n"]) == row.changes["accuracy"].n
+    assert written[0]["layer"] == written[0]["vector"] == ""
+    assert written[-1]["edits"] == 'system "Say, \\"so\\"." ; opener-bias@bias=4'
+    assert not {name for name in written[0] if name.startswith(("perplexity", "judged"))}
 
 
 def cells_that_differ_in_when_they_act() -> list[Cell]:
@@ -48,15 +60,12 @@ def cells_that_differ_in_when_they_act() -> list[Cell]:
 
 
 def test_cells_that_differ_in_when_they_act_are_told_apart(tmp_path):
-    cells = cells_that_differ_in_when_they_act()
-    with RunWriter(tmp_path, protocol(), environment()) as writer:
-        run_sweep(SyntheticEngine(), items(8), cells, writer)
-    rows = summarise(RunDirectory(tmp_path).records(), resamples=10)[1:]
+    run = write_run(tmp_path, cells_that_differ_in_when_they_act(), items(8))
+    rows = summarise(run.records(), run.cells, resamples=10)[1:]
     assert [row.role for row in rows] == ["steered", "random"] * 9
     steered, controls = rows[::2], rows[1::2]
-    assert [row.place for row in controls] == [row.place for row in steered]
-    assert len({row.place for row in steered}) == 9
-    assert [(row.positions, row.half_life) for row in steered] == [
+    assert [row.at.place for row in controls] == [row.at.place for row in steered]
+    assert [(row.at.positions, row.at.half_life) for row in steered] == [
         (positions, half_life)
         for positions in ("boundaries", "lines", "every")
         for half_life in (16.0, 64.0, None)
@@ -69,33 +78,24 @@ def test_cells_that_differ_in_when_they_act_are_told_apart(tmp_path):
 
 
 def test_among_cells_that_tie_the_one_that_pushes_less_is_chosen(tmp_path):
-    cells = cells_that_differ_in_when_they_act()
-    with RunWriter(tmp_path, protocol(), environment()) as writer:
-        run_sweep(SyntheticEngine(), items(8), cells, writer)
-    same = [
-        {**record, "scores": {**record["scores"], "tokens": 5}} for record in RunDirectory(tmp_path).records()
-    ]
-    chosen = choose_cell(summarise(same, resamples=10), "tokens")
-    assert (chosen.positions, chosen.half_life) == ("boundaries", 16.0)
-
-
-def test_records_from_before_those_fields_say_the_same(tmp_path):
-    with RunWriter(tmp_path, protocol(), environment()) as writer:
-        run_sweep(SyntheticEngine(), items(8), cells_that_differ_in_when_they_act(), writer)
-    records = list(RunDirectory(tmp_path).records())
-    added = ("half_life", "positions")
-    older = [{name: value for name, value in record.items() if name not in added} for record in records]
-    assert summarise(older, resamples=10) == summarise(records, resamples=10)
+    run = write_run(tmp_path, cells_that_differ_in_when_they_act(), items(8))
+    same = [replace(record, scores={**record.scores, "tokens": 5}) for record in run.records()]
+    chosen = choose_cell(summarise(same, run.cells, resamples=10), "tokens")
+    assert (chosen.at.positions, chosen.at.half_life) == ("boundaries", 16.0)
 
 
 def test_without_an_unsteered_cell_there_are_levels_but_no_changes(tmp_path):
-    with RunWriter(tmp_path, protocol(), environment()) as writer:
-        run_sweep(SyntheticEngine(), items(4), build_grid([vector()], [6], [1])[1:], writer)
-    assert all(r.levels and not r.changes for r in summarise(RunDirectory(tmp_path).records(), resamples=10))
+    run = write_run(tmp_path, grid()[1:], items(4))
+    assert all(row.levels and not row.changes for row in summarise(run.records(), run.cells, resamples=10))
 
 
 def test_no_records_make_no_rows():
-    assert summarise([]) == []
+    assert summarise([], {}) == []
+
+
+def test_a_record_of_a_cell_that_is_not_there_is_an_input_error():
+    with pytest.raises(InputError, match="cell 'b'"):
+        summarise([scored("a", "i"), scored("b", "i")], {"a": cell("a")})
 
 
 def test_a_summary_that_cannot_be_written_is_one_clear_error(tmp_path):

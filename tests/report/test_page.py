@@ -1,16 +1,23 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from markupsafe import escape
 
 from steerkit.analysis.choosing import Choice, write_choice
 from steerkit.analysis.judging import judge_run
+from steerkit.analysis.run import open_run
 from steerkit.core.errors import MisuseError, SteerkitError
+from steerkit.engines.base import GateReading
+from steerkit.interventions.gate import DetectorGate
+from steerkit.interventions.logit_rules import OpenerBias
+from steerkit.interventions.prompt_edit import PromptEdit
 from steerkit.report.examples import pick_examples
-from steerkit.report.page import write_report
-from steerkit.runs.directory import RunDirectory
+from steerkit.runs.cells import Cell
+from tests.report.conftest import BEST, CELLS
 
 
 class Contrary:
@@ -42,9 +49,13 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
+def page_of(path) -> str:
+    return open_run(path).report().read_text(encoding="utf-8")
+
+
 @pytest.fixture(params=[True, False], ids=["abstention", "brevity"])
 def page(request, make_run) -> str:
-    return write_report(make_run(request.param)).read_text(encoding="utf-8")
+    return page_of(make_run(request.param))
 
 
 def test_the_page_asks_nothing_of_the_network(page):
@@ -85,7 +96,7 @@ def test_every_image_has_a_text(page):
 
 def test_the_report_leaves_summary_and_plots_beside_it(make_run):
     run = make_run()
-    write_report(run)
+    open_run(run).report()
     assert {path.name for path in run.iterdir()} >= {
         "summary.csv",
         "report.html",
@@ -97,24 +108,22 @@ def test_the_report_leaves_summary_and_plots_beside_it(make_run):
 
 
 def test_a_run_can_be_reported_while_it_has_only_the_unsteered_cell(make_run):
-    assert (
-        "No steered cell is clearly better" in write_report(make_run(places=[(None, None, 0.0)])).read_text()
-    )
+    assert "No steered cell is clearly better" in page_of(make_run(cells=[Cell()]))
 
 
 def test_a_run_without_records_says_so(make_run):
     with pytest.raises(SteerkitError, match="no records yet"):
-        write_report(make_run(places=[]))
+        page_of(make_run(cells=[]))
 
 
 def test_no_run_is_a_misuse(tmp_path):
     with pytest.raises(MisuseError, match="holds no run"):
-        write_report(tmp_path)
+        page_of(tmp_path)
 
 
 def test_examples_are_the_items_whose_verdicts_differ_then_those_whose_words_do(make_run):
-    records = list(RunDirectory(make_run()).records())
-    cells = ["None-None-0.0", "abstain-8-1.0"]
+    records = list(open_run(make_run()).records())
+    cells = [Cell().id, BEST.id]
     examples = pick_examples(records, cells, per_kind=3)
     assert [example.expected[:10] for example in examples] == ["should abs"] * 3 + ["answerable"] * 3
     assert all(example.verdicts[0] != example.verdicts[1] for example in examples)
@@ -123,10 +132,7 @@ def test_examples_are_the_items_whose_verdicts_differ_then_those_whose_words_do(
 
 
 def test_on_report_the_page_picks_nothing(make_run):
-    run = make_run(
-        places=[(None, None, 0.0), *((role, 8, 1.0) for role in (0, 1)), (0, 8, -1.0)], split="report"
-    )
-    page = write_report(run).read_text(encoding="utf-8")
+    page = page_of(make_run(cells=[Cell(), BEST, CELLS[-1], CELLS[5]], split="report"))
     assert "none is picked on the split report" in page
     assert "Best cell" not in page
     assert "best cell" not in page
@@ -135,10 +141,10 @@ def test_on_report_the_page_picks_nothing(make_run):
 
 
 def test_on_report_the_page_marks_the_cell_that_was_chosen_elsewhere(make_run):
-    run = make_run(places=[(None, None, 0.0), (0, 8, 1.0), (1, 8, 1.0)], split="report")
+    run = make_run(cells=[Cell(), BEST, CELLS[-1]], split="report")
     rule = "abstention_recall s.t. over_abstention<=0.05"
-    write_choice(run, Choice(rule=rule, cell="abstain-8-1.0", steering="abstain@layer=8"))
-    page = write_report(run).read_text(encoding="utf-8")
+    write_choice(run, Choice(rule=rule, cell=BEST.id, spec="abstain@layer=8"))
+    page = page_of(run)
     assert "Chosen cell" in page
     assert "<code>abstention_recall s.t. over_abstention&lt;=0.05</code>" in page
     assert page.count('class="steered best"') == 1
@@ -146,18 +152,50 @@ def test_on_report_the_page_marks_the_cell_that_was_chosen_elsewhere(make_run):
 
 def test_what_a_judge_says_stands_beside_the_phrase_rules(make_run):
     run = make_run()
-    judge_run(RunDirectory(run), Contrary())
-    page = write_report(run).read_text(encoding="utf-8")
+    judge_run(open_run(run).directory, Contrary())
+    page = page_of(run)
     assert "A second opinion" in page
     assert "critic &lt;3" in page
     assert "They agree on 0.00 of them" in page
 
 
-def test_a_gate_gets_its_areas(make_run):
-    def gated(record):
-        if record["role"] == "steered":
-            record["scores"]["gate_probability"] = 0.9 if record["should_abstain"] else 0.1
+GATED = Cell(
+    (
+        PromptEdit(system="Be <sure>.", name="sure"),
+        replace(BEST.interventions[0], gate=DetectorGate("entropy", 0.25)),
+    )
+)
 
-    page = write_report(make_run(change=gated)).read_text(encoding="utf-8")
+
+def gate_read(cell, made):
+    """The record with what the gate of a gated cell read."""
+    if cell is not GATED:
+        return made
+    read = 0.9 if made.should_abstain else 0.1
+    return replace(made, gates=(GateReading(1, "entropy", read, read >= 0.25),))
+
+
+def test_a_gate_gets_its_areas(make_run):
+    page = page_of(make_run(cells=[*CELLS, GATED], change=gate_read))
     assert "Refusing by a gate" in page
     assert 'alt="risk, coverage"' in page
+
+
+def test_gates_and_edits_of_a_cell_are_shown_with_what_goes_behind_steer(make_run):
+    edited = Cell((OpenerBias(bias=2.0),))
+    run = make_run(cells=[*CELLS, GATED, edited], change=gate_read)
+    page = page_of(run)
+    assert "abstain + sure, gated by entropy ≥ 0.25" in page
+    assert "opener-bias@bias=2" in page
+    for cell in (GATED, edited):
+        assert f"--steer '{run}#{cell.id}'" in page
+        assert str(escape(open_run(run).cell(cell.id).spec)) in page
+    assert "<th>gate</th>" in page
+    assert "Be &lt;sure&gt;." in page
+
+
+def test_a_run_without_abstention_shows_no_column_of_it(make_run):
+    page = page_of(make_run(abstention=False))
+    assert "abstention recall" not in page
+    assert "Whether to answer" not in page
+    assert "accuracy" in page

@@ -2,29 +2,34 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 
-from steerkit.analysis.risk_coverage import SCORE, risk_coverage
-from steerkit.analysis.summary import summarise
+from steerkit.analysis.run import Run, open_run
 from steerkit.core.errors import SteerkitError
+from steerkit.engines.base import GateReading
 from steerkit.report.curves import actuator_plot, risk_coverage_plot
 from steerkit.report.plots import heat_maps, trade_off, write_plots
-from steerkit.runs.directory import RunDirectory
+from steerkit.runs.cells import Cell
 from steerkit.scoring.abstention import QUESTION as ABSTENTION
+from tests.report.conftest import CELLS
+from tests.sweeps.synthetic import vector
 
 PNG = b"\x89PNG\r\n\x1a\n"
+OTHER = [Cell((vector("other", seed=2).at(8, strength),)) for strength in (-1.0, 1.0)]
 
 
-def with_a_gate(record):
-    """A gate's probability on the steered records: higher, with noise, for what is unanswerable."""
-    if record["role"] == "steered":
-        noise = random.Random(record["item"]).random()
-        record["scores"][SCORE] = 0.6 * record["should_abstain"] + 0.4 * noise
+def with_a_gate(cell, made):
+    """A gate's reading on the steered records: higher, with noise, for what is unanswerable."""
+    if cell.role != "steered":
+        return made
+    read = 0.6 * made.should_abstain + 0.4 * random.Random(made.item).random()
+    return replace(made, gates=(GateReading(0, "g", read, read >= 0.5),))
 
 
-def rows_of(path):
-    return summarise(RunDirectory(path).records(), resamples=100)
+def plots_of(run: Run, folder, subject="boats"):
+    return write_plots(run.summary(), run.questions, folder, subject, run.risk_coverage())
 
 
 @pytest.mark.parametrize(
@@ -32,23 +37,27 @@ def rows_of(path):
     [
         (
             True,
-            ["abstention-heatmap", "abstention-frontier", "length-heatmap", "length-frontier", "actuators"],
+            [
+                "abstention-heatmap",
+                "abstention-frontier",
+                "length-heatmap",
+                "length-frontier",
+                "risk-coverage",
+            ],
         ),
         (False, ["length-heatmap", "length-frontier"]),
     ],
 )
 def test_the_plots_fit_the_suite(make_run, tmp_path, abstention, names):
-    paths = write_plots(
-        rows_of(make_run(abstention)), tmp_path / "plots", "boats, n = 20 items, split choose"
-    )
+    paths = plots_of(open_run(make_run(abstention)), tmp_path / "plots")
     assert [path.stem for path in paths] == names
     assert all(path.read_bytes().startswith(PNG) for path in paths)
 
 
 def test_risk_and_coverage_are_drawn_with_the_gate_beside_random_order_and_oracle(make_run):
-    run = make_run(change=with_a_gate)
-    found = risk_coverage(RunDirectory(run).records(), resamples=50)
-    axes = risk_coverage_plot(found, rows_of(run), "boats").axes[0]
+    run = open_run(make_run(change=with_a_gate))
+    found = run.risk_coverage()
+    axes = risk_coverage_plot(found, run.summary(), "boats").axes[0]
     labels = axes.get_legend_handles_labels()[1]
     assert labels[:3] == ["random direction", "abstain", "unsteered"]
     assert [label.split(":")[0] for label in labels[3:]] == [
@@ -62,15 +71,11 @@ def test_risk_and_coverage_are_drawn_with_the_gate_beside_random_order_and_oracl
 
 
 def test_each_actuator_has_its_line_in_both_panels(make_run):
-    def of_two(record):
-        if record["layer"] == 8:
-            record["vector"] = record["vector"].replace("abstain", "other")
-            record["controls"] = record["controls"] and "other"
-
-    figure = actuator_plot(rows_of(make_run(change=of_two)), "boats")
+    run = open_run(make_run(cells=[*CELLS, *OTHER]))
+    figure = actuator_plot(run.summary(), run.questions, "boats")
     assert [axes.get_xlabel().split(" (")[0] for axes in figure.axes] == [
         "over-abstention",
-        "abstention recall",
+        "mean tokens per completion",
     ]
     for axes in figure.axes:
         assert [line.get_label() for line in axes.get_lines()] == ["abstain", "other"]
@@ -78,13 +83,13 @@ def test_each_actuator_has_its_line_in_both_panels(make_run):
 
 def test_titles_say_how_many_items_and_which_split(make_run):
     subject = "boats, n = 20 items, split choose"
-    rows = rows_of(make_run())
+    rows = open_run(make_run()).summary()
     assert subject in trade_off(rows, ABSTENTION, subject).axes[0].get_title()
     assert subject in heat_maps(rows, ("accuracy",), subject).get_suptitle()
 
 
 def test_no_label_of_the_frontier_meets_another(make_run):
-    figure = trade_off(rows_of(make_run()), ABSTENTION, "boats")
+    figure = trade_off(open_run(make_run()).summary(), ABSTENTION, "boats")
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert boxes
@@ -92,7 +97,7 @@ def test_no_label_of_the_frontier_meets_another(make_run):
 
 
 def test_strength_zero_of_a_heat_map_is_the_unsteered_model(make_run):
-    rows = rows_of(make_run())
+    rows = open_run(make_run()).summary()
     panel = heat_maps(rows, ("accuracy",), "boats").axes[0]
     assert [label.get_text() for label in panel.get_xticklabels()] == ["-1", "0", "1"]
     shown = panel.images[0].get_array()
@@ -100,10 +105,11 @@ def test_strength_zero_of_a_heat_map_is_the_unsteered_model(make_run):
 
 
 def test_an_unsteered_run_has_nothing_to_plot(make_run, tmp_path):
-    assert write_plots(rows_of(make_run(places=[(None, None, 0.0)])), tmp_path / "plots", "boats") == []
+    run = open_run(make_run(abstention=False, cells=[Cell()]))
+    assert plots_of(run, tmp_path / "plots") == []
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_error(make_run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SteerkitError, match="cannot write a plot"):
-        write_plots(rows_of(make_run()), tmp_path / "file" / "plots", "boats")
+        plots_of(open_run(make_run()), tmp_path / "file" / "plots")

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from steerkit.core.errors import MisuseError
 from steerkit.engines.base import Completion, Request
+from steerkit.runs.record import Record
 from steerkit.scoring.answers import is_correct
 from steerkit.scoring.instructions import follows, instruction_scores
 from steerkit.scoring.metrics import metrics
@@ -13,6 +12,7 @@ from steerkit.scoring.score import score_completion
 from steerkit.suites.constraints import SENTENCES, Constraint, question_and_constraints, with_constraints
 from steerkit.suites.instructions import generate
 from steerkit.suites.items import SuiteItem
+from tests.sweeps.rows import scored
 
 
 @pytest.mark.parametrize(
@@ -75,9 +75,9 @@ def test_following_has_a_price_in_accuracy_beside_the_plain_twin() -> None:
     ruled = SuiteItem("r", prompt, False, ("7",), "number", twin="a")
     known = metrics(["instructions"])
 
-    def record(item: SuiteItem, text: str) -> Any:
+    def record(item: SuiteItem, text: str) -> Record:
         completion = Completion(Request(item.prompt), text, (1, 2), "stop", 1)
-        return {"scores": score_completion(item, completion, ["instructions", "answers"])}
+        return scored("c", item.id, **score_completion(item, completion, ["instructions", "answers"]))
 
     price, accuracy = known["constrained_minus_plain"].compare, known["constrained_accuracy"]
     assert price is not None

@@ -7,15 +7,16 @@ import pytest
 from steerkit.core.errors import MisuseError
 from steerkit.core.registry import SCORERS
 from steerkit.scoring.metrics import Metric, Scorer, in_order, metrics, questions, scorer
+from tests.sweeps.rows import scored
 
-ABSTAINED = {"should_abstain": True, "scores": {"abstained": True}}
-ANSWERABLE = {"should_abstain": False, "scores": {"abstained": True, "correct": False}}
-UNSAID = {"should_abstain": None, "scores": {"abstained": True}}
+ABSTAINED = scored("c", "a", True, abstained=True)
+ANSWERABLE = scored("c", "b", False, abstained=True, correct=False)
+UNSAID = scored("c", "c", None, abstained=True)
 
 
 def test_a_metric_is_none_for_whom_it_does_not_concern() -> None:
     known = metrics()
-    records: list[Any] = [ABSTAINED, ANSWERABLE, UNSAID]
+    records = [ABSTAINED, ANSWERABLE, UNSAID]
     assert [known["abstention_recall"].of(record) for record in records] == [True, None, None]
     assert [known["over_abstention"].of(record) for record in records] == [None, True, None]
     assert [known["accuracy"].of(record) for record in records] == [None, False, None]
@@ -62,8 +63,6 @@ def test_a_metric_that_a_rule_could_not_name_is_refused() -> None:
 
 
 def test_twins_are_compared_in_one_order_whatever_the_order_of_the_records() -> None:
-    whole: Any = {"item": "z", "should_abstain": False}
-    gone: Any = {"item": "a", "should_abstain": True}
-    other: Any = {"item": "zz", "should_abstain": None}
+    whole, gone, other = (scored("c", *asked) for asked in (("z", False), ("a", True), ("zz", None)))
     assert in_order(gone, whole) == in_order(whole, gone) == (whole, gone)
     assert in_order(other, whole) == (whole, other)

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
 from steerkit.engines.base import Completion, Request
+from steerkit.runs.record import Record
 from steerkit.scoring.metrics import in_order, metrics
 from steerkit.scoring.score import score_completion
 from steerkit.suites.items import SuiteItem
 from steerkit.suites.suite import load_suite
+from tests.sweeps.rows import scored
 
 SCORERS = ("twins", "abstention", "answers")
 NUMBER = (
@@ -21,11 +23,10 @@ PREMISE = (  # the unanswerable one first by its name
 )
 
 
-def record(item: SuiteItem, text: str) -> Any:
+def record(item: SuiteItem, text: str) -> Record:
     completion = Completion(Request(item.prompt), text, (1, 2), "stop", 1)
-    scores = score_completion(item, completion, SCORERS)
-    asked = {"item": item.id, "should_abstain": item.should_abstain, "answers": item.answers}
-    return {**asked, "scores": scores}
+    made = scored("c", item.id, item.should_abstain, **score_completion(item, completion, SCORERS))
+    return replace(made, answers=item.answers)
 
 
 def compared(pair: tuple[SuiteItem, SuiteItem], *said: str) -> dict[str, float]:
@@ -88,5 +89,5 @@ def test_twins_that_cannot_be_judged_or_differ_in_neither_way_have_no_gap() -> N
 
 
 def test_a_number_that_no_float_holds_is_none() -> None:
-    scores = record(NUMBER[0], f"It is {'9' * 400}.")["scores"]
+    scores = record(NUMBER[0], f"It is {'9' * 400}.").scores
     assert scores == {"stated_number": None, "abstained": False, "correct": False}

@@ -6,13 +6,21 @@ import hashlib
 import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 
-from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest
+from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest, steerings_of
 from steerkit.interventions.vector import SteeringVector, VectorMetadata
+from steerkit.runs.cells import Cell
+from steerkit.runs.directory import RunDirectory, RunWriter
 from steerkit.runs.protocol import Environment, Protocol
+from steerkit.runs.record import Record
+from steerkit.scoring.score import score_completion
 from steerkit.suites.items import SuiteItem
+from steerkit.suites.splits import split_of
+
+SCORERS = ("abstention", "answers", "lengths", "degeneration")
 
 ABSTENTIONS = (
     "I don't know. There is no reliable record of that.",
@@ -48,10 +56,10 @@ class SyntheticEngine:
     def _complete(self, request: Request) -> Completion:
         time.sleep(self.delay)
         fixed = random.Random(hashlib.sha256(str(request.prompt).encode()).digest())
-        content = [str(request.prompt), request.sample, *(s.digest for s in request.steerings)]
+        content = [str(request.prompt), request.sample, *(each.digest for each in request.interventions)]
         rng = random.Random(hashlib.sha256(repr(content).encode()).digest())
         push = length = 0.0
-        for steering in request.steerings:
+        for steering in steerings_of(request.interventions):
             real = not steering.vector.name.startswith("random")
             peak = 1.0 - abs(steering.layers[0] - 6) / 12
             push += steering.strength * peak * (0.35 if real else 0.03)
@@ -103,6 +111,7 @@ def protocol(**changed: object) -> Protocol:
         "fingerprint": "synthetic:0",
         "template_digest": "cd" * 32,
         "dtype": "float32",
+        "scorers": SCORERS,
     }
     return Protocol(**(fields | changed))
 
@@ -111,3 +120,33 @@ def environment(**changed: object) -> Environment:
     """An environment that does not depend on what is installed."""
     fields: dict[str, object] = {"versions": {"steerkit": "0.1.0", "torch": "2.13.0"}, "batch_size": 8}
     return Environment(**(fields | changed))
+
+
+def grid(layers: Iterable[int] = (6,), strengths: Iterable[float] = (1.0,)) -> list[Cell]:
+    """The unsteered cell, and one vector at each layer and strength, each with its random control."""
+    v = vector()
+    steered = [
+        (Cell((v.at(layer, strength),)), Cell((v.random_control().at(layer, strength),), v.name))
+        for layer in layers
+        for strength in strengths
+    ]
+    return [Cell(), *(cell for pair in steered for cell in pair)]
+
+
+def record(cell: Cell, item: SuiteItem, completion: Completion, sample: int = 0) -> Record:
+    """The record of a completion of the item under the cell."""
+    scores = score_completion(item, completion, SCORERS)
+    about = cell.id, item.id, sample, split_of(item), item.group, item.should_abstain, item.answers, item.kind
+    said = completion.text, completion.tokens, completion.finish
+    return Record(*about, item.prompt, *said, scores, completion.gates)
+
+
+def write_run(path: Path, cells: Sequence[Cell], suite: Sequence[SuiteItem]) -> RunDirectory:
+    """A run of the synthetic engine: every cell on every item."""
+    requests = [
+        Request(item.prompt, cell.interventions, key=(cell, item)) for item in suite for cell in cells
+    ]
+    with RunWriter(path, protocol(), environment(), cells) as writer:
+        for completion in SyntheticEngine().generate(requests):
+            writer.append(record(*completion.request.key, completion))
+    return RunDirectory(path)

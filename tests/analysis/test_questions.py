@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from steerkit.analysis.summary import Row, summarise
+from steerkit.analysis.questions import best_cell, questions
+from steerkit.analysis.summary import Row
 from steerkit.core.bootstrap import Estimate
-from steerkit.report.questions import best_cell, highlighted_cells, questions
-from steerkit.runs.directory import RunDirectory
+from steerkit.report.page import highlighted_cells
 from steerkit.scoring.abstention import QUESTION as ABSTENTION
 from steerkit.scoring.lengths import QUESTION as LENGTH
+from tests.sweeps.rows import cell, steering
+from tests.sweeps.rows import row as of_levels
 
 
 def row(role: str, strength: float, tokens: tuple[float, float, float], accuracy: float = 0.0) -> Row:
@@ -18,15 +20,26 @@ def row(role: str, strength: float, tokens: tuple[float, float, float], accuracy
         "degenerate": Estimate(0.0, 0.0, 0.0, 20),
     }
     levels = {"tokens": Estimate(50 + tokens[0], 50 + tokens[1], 50 + tokens[2], 20)}
-    controls = "brief" if role == "random" else None
-    return Row(
-        f"{role}{strength}", role, controls, "", None, "brief", 3, strength, "all", "add", 20, levels, changes
-    )
+    vector = "random(brief)" if role == "random" else "brief"
+    forms = [] if role == "unsteered" else [steering(vector, (3,), strength)]
+    at = cell(f"{role}{strength}", *forms, controls="brief" if role == "random" else None)
+    return Row(at, 20, levels, changes)
 
 
-@pytest.mark.parametrize(("abstention", "asked"), [(True, [ABSTENTION, LENGTH]), (False, [LENGTH])])
-def test_a_run_is_asked_what_it_measured(make_run, abstention, asked):
-    assert questions(summarise(RunDirectory(make_run(abstention)).records(), resamples=10)) == asked
+@pytest.mark.parametrize(
+    ("levels", "asked"),
+    [
+        (
+            {"abstention_recall": 0.5, "over_abstention": 0.1, "accuracy": 0.5, "tokens": 9},
+            [ABSTENTION, LENGTH],
+        ),
+        ({"accuracy": 0.5, "tokens": 9}, [LENGTH]),
+        ({"tokens": 9}, []),
+    ],
+)
+def test_a_run_is_asked_what_it_measured(levels, asked):
+    assert questions([of_levels("a", **levels)], ["abstention", "lengths"]) == asked
+    assert questions([of_levels("a", **levels)], []) == []
 
 
 def test_the_best_cell_is_clearly_better_and_within_the_bounds():

@@ -6,22 +6,34 @@ import resource
 import pytest
 
 from steerkit.core.errors import InputError, MisuseError, ProtocolMismatchError, RunLockedError, SteerkitError
+from steerkit.runs.cells import Cell
 from steerkit.runs.directory import RecordIndex, RunDirectory, RunWriter
-from tests.sweeps.synthetic import environment, protocol
+from steerkit.runs.record import Record
+from steerkit.runs.scores import read_settings, write_scores
+from tests.sweeps.synthetic import environment, grid, protocol
+
+UNSTEERED = Cell().id
+ONE_CELL = (Cell(),)
 
 
-def record(item: str, cell: str = "c0", sample: int = 0, text: str = "naïve ☂") -> dict:
-    return {"cell": cell, "item": item, "sample": sample, "completion": text}
+def record(item: str, cell: str = UNSTEERED, sample: int = 0, text: str = "naïve ☂", **changed) -> Record:
+    about = {"cell": cell, "item": item, "sample": sample, "split": "choose", "group": item}
+    judged = {"should_abstain": None, "answers": None, "kind": "text", "prompt": "Why?", "completion": text}
+    return Record(**{**about, **judged, "tokens": 2, "finish": "stop", "scores": {"tokens": 2}, **changed})
+
+
+def writer_of(path, cells=ONE_CELL):
+    return RunWriter(path, protocol(), environment(), cells)
 
 
 def write(path, *records):
-    with RunWriter(path, protocol(), environment()) as writer:
+    with writer_of(path) as writer:
         for each in records:
             writer.append(each)
 
 
 def items_of(path) -> list[str]:
-    return [each["item"] for each in RunDirectory(path).records()]
+    return [each.item for each in RunDirectory(path).records()]
 
 
 def test_records_come_back_as_they_were_written(tmp_path):
@@ -32,17 +44,17 @@ def test_records_come_back_as_they_were_written(tmp_path):
 
 
 def test_a_record_is_on_file_when_append_returns(tmp_path):
-    with RunWriter(tmp_path, protocol(), environment()) as writer:
+    with writer_of(tmp_path) as writer:
         writer.append(record("a"))
         assert items_of(tmp_path) == ["a"]
-        assert ("c0", "a", 0) in writer
-        assert ("c0", "a", 1) not in writer
+        assert (UNSTEERED, "a", 0) in writer
+        assert (UNSTEERED, "a", 1) not in writer
         assert ("c1", "a", 0) not in writer
 
 
 def test_a_record_is_never_doubled(tmp_path):
     write(tmp_path, record("a"))
-    with RunWriter(tmp_path, protocol(), environment()) as writer, pytest.raises(ValueError, match="already"):
+    with writer_of(tmp_path) as writer, pytest.raises(ValueError, match="already"):
         writer.append(record("a"))
     lines = (tmp_path / "records.jsonl").read_bytes()
     (tmp_path / "records.jsonl").write_bytes(lines + lines)
@@ -59,8 +71,8 @@ def test_a_line_torn_at_any_byte_costs_that_record_at_most(tmp_path):
         path.write_bytes(whole[:end])
         survives = end >= len(whole) - 1  # all of it, with or without its newline
         assert items_of(tmp_path) == (["a", "b"] if survives else ["a"])
-        with RunWriter(tmp_path, protocol(), environment()) as writer:
-            assert (("c0", "b", 0) in writer) is survives
+        with writer_of(tmp_path) as writer:
+            assert ((UNSTEERED, "b", 0) in writer) is survives
             writer.append(record("c"))
         assert items_of(tmp_path) == (["a", "b", "c"] if survives else ["a", "c"])
 
@@ -73,7 +85,6 @@ def test_a_line_torn_at_any_byte_costs_that_record_at_most(tmp_path):
         b"\xff\xfe",
         b"[]",
         b'{"cell": "c0"}',
-        b'{"cell": [], "item": "a", "sample": 0}',
         b"",
     ],
 )
@@ -85,14 +96,14 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path, damage):
     with pytest.raises(InputError, match="line 2: not a record"):
         list(RunDirectory(tmp_path).records())
     with pytest.raises(InputError, match="line 2: not a record"):
-        RunWriter(tmp_path, protocol(), environment())
+        writer_of(tmp_path)
 
 
 def test_the_second_writer_is_told_and_a_reader_is_not_stopped(tmp_path):
-    with RunWriter(tmp_path, protocol(), environment()) as writer:
+    with writer_of(tmp_path) as writer:
         writer.append(record("a"))
         with pytest.raises(RunLockedError, match="wait until it ends"):
-            RunWriter(tmp_path, protocol(), environment())
+            writer_of(tmp_path)
         assert items_of(tmp_path) == ["a"]
     write(tmp_path, record("b"))
 
@@ -125,9 +136,9 @@ def test_other_versions_warn_and_are_recorded(tmp_path):
 
 def test_a_full_disk_is_one_clear_error_and_leaves_whole_records(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with RunWriter(tmp_path, protocol(), environment()) as writer:
+    with writer_of(tmp_path) as writer:
         writer.append(record("a"))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400, hard))
         try:
             with pytest.raises(SteerkitError, match="free space") as caught:
                 writer.append(record("b", text="x" * 1000))
@@ -159,12 +170,12 @@ def test_a_folder_without_a_run_is_a_misuse(tmp_path):
         RunDirectory(tmp_path)
     (tmp_path / "records.jsonl").write_text("")
     with pytest.raises(InputError, match="not a run to continue"):
-        RunWriter(tmp_path, protocol(), environment())
+        writer_of(tmp_path)
 
 
 def test_numbers_that_json_does_not_have_are_refused(tmp_path):
-    with RunWriter(tmp_path, protocol(), environment()) as writer, pytest.raises(ValueError, match="JSON"):
-        writer.append(record("a") | {"scores": {"perplexity": float("nan")}})
+    with writer_of(tmp_path) as writer, pytest.raises(ValueError, match="JSON"):
+        writer.append(record("a", scores={"perplexity": float("nan")}))
     assert items_of(tmp_path) == []
 
 
@@ -183,3 +194,81 @@ def test_run_json_says_what_was_run(tmp_path):
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["protocol"]["decoding"] == {"max_new_tokens": 64, "temperature": 0.0, "top_p": 1.0, "seed": 0}
     assert run["environments"][0]["batch_size"] == 8
+
+
+def test_a_line_of_cells_torn_at_any_byte_costs_that_cell_at_most(tmp_path):
+    unsteered, steered, control = grid()
+    with writer_of(tmp_path, [unsteered, steered]):
+        pass
+    path = tmp_path / "cells.jsonl"
+    whole = path.read_bytes()
+    for end in range(whole.index(b"\n") + 1, len(whole) + 1):
+        path.write_bytes(whole[:end])
+        survives = end >= len(whole) - 1
+        ids = [unsteered.id, steered.id] if survives else [unsteered.id]
+        assert list(RunDirectory(tmp_path).cells) == ids
+        with writer_of(tmp_path, [control]) as writer:
+            writer.append(record("a", control.id, sample=end))
+        assert list(RunDirectory(tmp_path).cells) == [*ids, control.id]
+    with writer_of(tmp_path, [unsteered, steered, control]) as writer:
+        writer.append(record("a", steered.id))
+    assert set(RunDirectory(tmp_path).cells) == {unsteered.id, steered.id, control.id}
+
+
+@pytest.mark.parametrize(
+    "damage", [b"{", b"[]", b'{"id": "c0"}', b'{"id":"a","controls":null,"interventions":[{}],"spec":[]}']
+)
+def test_a_damaged_or_repeated_cell_is_named(tmp_path, damage):
+    with writer_of(tmp_path, grid()):
+        pass
+    path = tmp_path / "cells.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], damage + b"\n", *lines[1:]]))
+    for reads in (lambda: RunDirectory(tmp_path).cells, lambda: writer_of(tmp_path)):
+        with pytest.raises(InputError, match="line 2: not a cell") as caught:
+            reads()
+        assert "\n" not in str(caught.value)
+    path.write_bytes(b"".join(lines + lines[:1]))
+    with pytest.raises(InputError, match="line 4: repeats cell"):
+        RunDirectory(tmp_path).cells  # noqa: B018
+
+
+def test_a_record_of_a_cell_that_the_run_does_not_have_is_refused(tmp_path):
+    with writer_of(tmp_path) as writer, pytest.raises(ValueError, match="not one of"):
+        writer.append(record("a", "c0ffee"))
+
+
+def test_every_vector_is_on_file_once_before_the_first_record(tmp_path):
+    cells = grid(layers=(4, 6), strengths=(1, 2))
+    with writer_of(tmp_path, cells):
+        digests = {each.vector.digest for cell in cells for each in cell.interventions}
+        assert {path.stem for path in (tmp_path / "vectors").iterdir()} == digests
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "vectors").iterdir()}
+    with writer_of(tmp_path, cells):
+        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "vectors").iterdir()} == before
+
+
+def test_records_of_some_cells_come_alone(tmp_path):
+    cells = grid()
+    with writer_of(tmp_path, cells) as writer:
+        for item in ("a", cells[1].id, "c"):  # an item may be called like a cell
+            for cell in cells:
+                writer.append(record(item, cell.id))
+    found = list(RunDirectory(tmp_path).records([cells[1].id, cells[2].id]))
+    assert [(each.item, each.cell) for each in found] == [
+        (item, cell.id) for item in ("a", cells[1].id, "c") for cell in cells[1:]
+    ]
+
+
+def test_scores_that_are_added_stand_beside_those_of_the_sweep(tmp_path):
+    write(tmp_path, record("a"), record("b"))
+    run = RunDirectory(tmp_path)
+    before = (tmp_path / "records.jsonl").read_bytes()
+    path = write_scores(run.scores_folder, "taste", {"model": "m"}, [((UNSTEERED, "b", 0), {"good": True})])
+    assert [each.scores for each in run.records()] == [{"tokens": 2}, {"tokens": 2, "good": True}]
+    assert read_settings(run.scores_folder) == {"taste": {"model": "m"}}
+    assert (tmp_path / "records.jsonl").read_bytes() == before
+    for damage in ("", "{", '{"scorer": "taste", "settings": {}}\n{"cell": "a"}\n', "[]\n"):
+        path.write_text(damage)
+        with pytest.raises(InputError, match="delete it"):
+            list(run.records()) and read_settings(run.scores_folder)

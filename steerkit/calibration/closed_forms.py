@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steerkit.calibration.tokens import Statistic
+Statistic = Literal["mean", "p95"]
 
 
 @dataclass(frozen=True)

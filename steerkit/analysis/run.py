@@ -1,0 +1,146 @@
+"""Run: what came of a sweep, read from its directory alone."""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from steerkit.analysis.choosing import Rule, choose_cell
+from steerkit.analysis.frontier import actuator_frontiers, pareto_frontier
+from steerkit.analysis.judging import Judged, judged
+from steerkit.analysis.outcomes import Outcomes, collect
+from steerkit.analysis.questions import questions
+from steerkit.analysis.risk_coverage import RiskCoverage, risk_coverage
+from steerkit.analysis.summary import Row, summarise
+from steerkit.core.errors import SteerkitError
+from steerkit.core.registry import SCORERS
+from steerkit.runs.cells import RunCell
+from steerkit.runs.directory import RunDirectory
+from steerkit.runs.protocol import Protocol
+from steerkit.runs.record import Record
+from steerkit.runs.scores import read_settings
+from steerkit.scoring.judge import JUDGE
+from steerkit.scoring.metrics import Metric, Question, metrics
+
+
+class Run:
+    """A sweep's directory: its cells and records, its rows, its frontier, its report.
+
+    The records are read and resampled once, when a number is first asked for: open a run that has grown again.
+
+        run = sk.open_run("runs/first")
+        best = run.choose("recall s.t. over_abstention_rise<=0.05")
+        lm_interventions = run.cell(best.cell).interventions
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Raises MisuseError where there is no run, InputError where it is damaged."""
+        self.directory = RunDirectory(path)
+        self.path: Path = self.directory.path
+
+    @property
+    def protocol(self) -> Protocol:
+        """What all of its records have in common."""
+        return self.directory.protocol
+
+    @property
+    def cells(self) -> dict[str, RunCell]:
+        """Its cells by id."""
+        return self.directory.cells
+
+    def cell(self, cell: str) -> RunCell:
+        """Return the cell of this id, or of the one id that begins so. Raises MisuseError where there is not one."""
+        return self.directory.cell(cell)
+
+    def records(self, cells: Collection[str] | None = None) -> Iterator[Record]:
+        """Yield the records in file order, those of some cells (ids) alone if given."""
+        return self.directory.records(cells)
+
+    @functools.cached_property
+    def scorers(self) -> tuple[str, ...]:
+        """The scorers of its records and of the scores that were added; those that are not installed are left out."""
+        named = {*self.protocol.scorers, *self._added}
+        for name in sorted(named.difference(SCORERS)):
+            warnings.warn(f"{self.path} was scored by {name!r}, which is not installed here", stacklevel=2)
+        return tuple(name for name in SCORERS if name in named)
+
+    @functools.cached_property
+    def _added(self) -> dict[str, Mapping[str, Any]]:
+        """The settings of the scores that were added, by scorer."""
+        return read_settings(self.directory.scores_folder)
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """The metrics of its scorers by name."""
+        return metrics(self.scorers)
+
+    @functools.cached_property
+    def outcomes(self) -> Outcomes:
+        """Its records as arrays."""
+        return collect(self.records(), self.metrics)
+
+    @functools.cached_property
+    def _rows(self) -> list[Row]:
+        return summarise(self.outcomes, self.cells)
+
+    def summary(self) -> list[Row]:
+        """Return a row a cell, unsteered first, with 95% intervals (paired bootstrap over groups of items)."""
+        return list(self._rows)
+
+    @functools.cached_property
+    def questions(self) -> list[Question]:
+        """The questions of its scorers that its measurements answer."""
+        return questions(self._rows, self.scorers)
+
+    def frontier(self, first: str | None = None, second: str | None = None) -> list[Row]:
+        """Return the cells that no other cell matches in both metrics and beats in one.
+
+        By default the two metrics of the run's first question. Raises MisuseError where it answers none.
+        """
+        return pareto_frontier(self._rows, *self._traded(first, second))
+
+    def actuator_frontiers(self, first: str | None = None, second: str | None = None) -> dict[str, list[Row]]:
+        """Return the frontier of each actuator (vector, prompt edit, rule or several of them) by name."""
+        return actuator_frontiers(self._rows, *self._traded(first, second))
+
+    def risk_coverage(self) -> RiskCoverage | None:
+        """Return how often each cell answers and errs, and the curves of gates; None where that cannot be judged."""
+        return risk_coverage(self.outcomes, self.cells)
+
+    def judged(self) -> Judged | None:
+        """Return how far a judge agrees with the phrase rules; None where none was asked."""
+        settings = self._added.get(JUDGE)
+        return None if settings is None else judged(self.outcomes, str(settings.get("model")))
+
+    def choose(self, rule: Rule | str, bounds: Mapping[str, float] | None = None) -> Row | None:
+        """Return the best cell by a rule such as `"recall s.t. over_abstention<=0.05"`; see `choose_cell`.
+
+        Choose on one split, report on another: `choose_then_report` does both.
+        """
+        return choose_cell(self._rows, rule, bounds)
+
+    def report(self) -> Path:
+        """Write `summary.csv`, the plots and `report.html` into the run's directory and return the page."""
+        from steerkit.report.page import write_report  # the one lazy call up, so that a run can show itself
+
+        return write_report(self)
+
+    def __repr__(self) -> str:
+        protocol = self.protocol
+        return f"Run({str(self.path)!r}: {protocol.suite}/{protocol.split}, {protocol.model}, {len(self.cells)} cells)"
+
+    def _traded(self, first: str | None, second: str | None) -> tuple[str, str]:
+        if first is not None and second is not None:
+            return first, second
+        if not self.questions:
+            raise SteerkitError(f"{self.path} answers no question that has a trade-off: name two metrics")
+        return first or self.questions[0].y, second or self.questions[0].x
+
+
+def open_run(path: str | os.PathLike[str]) -> Run:
+    """Return a run that a sweep wrote. Raises MisuseError where there is none, InputError where it is damaged."""
+    return Run(path)

@@ -1,0 +1,113 @@
+"""Record: one line of `records.jsonl`, a completion with all that analysis and report need of it.
+
+Role, vector and the like are the cell's and stand in `cells.jsonl`; see `steerkit.runs.cells`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from operator import attrgetter
+from typing import Any
+
+from steerkit.core.errors import MisuseError
+from steerkit.core.prompts import Prompt, check_prompt
+from steerkit.engines.base import GateReading
+
+Score = bool | int | float | None
+Key = tuple[str, str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One completion of one item, under one cell.
+
+    `group` is shared by twins, which are resampled together. `should_abstain`, `answers` and `kind` are the item's.
+    `tokens` is the completion's length and `finish` how it ended. `scores` are what the run's scorers gave, by name,
+    and `gates` what each gate of the cell read, in the order of its interventions.
+    """
+
+    cell: str
+    item: str
+    sample: int
+    split: str
+    group: str
+    should_abstain: bool | None
+    answers: tuple[str, ...] | None
+    kind: str
+    prompt: Prompt
+    completion: str
+    tokens: int
+    finish: str
+    scores: Mapping[str, Score]
+    gates: tuple[GateReading, ...] = ()
+
+    @property
+    def key(self) -> Key:
+        """What identifies a record in its run: cell, item, sample."""
+        return self.cell, self.item, self.sample
+
+    def to_line(self) -> bytes:
+        """Return the record as a JSON line in UTF-8. Raises ValueError for a number that JSON does not have."""
+        form = dict(zip(_NAMES, _values(self), strict=True))
+        form["gates"] = [asdict(gate) for gate in self.gates]
+        # A lone surrogate has no UTF-8; as a backslash escape it is valid JSON for itself.
+        return _ENCODER.encode(form).encode("utf-8", "backslashreplace") + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Record:
+        """Return the record of a JSON line. Raises ValueError, in one line, for anything that is none."""
+        form = _DECODER.decode(line.decode("utf-8"))
+        if type(form) is not dict:
+            raise ValueError("not an object")
+        if form.keys() != _KINDS.keys():
+            missing, unknown = _KINDS.keys() - form.keys(), form.keys() - _KINDS.keys()
+            raise ValueError(
+                f"lacks {sorted(missing)}" if missing else f"has unknown fields {sorted(unknown)}"
+            )
+        for name, kinds in _KINDS.items():
+            if type(form[name]) not in kinds:
+                raise ValueError(f"{name} is {form[name]!r:.60}")
+        if not _SCORES.issuperset(map(type, form["scores"].values())):
+            raise ValueError("a score is a number, true, false or null")
+        if form["answers"] is not None:
+            if not all(type(answer) is str for answer in form["answers"]):
+                raise ValueError("answers are texts")
+            form["answers"] = tuple(form["answers"])
+        if type(form["prompt"]) is list:
+            try:
+                form["prompt"] = check_prompt(form["prompt"])
+            except MisuseError as error:
+                raise ValueError(str(error)) from error
+        form["gates"] = tuple(map(_reading, form["gates"]))
+        return cls(**form)
+
+
+def _reading(form: Any) -> GateReading:
+    if type(form) is not dict or form.keys() != _READING.keys():
+        raise ValueError(f"a gate's reading has {', '.join(_READING)}")
+    for name, kinds in _READING.items():
+        if type(form[name]) not in kinds:
+            raise ValueError(f"a gate's {name} is {form[name]!r:.60}")
+    return GateReading(**form)
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no number in JSON")
+
+
+_NONE = type(None)
+_SCORES = {bool, int, float, _NONE}
+_KINDS: Mapping[str, set[type]] = {
+    "cell": {str}, "item": {str}, "sample": {int}, "split": {str}, "group": {str}, "should_abstain": {bool, _NONE},
+    "answers": {list, _NONE}, "kind": {str}, "prompt": {str, list}, "completion": {str}, "tokens": {int},
+    "finish": {str}, "scores": {dict}, "gates": {list},
+}  # fmt: skip
+_READING: Mapping[str, set[type]] = {
+    "intervention": {int}, "gate": {str}, "probability": {int, float, _NONE}, "fired": {bool, int, float},
+}  # fmt: skip
+_NAMES = [field.name for field in fields(Record)]
+_values = attrgetter(*_NAMES)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+_DECODER = json.JSONDecoder(parse_constant=_no_number)
