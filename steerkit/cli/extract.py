@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 import typer
 
 from steerkit.cli import console, options
-from steerkit.core.registry import ESTIMATORS
 
 METHOD = "mean-difference"
 BUDGET = 0.05  # of answerable questions, on choose, for which a probe may fire
@@ -24,7 +23,7 @@ def extract(
     what: Annotated[
         Literal["vector", "probe"], typer.Option("--as", help="A steering vector, or a probe that gates one.")
     ] = "vector",
-    method: Annotated[str, typer.Option("--method", help=f"{', '.join(ESTIMATORS)}.")] = METHOD,
+    method: Annotated[str, typer.Option("--method", help="{estimators}.")] = METHOD,
     aggregation: Annotated[
         Literal["last", "mean", "prompt"] | None,
         typer.Option(

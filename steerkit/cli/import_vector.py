@@ -11,13 +11,7 @@ from steerkit.cli import console, options
 
 
 def import_vector(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            help="A repeng or llama.cpp .gguf, an .svec, a .pt of CAA (or a folder of them) or persona vectors, or a "
-            "TransformerLens cache."
-        ),
-    ],
+    file: Annotated[Path, typer.Argument(help="A file, or a folder, of {importers}.")],
     out: options.OutFile,
     model: options.Model = options.DEFAULT_MODEL,
     device: options.Device = None,
@@ -26,21 +20,17 @@ def import_vector(
         str | None, typer.Option("--name", help="The vector's name; default: that of --out.")
     ] = None,
     layer: Annotated[
-        int | None, typer.Option("--layer", help="Layer of a .pt that holds one direction.")
-    ] = None,
-    negative: Annotated[
-        Path | None, typer.Option("--negative", help="The other side, where FILE is a TransformerLens cache.")
+        int | None, typer.Option("--layer", min=0, help="Layer of a .pt that holds one direction.")
     ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Turn another tool's vector into one for --model, the model that it was made on."""
-    from steerkit.interchange import importers
+    from steerkit.interchange.base import check_import
+    from steerkit.interchange.base import import_vector as read
 
+    check_import(file)
     lm = console.load(model, device, dtype)
-    if negative is None:
-        vector = importers.import_vector(file, lm, name or out.stem, layer=layer)
-    else:
-        vector = importers.import_caches(file, negative, lm, name or out.stem)
+    vector = read(file, lm, name or out.stem, layer=layer)
     vector.save(out)
     layers = vector.direction.any(dim=1).nonzero().flatten().tolist()
     if as_json:

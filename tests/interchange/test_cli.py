@@ -47,8 +47,8 @@ def test_merged_is_verified_in_plain_transformers(tiny_folder: Path, spec: str, 
 def test_an_export_that_fails_its_verification_exits_1(
     tiny_folder: Path, spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steerkit.interchange.verification.EQUAL", -1.0)
-    monkeypatch.setattr("steerkit.interchange.verification.EQUAL_TO_SHIFT", -1.0)
+    monkeypatch.setattr("steerkit.interchange.verification.compare.EQUAL", -1.0)
+    monkeypatch.setattr("steerkit.interchange.verification.compare.EQUAL_TO_SHIFT", -1.0)
     outcome = steerkit(
         "export", "--to", "merged", spec, "--model", tiny_folder, "--verify", "--out", tmp_path / "m"
     )
@@ -87,7 +87,7 @@ def test_a_missing_consumer_is_said_with_the_way_to_get_it(
     (line,) = outcome.err.splitlines()
     assert "cannot verify" in line
     assert package in line
-    assert "--consumer-python" in line
+    assert "the consumer's Python" in line
 
 
 def test_a_consumer_python_that_is_no_program_is_misuse(spec: str, tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ import torch
 from steerkit.core.errors import MisuseError
 from steerkit.engines.base import Decoding, Request, ScoreRequest
 from steerkit.engines.transformers.engine import TransformersEngine
-from steerkit.interchange.lm_eval import export_lm_eval
-from steerkit.interchange.verification import verify_lm_eval
-from steerkit.interventions.steering import Gate, Steering
+from steerkit.interchange.base import Consumer, export, verify_export
+from steerkit.interventions.gate import PositionGate
+from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
 from steerkit.suites.suite import load_suite
 from tests.interchange.conftest import consumer_python
@@ -28,9 +28,8 @@ CHOICES = ("I don't know.", "The answer is")
 
 def test_a_block_is_named_as_in_the_models_base(tiny: LanguageModel, tmp_path: Path) -> None:
     vector = random_vector(tiny)
-    path = export_lm_eval(
-        tiny, [vector.at(2, 1.5, scope="all"), vector.at((2, 3), 0.5, scope="all")], tmp_path / "v.pt"
-    )
+    steerings = [vector.at(2, 1.5, scope="all"), vector.at((2, 3), 0.5, scope="all")]
+    path = export(steerings, "lm-eval", tmp_path / "v.pt", tiny)
     entries = torch.load(path, weights_only=True)
     assert list(entries) == ["layers.2", "layers.3"]
     assert entries["layers.2"]["action"] == "add"
@@ -45,28 +44,26 @@ def test_clamp_and_full_ablation_become_its_clamp(tiny: LanguageModel, tmp_path:
         vector.at(1, 1.0, scope="all", operation="clamp", target=2.5),
         vector.at(2, 1.0, scope="all", operation="ablate"),
     ]
-    entries = torch.load(export_lm_eval(tiny, steerings, tmp_path / "v.pt"), weights_only=True)
-    assert [(e["action"], e["steering_coefficient"]) for e in entries.values()] == [
-        ("clamp", 2.5),
-        ("clamp", 0.0),
-    ]
+    entries = torch.load(export(steerings, "lm-eval", tmp_path / "v.pt", tiny), weights_only=True)
+    assert [e["action"] for e in entries.values()] == ["clamp", "clamp"]
+    assert [e["steering_coefficient"] for e in entries.values()] == pytest.approx([2.5, 0.0])
 
 
 def test_what_lm_eval_cannot_express_is_refused_by_name(tiny: LanguageModel, tmp_path: Path) -> None:
     vector = random_vector(tiny)
     refused = {
         "scope=completion": [vector.at(1)],
-        "gate": [vector.at(1, scope="all", gate=Gate(vector, 0.0))],
+        "gate": [vector.at(1, scope="all", gate=PositionGate(vector, 0.0))],
         "operation=rotate": [vector.at(1, 0.5, scope="all", operation="rotate")],
         "strength=0.5": [vector.at(1, 0.5, scope="all", operation="ablate")],
         "layer=1": [vector.at(1, 1.0, scope="all"), vector.at(1, 1.0, scope="all", operation="ablate")],
-        "strength=0": [vector.at(1, 0.0, scope="all")],
+        "nothing to export": [vector.at(1, 0.0, scope="all")],
     }
     for field, steerings in refused.items():
         with pytest.raises(MisuseError, match=field):
-            export_lm_eval(tiny, steerings, tmp_path / "v.pt")
+            export(steerings, "lm-eval", tmp_path / "v.pt", tiny)
     with pytest.raises(MisuseError, match=r"NAME\.pt"):
-        export_lm_eval(tiny, [vector.at(1, scope="all")], tmp_path / "v.bin")
+        export([vector.at(1, scope="all")], "lm-eval", tmp_path / "v.bin", tiny)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -78,11 +75,11 @@ def test_lm_eval_computes_what_we_compute(smollm: LanguageModel, tmp_path: Path,
     steerings = [
         random_vector(smollm, size=0.5).at((10, 14), 1.0, scope="all", operation=operation, target=target)
     ]
-    path = export_lm_eval(smollm, steerings, tmp_path / "v.pt")
-    outcome = verify_lm_eval(smollm, steerings, path, python)
+    path = export(steerings, "lm-eval", tmp_path / "v.pt", smollm)
+    outcome = verify_export(steerings, "lm-eval", path, smollm, Consumer(Path(python)))
     assert outcome.passed, outcome.rows
     assert max(abs(row["ours"] - row["unsteered"]) for row in outcome.rows) > 0.1
-    assert not verify_lm_eval(smollm, [], path, python).passed
+    assert not verify_export([], "lm-eval", path, smollm, Consumer(Path(python))).passed
 
 
 CHOOSE = """
@@ -134,7 +131,7 @@ print(json.dumps({"scores": done["results"][task], "answers": [sample["resps"] f
 
 def evaluated(folder: Path, smollm: LanguageModel, steerings: Sequence[Steering], task: str) -> Any:
     """What lm-eval makes of a task that lies in `folder`."""
-    file = str(export_lm_eval(smollm, steerings, folder / "v.pt")) if steerings else ""
+    file = str(export(steerings, "lm-eval", folder / "v.pt", smollm)) if steerings else ""
     command = [consumer_python("lm_eval"), "-c", RUN, str(folder), smollm.hf.name_or_path, file, task]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr

@@ -19,8 +19,8 @@ import steerkit as sk
 from steerkit.core.errors import MisuseError, ModelMismatchError, SteerkitError
 from steerkit.engines.base import Decoding, Request
 from steerkit.engines.transformers.engine import TransformersEngine
-from steerkit.interchange.merged import export_merged
-from steerkit.interchange.verification import QUESTIONS, verify_merged
+from steerkit.interchange.base import export, verify_export
+from steerkit.interchange.verification.compare import QUESTIONS
 from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
 from steerkit.models.sites import hidden_of, with_hidden
@@ -91,7 +91,7 @@ def test_plain_transformers_computes_the_steered_logits(config: Any, tmp_path: P
         random_vector(lm, 0).at((0, 2), 0.7, scope="all"),
         random_vector(lm, 1, name="b").at((1, 2), -1.3, scope="all"),
     ]
-    folder = export_merged(lm, steerings, tmp_path / "merged")
+    folder = export(steerings, "merged", tmp_path / "merged", lm)
     merged = transformers.AutoModelForCausalLM.from_pretrained(folder)
     with plainly_steered(lm, steerings):
         expected = logits(lm.hf)
@@ -116,13 +116,13 @@ UNFOLDABLE = {
 def test_an_architecture_without_a_place_for_it_is_refused(config: Any, reason: str, tmp_path: Path) -> None:
     lm = model_of(config)
     with pytest.raises(MisuseError, match=reason):
-        export_merged(lm, [random_vector(lm).at(1, scope="all")], tmp_path / "merged")
+        export([random_vector(lm).at(1, scope="all")], "merged", tmp_path / "merged", lm)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_folder_says_what_was_folded_in(tiny: LanguageModel, tmp_path: Path) -> None:
     vector = random_vector(tiny)
-    folder = export_merged(tiny, [vector.at(2, 1.5, scope="all")], tmp_path / "merged")
+    folder = export([vector.at(2, 1.5, scope="all")], "merged", tmp_path / "merged", tiny)
     note = json.loads((folder / "steerkit.json").read_text())
     assert note["steering"] == ["random@layer=2,strength=1.5,scope=all"]
     assert note["fingerprint"] == tiny.fingerprint
@@ -131,7 +131,7 @@ def test_the_folder_says_what_was_folded_in(tiny: LanguageModel, tmp_path: Path)
 
 def test_a_merged_model_is_another_model_to_a_vector(tiny: LanguageModel, tmp_path: Path) -> None:
     steering = random_vector(tiny).at(2, 1.5, scope="all")
-    merged = sk.load_model(export_merged(tiny, [steering], tmp_path / "merged"))
+    merged = sk.load_model(export([steering], "merged", tmp_path / "merged", tiny))
     with pytest.raises(ModelMismatchError, match="other weights"), sk.steer(merged, steering):
         pass
 
@@ -139,16 +139,16 @@ def test_a_merged_model_is_another_model_to_a_vector(tiny: LanguageModel, tmp_pa
 def test_a_vector_of_another_model_is_refused_unless_allowed(tiny: LanguageModel, tmp_path: Path) -> None:
     foreign = random_vector(tiny_model(seed=7)).at(1, scope="all")
     with pytest.raises(ModelMismatchError, match="other weights"):
-        export_merged(tiny, [foreign], tmp_path / "merged")
-    assert export_merged(tiny, [foreign], tmp_path / "merged", allow_mismatch=True).is_dir()
+        export([foreign], "merged", tmp_path / "merged", tiny)
+    assert export([foreign], "merged", tmp_path / "merged", tiny, allow_mismatch=True).is_dir()
 
 
 def test_what_exists_is_not_overwritten(tiny: LanguageModel, tmp_path: Path) -> None:
     steerings = [random_vector(tiny).at(1, scope="all")]
     with pytest.raises(MisuseError, match="exists"):
-        export_merged(tiny, steerings, tmp_path)
+        export(steerings, "merged", tmp_path, tiny)
     with pytest.raises(MisuseError, match=r"outside the `with sk\.steer"), sk.steer(tiny, *steerings):
-        export_merged(tiny, steerings, tmp_path / "merged")
+        export(steerings, "merged", tmp_path / "merged", tiny)
 
 
 def test_a_failure_leaves_no_folder(
@@ -159,16 +159,16 @@ def test_a_failure_leaves_no_folder(
 
     monkeypatch.setattr(type(tiny.tokenizer), "save_pretrained", fail)
     with pytest.raises(SteerkitError, match="No space left"):
-        export_merged(tiny, [random_vector(tiny).at(1, scope="all")], tmp_path / "merged")
+        export([random_vector(tiny).at(1, scope="all")], "merged", tmp_path / "merged", tiny)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_verification_passes_what_is_right_and_fails_what_is_not(tiny: LanguageModel, tmp_path: Path) -> None:
     steerings = [random_vector(tiny).at(1, scope="all")]
-    folder = export_merged(tiny, steerings, tmp_path / "merged")
-    assert verify_merged(tiny, steerings, folder).passed
-    assert not verify_merged(tiny, [random_vector(tiny).at(2, scope="all")], folder).passed
-    assert not verify_merged(tiny, [random_vector(tiny).at(1, 1.01, scope="all")], folder).passed
+    folder = export(steerings, "merged", tmp_path / "merged", tiny)
+    assert verify_export(steerings, "merged", folder, tiny).passed
+    assert not verify_export([random_vector(tiny).at(2, scope="all")], "merged", folder, tiny).passed
+    assert not verify_export([random_vector(tiny).at(1, 1.01, scope="all")], "merged", folder, tiny).passed
 
 
 def test_the_reference_model_merged_is_the_hooked_model_to_1e_4(
@@ -176,7 +176,8 @@ def test_the_reference_model_merged_is_the_hooked_model_to_1e_4(
 ) -> None:
     vector = random_vector(smollm, size=0.5)
     steerings = [vector.at((0, 14), 1.0, scope="all"), vector.at(29, -2.0, scope="all")]
-    outcome = verify_merged(smollm, steerings, export_merged(smollm, steerings, tmp_path / "merged"))
+    folder = export(steerings, "merged", tmp_path / "merged", smollm)
+    outcome = verify_export(steerings, "merged", folder, smollm)
     assert outcome.passed
     assert outcome.rows[0]["largest_difference"] <= 1e-4
     assert outcome.rows[0]["largest_shift"] > 1
@@ -198,7 +199,7 @@ def test_vllm_generates_from_it_what_we_generate_steered(smollm: LanguageModel, 
     python = consumer_python("vllm")
     vector = random_vector(smollm, size=0.5)
     steering = vector.at((10, 14), 1.0, scope="all")
-    folder = export_merged(smollm, [steering], tmp_path / "merged")
+    folder = export([steering], "merged", tmp_path / "merged", smollm)
     prompts = [smollm.renderer.encode_prompt(question) for question in QUESTIONS]
     command = [python, "-c", VLLM, str(folder), json.dumps(prompts)]
     # Plain vLLM without a plugin of ours, in one process, with a cache that a small machine has room for.

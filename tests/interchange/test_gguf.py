@@ -14,9 +14,8 @@ import pytest
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.extraction.extract import extract
 from steerkit.extraction.pairs import load_pairs
-from steerkit.interchange.gguf import export_gguf
-from steerkit.interchange.gguf_model import gguf_of, write_float32
-from steerkit.interchange.verification import verify_gguf
+from steerkit.interchange.base import Consumer, export, verify_export
+from steerkit.interchange.gguf import write_float32
 from steerkit.models import LanguageModel
 from tests.interchange.conftest import consumer_python
 from tests.tiny import random_vector
@@ -33,8 +32,8 @@ def text(path: Path, key: str) -> object:
 
 def test_direction_n_is_our_layer_n_with_its_strength_in_it(tiny: LanguageModel, tmp_path: Path) -> None:
     vector = random_vector(tiny)
-    path = export_gguf(
-        [vector.at((1, 3), 1.5, scope="all"), vector.at(3, -0.5, scope="all")], tmp_path / "v.gguf"
+    path = export(
+        [vector.at((1, 3), 1.5, scope="all"), vector.at(3, -0.5, scope="all")], "gguf", tmp_path / "v.gguf"
     )
     written = directions(path)
     assert list(written) == ["direction.1", "direction.2", "direction.3"]
@@ -45,7 +44,7 @@ def test_direction_n_is_our_layer_n_with_its_strength_in_it(tiny: LanguageModel,
 
 
 def test_the_file_says_whose_it_is(tiny: LanguageModel, tmp_path: Path) -> None:
-    path = export_gguf([random_vector(tiny).at(2, 2.0, scope="all")], tmp_path / "v.gguf")
+    path = export([random_vector(tiny).at(2, 2.0, scope="all")], "gguf", tmp_path / "v.gguf")
     assert text(path, "general.architecture") == "controlvector"
     assert text(path, "controlvector.model_hint") == "llama"
     assert text(path, "controlvector.layer_count") == 3
@@ -56,7 +55,7 @@ def test_the_file_says_whose_it_is(tiny: LanguageModel, tmp_path: Path) -> None:
 
 def test_the_first_layer_is_refused(tiny: LanguageModel, tmp_path: Path) -> None:
     with pytest.raises(MisuseError, match="layer=0"):
-        export_gguf([random_vector(tiny).at((0, 1), scope="all")], tmp_path / "v.gguf")
+        export([random_vector(tiny).at((0, 1), scope="all")], "gguf", tmp_path / "v.gguf")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -92,14 +91,14 @@ def test_what_is_no_gguf_is_not_copied(tmp_path: Path) -> None:
 
 def test_a_scope_is_refused(tiny: LanguageModel, tmp_path: Path) -> None:
     with pytest.raises(MisuseError, match="scope=completion"):
-        export_gguf([random_vector(tiny).at(1)], tmp_path / "v.gguf")
+        export([random_vector(tiny).at(1)], "gguf", tmp_path / "v.gguf")
 
 
 @pytest.mark.consumers
 def test_repeng_reads_what_we_write(tiny: LanguageModel, tmp_path: Path) -> None:
     python = consumer_python("repeng")
     vector = random_vector(tiny)
-    path = export_gguf([vector.at((1, 2), 1.5, scope="all")], tmp_path / "v.gguf")
+    path = export([vector.at((1, 2), 1.5, scope="all")], "gguf", tmp_path / "v.gguf")
     program = (
         "import json, sys, repeng; v = repeng.ControlVector.import_gguf(sys.argv[1]);"
         "print(json.dumps([v.model_type, {k: d.tolist() for k, d in v.directions.items()}]))"
@@ -117,9 +116,8 @@ def test_llama_cpp_steers_where_we_do_at_every_layer(smollm: LanguageModel, tmp_
     python = consumer_python("llama_cpp")
     vector = extract(smollm, load_pairs("abstention"))
     steerings = [vector.at(tuple(range(1, smollm.n_layers)), 1.0, scope="all")]
-    path = export_gguf(steerings, tmp_path / "v.gguf")
-    model = gguf_of("smollm2-135m-instruct", None, print)
-    outcome = verify_gguf(smollm, steerings, path, model, python)
+    path = export(steerings, "gguf", tmp_path / "v.gguf")
+    outcome = verify_export(steerings, "gguf", path, smollm, Consumer(Path(python)))
     assert outcome.passed, outcome.rows
     assert [row["layer"] for row in outcome.rows] == [None, *range(1, smollm.n_layers)]
     for row in outcome.rows[1:]:
@@ -134,8 +132,7 @@ def test_a_file_that_is_one_layer_off_is_not_verified(smollm: LanguageModel, tmp
     python = consumer_python("llama_cpp")
     vector = extract(smollm, load_pairs("abstention"))
     moved = replace(vector, direction=vector.direction.roll(1, dims=0))
-    wrong = export_gguf(
-        [moved.at(15, 1.0, scope="all")], tmp_path / "v.gguf"
-    )  # what belongs to layer 14 stands at 15
-    model = gguf_of("smollm2-135m-instruct", None, print)
-    assert not verify_gguf(smollm, [vector.at(14, 1.0, scope="all")], wrong, model, python).passed
+    wrong = export([moved.at(15, 1.0, scope="all")], "gguf", tmp_path / "v.gguf")
+    # What belongs to layer 14 stands at 15.
+    steering = vector.at(14, 1.0, scope="all")
+    assert not verify_export(steering, "gguf", wrong, smollm, Consumer(Path(python))).passed

@@ -10,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerkit.core.errors import MisuseError
-from steerkit.interchange.additive import constant_shifts, steered_layers
-from steerkit.interventions.steering import Gate, Steering
+from steerkit.interchange.base import check_export
+from steerkit.interchange.shifts import constant_shifts, refusal_of_shift, steered_layers
+from steerkit.interventions.gate import PositionGate
+from steerkit.interventions.prompt_edit import PromptEdit
+from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
 from tests.tiny import random_vector
 
@@ -20,23 +23,25 @@ CONSUMER = "the consumer"
 
 @pytest.mark.parametrize("scope", ["completion", "prompt", "thinking", "answer"])
 def test_a_scope_other_than_all_is_refused_by_name(tiny: LanguageModel, scope: str) -> None:
-    with pytest.raises(MisuseError, match=f"scope={scope}.*the consumer acts at every position"):
-        constant_shifts([random_vector(tiny).at(1, scope=scope)], CONSUMER)
+    reason = refusal_of_shift(random_vector(tiny).at(1, scope=scope), CONSUMER)
+    assert reason is not None
+    assert reason.startswith(f"scope={scope}: the consumer acts at every position")
 
 
 @pytest.mark.parametrize("operation", ["ablate", "rotate", "clamp"])
-def test_an_operation_other_than_add_is_refused_by_name(tiny: LanguageModel, operation: str) -> None:
+def test_an_operation_that_is_no_constant_shift_is_refused_by_name(
+    tiny: LanguageModel, operation: str
+) -> None:
     target = 1.0 if operation == "clamp" else None
-    with pytest.raises(MisuseError, match=f"operation={operation}"):
-        constant_shifts(
-            [random_vector(tiny).at(1, 1.0, scope="all", operation=operation, target=target)], CONSUMER
-        )
+    steering = random_vector(tiny).at(1, 1.0, scope="all", operation=operation, target=target)
+    assert str(refusal_of_shift(steering, CONSUMER)).startswith(f"operation={operation}: ")
 
 
-def test_a_gate_is_refused_by_name(tiny: LanguageModel) -> None:
+def test_a_gate_and_another_kind_of_intervention_are_refused_by_name(tiny: LanguageModel) -> None:
     vector = random_vector(tiny)
-    with pytest.raises(MisuseError, match=r"^gate in "):
-        constant_shifts([vector.at(1, scope="all", gate=Gate(vector, 0.0))], CONSUMER)
+    gated = vector.at(1, scope="all", gate=PositionGate(vector, 0.0))
+    assert str(refusal_of_shift(gated, CONSUMER)).startswith("gate: ")
+    assert str(refusal_of_shift(PromptEdit(system="Be brief."), CONSUMER)).endswith("of kind prompt")
 
 
 def test_a_field_that_the_exports_do_not_know_is_refused_by_name(tiny: LanguageModel) -> None:
@@ -45,27 +50,31 @@ def test_a_field_that_the_exports_do_not_know_is_refused_by_name(tiny: LanguageM
         decay: float = 1.0
 
     vector = random_vector(tiny)
-    constant_shifts([Fading(vector, (1,), scope="all")], CONSUMER)
-    with pytest.raises(MisuseError, match=r"^decay in "):
-        constant_shifts([Fading(vector, (1,), scope="all", decay=0.5)], CONSUMER)
+    assert refusal_of_shift(Fading(vector, (1,), scope="all"), CONSUMER) is None
+    fading = Fading(vector, (1,), scope="all", decay=0.5)
+    assert str(refusal_of_shift(fading, CONSUMER)).startswith("decay: ")
 
 
 def test_a_half_life_and_boundaries_are_refused_by_name(tiny: LanguageModel) -> None:
     vector = random_vector(tiny)
     for field, value in (("half_life", 8.0), ("positions", "boundaries")):
-        with pytest.raises(MisuseError, match=f"^{field} in "):
-            constant_shifts([vector.at(1, **{field: value})], CONSUMER)
+        assert str(refusal_of_shift(vector.at(1, **{field: value}), CONSUMER)).startswith(f"{field}: ")
+
+
+def test_the_refusal_names_the_steering(tiny: LanguageModel) -> None:
+    steering = random_vector(tiny).at(1)
+    with pytest.raises(MisuseError, match=r"cannot export 'random@layer=1,.*': scope=completion"):
+        check_export(steering, "gguf", "v.gguf")
 
 
 def test_nothing_to_export_is_said(tiny: LanguageModel) -> None:
     vector = random_vector(tiny)
-    for nothing in (
-        [],
-        [vector.at(1, 0.0, scope="all")],
-        [vector.at(1, 1.0, scope="all"), vector.at(1, -1.0, scope="all")],
-    ):
+    for nothing in ([], [vector.at(1, 0.0, scope="all")]):
         with pytest.raises(MisuseError, match="nothing to export"):
-            constant_shifts(nothing, CONSUMER)
+            check_export(nothing, "gguf", "v.gguf")
+    opposed = [vector.at(1, 1.0, scope="all"), vector.at(1, -1.0, scope="all")]
+    with pytest.raises(MisuseError, match="nothing to export"):
+        constant_shifts(opposed, CONSUMER)
 
 
 def test_a_strength_that_overflows_is_refused(tiny: LanguageModel) -> None:
