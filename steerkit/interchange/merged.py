@@ -145,7 +145,7 @@ def _projection_path(lm: LanguageModel, layer: int) -> str:
             f"{_kind(lm)} has no bias at {paths[-1]!r}, and its config has no {SWITCH} to give it one, so a plain "
             "checkpoint cannot hold the steering: export it as gguf or lm-eval"
         )
-    return paths[-1]
+    return str(paths[-1])
 
 
 def _out_features(module: nn.Module) -> int | None:
