@@ -27,7 +27,7 @@ from steerkit.interchange.base import Exported, Exporter, Verification, exporter
 from steerkit.interchange.shifts import constant_shifts, steered_layers
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from steerkit.interventions.base import Intervention
     from steerkit.interventions.steering import Steering
