@@ -9,6 +9,9 @@ from steerkit.engines.base import Engine as Engine
 from steerkit.engines.base import GateReading as GateReading
 from steerkit.engines.base import Request as Request
 from steerkit.engines.base import ScoreRequest as ScoreRequest
+from steerkit.engines.catalogue import EngineOptions as EngineOptions
+from steerkit.engines.catalogue import engine as engine
+from steerkit.engines.catalogue import open_engine as open_engine
 from steerkit.engines.context import steer as steer
 from steerkit.engines.remote.server import ServerEngine as ServerEngine
 from steerkit.engines.remote.vllm import VllmEngine as VllmEngine

@@ -106,7 +106,7 @@ def calibrated(
     lm = model() if missing else None
     for layer, kl in missing:
         assert lm is not None
-        found = sk.calibrate(lm, vector, [layer], target_kl=kl)
+        found = sk.calibrate(lm, vector.at(layer), kl=kl)
         if not found.records():
             raise SystemExit(
                 f"{vector.name} does not meet a KL of {kl} at layer {layer}: {found.layers[0].reason}"

@@ -121,7 +121,7 @@ its 95% interval; beside it that on the steered model's own roll-out.
 
 {calibration(vector)}
 
-`steerkit calibrate --vector {NAME} --layers {layer} --target-kl 0.1` shows the closed forms beside them.
+`steerkit calibrate --vector {NAME} --layers {layer} --target-kl 0.1` measures one of them again.
 
 ## Limits
 

@@ -6,13 +6,16 @@ strength that Activation-Steered Compression's closed form (arXiv 2507.04742) gi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 import steerkit as sk
-from steerkit.calibration.closed_forms import published_strength
+from experiments.closed_forms.derivatives import States
+from experiments.closed_forms.forms import published_strength
+from experiments.closed_forms.run import forms_at, unsteered
 from steerkit.core.files import replacing
 from steerkit.core.prompts import Prompt
 from steerkit.interventions.steering import Scope
@@ -53,6 +56,11 @@ class Strengths:
         self._lm, self._path, self._prompts = lm, path, prompts
         self.known = read_strengths(path) if path.is_file() else []
 
+    @functools.cached_property
+    def _states(self) -> States:
+        """Where the closed forms read the model: the roll-outs on which it is calibrated."""
+        return States(self._lm, unsteered(self._lm, self._prompts, TOKENS))
+
     def at(
         self,
         vector: sk.SteeringVector,
@@ -73,26 +81,19 @@ class Strengths:
                 and known.record.strength * sign > 0
             ):
                 return known
+        steering = vector.at(layer, sign, scope=scope)
         found = sk.calibrate(
-            self._lm,
-            vector,
-            [layer],
-            target_kl=target_kl,
-            prompts=self._prompts,
-            scope=scope,
-            sign=sign,
-            tokens=TOKENS,
-            allow_mismatch=True,
+            self._lm, steering, kl=target_kl, prompts=self._prompts, tokens=TOKENS, allow_mismatch=True
         )
-        found.steering(layer)  # says why, where there is no strength
-        (record,), (at_layer,) = found.records(), found.layers
-        forms = at_layer.forms
+        found.at(layer)  # says why, where there is no strength
+        (record,) = found.records()
+        published = fisher = None
+        if scope != "prompt":  # which does not steer the position whose output is read
+            forms = forms_at(self._states, vector, layer, target_kl)
+            published = published_strength(forms.slope, forms.curvature, PUBLISHED_KL)
+            fisher = forms.fisher
         new = Strength(
-            vector=vector.name,
-            digest=vector.digest,
-            record=record,
-            published=forms and published_strength(forms.slope, forms.curvature, PUBLISHED_KL),
-            fisher=forms and forms.fisher,
+            vector=vector.name, digest=vector.digest, record=record, published=published, fisher=fisher
         )
         self.known.append(new)
         with replacing(self._path, "the strengths") as scratch:

@@ -1,12 +1,9 @@
-"""calibrate: the strength at which a vector's divergence meets a target, measured at several layers together.
+"""calibrate: the strength at which a steering's divergence meets a target, measured at several layers together.
 
 1. The prompts are completed greedily by the unsteered model; the divergence is measured teacher-forced on these
-   roll-outs (see `steerkit.engines.transformers.divergence`). An end-of-sequence token that closed a roll-out is one of
-   its tokens: whether the model stops is something that steering changes.
+   roll-outs (see `steerkit.engines.transformers.divergence`).
 2. Every layer is searched on its own (see `search`), but all of them in step: the strengths that the layers want
    next are rows of the same passes.
-3. The formulas (see `closed_forms`) are evaluated on the same roll-outs, give the search its start, and have their
-   strengths measured with the first passes.
 """
 
 from __future__ import annotations
@@ -16,210 +13,126 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import cast
 
-from steerkit.calibration.closed_forms import ClosedForms, Statistic, closed_forms
-from steerkit.calibration.derivatives import States
-from steerkit.calibration.meter import Meter, Place, Progress
-from steerkit.calibration.result import FORMULAS, Calibration, LayerCalibration, MeasuredKL, is_monotone
+from steerkit.calibration.meter import Meter, Progress
+from steerkit.calibration.result import Calibration, LayerCalibration, MeasuredKL, is_monotone
 from steerkit.calibration.search import Found, Search, search
-from steerkit.calibration.tokens import pool
+from steerkit.calibration.tokens import STATISTICS, Statistic, pool
 from steerkit.core.errors import MisuseError
 from steerkit.core.prompts import EncodedText, Prompt
 from steerkit.engines.base import Decoding, Request
+from steerkit.engines.transformers.divergence import roll_outs
 from steerkit.engines.transformers.engine import TransformersEngine
-from steerkit.interventions.spec import parse_range
-from steerkit.interventions.steering import Scope, Steering
-from steerkit.interventions.vector import SteeringVector
+from steerkit.engines.transformers.gates import without_row_gate
+from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
 from steerkit.suites.suite import load_suite
 
 TOKENS = 64
 PROMPTS = 16
-LARGEST = {"add": 16.0, "ablate": 1.0, "clamp": 1.0, "rotate": 1.0}  # the last three are complete at 1
+LARGEST = 16.0  # of a strength that scales what is added; other operations are complete at 1
 
 
 def calibrate(
     lm: LanguageModel,
-    vector: SteeringVector,
-    layers: str | Sequence[int],
+    steering: Steering,
     *,
-    target_kl: float,
+    kl: float,
     statistic: Statistic = "mean",
+    tolerance: float = 0.05,
+    largest: float | None = None,
     prompts: Sequence[Prompt] | None = None,
     system: str | None = None,
-    operation: str = "add",
-    scope: Scope = "completion",
-    target: float | None = None,
-    sign: int = 1,
     tokens: int = TOKENS,
-    largest: float | None = None,
-    tolerance: float = 0.05,
     batch_size: int | None = None,
     allow_mismatch: bool = False,
     progress: Progress | None = None,
 ) -> Calibration:
-    """Find at each layer the smallest strength whose KL(unsteered ‖ steered) is `target_kl` nats per token.
+    """Find at each layer of `steering` the smallest strength whose KL(unsteered ‖ steered) is `kl` nats per token.
+
+        found = sk.calibrate(lm, vector.at([8, 12, 16]), kl=0.1)
+        found.vector.at(12, kl=0.1)
+
+    Each layer is calibrated by itself. Of the steering's own strength the sign alone counts; all else about it
+    applies, but a gate that decides row by row is taken to be open.
 
     The KL is the mean or the 95th percentile (`statistic`) over all tokens of the unsteered greedy roll-outs of
     `prompts`, at most `tokens` long, with the scope applied. It is met to the relative `tolerance`; strengths
-    up to `largest` (16 for `add`, 1 for the others) times `sign` are tried. `prompts` defaults to 16 items of
-    the abstention suite's `fit` split; never give prompts that also report. `layers` is a sequence or a range
-    such as `"8:20:4"`. `batch_size` bounds the rows of a pass.
+    up to `largest` (16 where the vector is added, else 1) times the sign are tried. `prompts` defaults to 16 items
+    of the abstention suite's `fit` split; never give prompts that also report. `batch_size` bounds the rows of a
+    pass.
 
     Raises MisuseError for what cannot be meant, and ModelMismatchError for a vector of another model; with
     `allow_mismatch` one of the same architecture passes.
     """
-    asked = tuple(parse_range(layers, int, what="layers") if isinstance(layers, str) else layers)
-    limit = LARGEST.get(operation, 1.0) if largest is None else largest
-    _check(asked, target_kl, statistic, sign, tolerance, limit)
-
-    def steering(layer: int, strength: float) -> Steering:
-        return vector.at(layer, sign * strength, scope=scope, operation=operation, target=target)
-
-    for layer in asked:
-        steering(layer, limit)
-        if not vector.direction[layer].any():
-            raise MisuseError(
-                f"vector {vector.name!r} is zero at layer {layer}: no strength moves anything there"
-            )
-    engine = TransformersEngine(lm, batch_size, allow_mismatch=allow_mismatch)
+    limit = largest_strength(steering) if largest is None else largest
+    _check(steering, kl, statistic, tolerance, limit)
     questions = default_prompts() if prompts is None else list(prompts)
     if not questions:
         raise MisuseError("calibration needs at least one prompt")
-    decoding = Decoding(max_new_tokens=tokens)
-    requests = [Request(prompt, (), decoding, system) for prompt in questions]
-    engine.check(replace(requests[0], interventions=(steering(asked[0], limit),)))
-    texts = _rollouts(engine, requests)
+    engine = TransformersEngine(lm, batch_size, allow_mismatch=allow_mismatch)
+    requests = [Request(prompt, (), Decoding(max_new_tokens=tokens), system) for prompt in questions]
+    engine.check(replace(requests[0], interventions=(without_row_gate(steering),)))
+    texts = roll_outs(engine, requests)
 
-    forms, forms_reason = _formulas(lm, vector, asked, texts, target_kl, statistic, operation, scope)
     meter = Meter(lm, texts, steering, batch_size, progress)
-    searches = {
-        layer: search(target_kl, _start(forms.get(layer), limit), limit, tolerance) for layer in asked
-    }
-    beside = [(layer, at) for layer, form in forms.items() for at in _strengths(form, limit).values()]
-    found = _search_together(searches, meter, statistic, beside)
-    rollouts = _on_own_rollouts(engine, meter, found, requests)
+    found = _search_together(
+        {layer: search(kl, limit, tolerance) for layer in steering.layers}, meter, statistic
+    )
+    own = _on_own_rollouts(engine, meter, found, requests)
     return Calibration(
-        vector=vector,
+        steering=steering,
         model=lm.name,
-        target_kl=target_kl,
+        target_kl=kl,
         statistic=statistic,
-        operation=operation,
-        scope=scope,
-        target=target,
         tolerance=tolerance,
-        largest=sign * limit,
+        largest=math.copysign(limit, steering.strength),
         tokens=tokens,
         prompts=len(texts),
         completion_tokens=sum(text.completion_length for text in texts),
         prompts_digest=_digest(texts),
         layers=tuple(
-            _layer(
-                meter,
-                layer,
-                found[layer],
-                rollouts.get(layer),
-                forms.get(layer),
-                forms_reason,
-                limit,
-                statistic,
-            )
-            for layer in asked
+            _layer(meter, layer, found[layer], own.get(layer), statistic) for layer in steering.layers
         ),
     )
 
 
 def default_prompts(suite: str = "abstention", limit: int = PROMPTS) -> list[Prompt]:
-    """Prompts to calibrate on: at most `limit` items of a suite's `fit` split, a balanced mixture."""
+    """Return prompts to calibrate on: at most `limit` items of a suite's `fit` split, a balanced mixture."""
     return [item.prompt for item in load_suite(suite).split("fit").limit(limit)]
 
 
-def _check(
-    layers: Sequence[int], target_kl: float, statistic: str, sign: int, tolerance: float, largest: float
-) -> None:
-    if not layers:
-        raise MisuseError("calibration needs at least one layer")
-    if not 0 < target_kl < math.inf:
-        raise MisuseError(f"a KL target is a positive number of nats per token, got {target_kl}")
-    if statistic not in ("mean", "p95"):
-        raise MisuseError(f"the statistic is mean or p95, got {statistic!r}")
-    if sign not in (1, -1):
-        raise MisuseError(f"the sign is 1 or -1, got {sign}")
+def largest_strength(steering: Steering) -> float:
+    """Return the largest strength that is tried unless another is asked for."""
+    return LARGEST if steering.acts_by.is_constant_shift else 1.0
+
+
+def _check(steering: Steering, kl: float, statistic: str, tolerance: float, largest: float) -> None:
+    for layer in steering.layers:
+        if not steering.vector.direction[layer].any():
+            raise MisuseError(
+                f"vector {steering.vector.name!r} is zero at layer {layer}: no strength moves anything there"
+            )
+    if not steering.acts:
+        raise MisuseError("the strength of the steering says which sign is calibrated: give 1 or -1")
+    if not 0 < kl < math.inf:
+        raise MisuseError(f"a KL target is a positive number of nats per token, got {kl}")
+    if statistic not in STATISTICS:
+        raise MisuseError(f"the statistic is {' or '.join(STATISTICS)}, got {statistic!r}")
     if not 0 < tolerance < 1:
         raise MisuseError(f"the tolerance is a share of the target between 0 and 1, got {tolerance}")
     if not 0 < largest < math.inf:
         raise MisuseError(
-            f"the largest strength is a positive number, got {largest}: a sign goes into sign=-1"
+            f"the largest strength is a positive number, got {largest}: the sign is the steering's"
         )
 
 
-def _rollouts(engine: TransformersEngine, requests: Sequence[Request]) -> list[EncodedText]:
-    """The greedy completion of each request as a text whose last token is there to be predicted only."""
-    numbered = [replace(request, key=i) for i, request in enumerate(requests)]
-    texts: dict[int, EncodedText] = {}
-    for completion in engine.generate(numbered):
-        request = completion.request
-        prompt = engine.lm.renderer.encode_prompt(request.prompt, request.system)
-        stop = engine.lm.stop_ids[:1] if completion.finish == "stop" else ()
-        texts[cast(int, request.key)] = EncodedText((*prompt, *completion.token_ids, *stop), len(prompt))
-    return [texts[i] for i in range(len(requests))]
-
-
-def _formulas(
-    lm: LanguageModel,
-    vector: SteeringVector,
-    layers: Sequence[int],
-    texts: Sequence[EncodedText],
-    target_kl: float,
-    statistic: Statistic,
-    operation: str,
-    scope: Scope,
-) -> tuple[dict[int, ClosedForms], str | None]:
-    if operation != "add":
-        return {}, f"the formulas are about adding a vector, not about {operation}"
-    if scope == "prompt":
-        return (
-            {},
-            "the formulas are about the position whose output is read, which scope prompt does not steer",
-        )
-    states = States(lm, texts)
-    forms = {}
-    for layer in layers:
-        try:
-            at_layer = states.derivatives(layer, vector.direction[layer])
-        except NotImplementedError as error:  # torch's word for an operation without a forward derivative
-            return (
-                {},
-                f"{lm.name} has an operation without a forward derivative ({str(error).splitlines()[0]})",
-            )
-        forms[layer] = closed_forms(
-            at_layer.slopes, at_layer.curvatures, at_layer.variances, target_kl, statistic
-        )
-    return forms, None
-
-
-def _strengths(form: ClosedForms, largest: float) -> dict[str, float]:
-    """The strengths that the formulas give, of those that can be tried."""
-    return {name: value for name in FORMULAS if 0 < (value := getattr(form, name)) <= largest}
-
-
-def _start(form: ClosedForms | None, largest: float) -> float:
-    """Where to begin the search: the Fisher form, whose KL is of the target's order where it applies."""
-    return largest / 2 if form is None else min(form.fisher, largest)
-
-
-def _search_together(
-    searches: Mapping[int, Search], meter: Meter, statistic: Statistic, beside: Sequence[Place]
-) -> dict[int, Found]:
-    """Advance all searches in step: what they want next is measured in the same passes, `beside` in the first."""
+def _search_together(searches: Mapping[int, Search], meter: Meter, statistic: Statistic) -> dict[int, Found]:
+    """Advance all searches in step: what they want next is measured in the same passes."""
     found: dict[int, Found] = {}
     wanted = {layer: next(steps) for layer, steps in searches.items()}
-    places = list(beside)
     while wanted:
-        places += [(layer, strength) for layer, strengths in wanted.items() for strength in strengths]
-        meter.measure(places)
-        places = []
+        meter.measure([(layer, strength) for layer, strengths in wanted.items() for strength in strengths])
         for layer, strengths in list(wanted.items()):
             values = [meter.known[layer, strength].value(statistic) for strength in strengths]
             try:
@@ -235,14 +148,10 @@ def _on_own_rollouts(
 ) -> dict[int, MeasuredKL]:
     """The divergence at each layer's strength along the steered model's own greedy roll-outs."""
     places = [(layer, end.strength) for layer, end in found.items() if end.strength is not None]
-    texts = _rollouts(
-        engine,
-        [
-            replace(request, interventions=(meter.steering(*place),))
-            for place in places
-            for request in requests
-        ],
-    )
+    steered = [
+        replace(request, interventions=(meter.steering(place),)) for place in places for request in requests
+    ]
+    texts = roll_outs(engine, steered)
     measured = {}
     for i, place in enumerate(places):
         own = texts[i * len(requests) : (i + 1) * len(requests)]
@@ -251,29 +160,18 @@ def _on_own_rollouts(
 
 
 def _layer(
-    meter: Meter,
-    layer: int,
-    found: Found,
-    rollout: MeasuredKL | None,
-    form: ClosedForms | None,
-    forms_reason: str | None,
-    largest: float,
-    statistic: Statistic,
+    meter: Meter, layer: int, found: Found, own: MeasuredKL | None, statistic: Statistic
 ) -> LayerCalibration:
     curve = tuple(meter.point(place) for place in sorted(meter.known) if place[0] == layer)
     at_strength = None if found.strength is None else meter.point((layer, found.strength))
-    formulas = {} if form is None else _strengths(form, largest)
     return LayerCalibration(
         layer=layer,
         strength=None if at_strength is None else at_strength.strength,
         reason=found.reason,
         at_strength=at_strength,
-        rollout=rollout,
+        rollout=own,
         curve=curve,
         monotone=is_monotone(curve, statistic),
-        forms=form,
-        forms_reason=forms_reason,
-        **{name: meter.point((layer, strength)) for name, strength in formulas.items()},
     )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from steerkit.calibration.result import MeasuredKL
 from steerkit.calibration.tokens import TokenStatistics, pool
 from steerkit.core.bootstrap import Floats
 from steerkit.core.prompts import EncodedText
 from steerkit.engines.transformers.divergence import divergences
+from steerkit.engines.transformers.gates import without_row_gate
 from steerkit.engines.transformers.table import Program
 from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
@@ -20,20 +23,25 @@ Place = tuple[int, float]  # layer and unsigned strength
 
 
 class Meter:
-    """Divergences over `texts` at places, which `steering` turns into steerings; `known` keeps what was measured."""
+    """Divergences over `texts` of a steering moved to places; `known` keeps what was measured."""
 
     def __init__(
         self,
         lm: LanguageModel,
         texts: Sequence[EncodedText],
-        steering: Callable[[int, float], Steering],
+        steering: Steering,
         batch_size: int | None,
         progress: Progress | None = None,
     ) -> None:
         self.known: dict[Place, TokenStatistics] = {}
-        self.steering = steering
-        self._lm, self._texts, self._batch_size = lm, texts, batch_size
+        self._lm, self._texts, self._like, self._batch_size = lm, texts, steering, batch_size
         self._progress, self._passes = progress, 0
+
+    def steering(self, place: Place) -> Steering:
+        """Return the steering as it is at `place`, a row gate open."""
+        layer, strength = place
+        signed = math.copysign(strength, self._like.strength)
+        return without_row_gate(replace(self._like, layers=(layer,), strength=signed))
 
     def measure(self, places: Sequence[Place]) -> None:
         """Measure those of `places` that are not known yet."""
@@ -51,17 +59,15 @@ class Meter:
             self.known[place] = pool([table[row] for table in tables])
 
     def of(self, texts: Sequence[EncodedText], places: Sequence[Place]) -> Iterator[Floats]:
-        """The divergence at every token of each text, `[place, token]`."""
-        programs = [Program.of((self.steering(*place),)) for place in places]
+        """Yield the divergence at every token of each text, `[place, token]`."""
+        programs = [Program.of((self.steering(place),)) for place in places]
         for table in divergences(self._lm, texts, programs, rows_per_pass=self._batch_size):
             yield table.numpy()
 
     def point(self, place: Place, kl: TokenStatistics | None = None) -> MeasuredKL:
-        """A place with its divergence: the one that was measured, or `kl`."""
-        steering = self.steering(*place)
-        dose = (
-            steering.vector.relative_dose(place[0], steering.strength)
-            if steering.operation == "add"
-            else None
-        )
+        """Return a place with its divergence: the one that was measured, or `kl`."""
+        steering = self.steering(place)
+        dose = None
+        if steering.acts_by.is_constant_shift:
+            dose = steering.vector.relative_dose(place[0], steering.strength)
         return MeasuredKL(steering.strength, kl or self.known[place], dose)

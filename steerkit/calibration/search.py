@@ -32,16 +32,15 @@ class Found:
     bracket: tuple[float, float] | None = None
 
 
-def search(target: float, start: float, largest: float, tolerance: float) -> Search:
-    """Look for the divergence `target` in (0, `largest`], to the relative `tolerance`, beginning around `start`.
+def search(target: float, largest: float, tolerance: float) -> Search:
+    """Look for the divergence `target` in (0, `largest`], to the relative `tolerance`.
 
     Yields tuples of new strengths; send the divergences of each. The result was measured: of all strengths up
     to the first crossing it is the one whose divergence is nearest to the target.
     """
     curve: dict[float, float] = {}
     bottom = largest * SMALLEST
-    centre = min(max(start, bottom), largest)
-    yield from _measure(curve, [s for s in _ladder(centre / 4) if s <= largest])
+    yield from _measure(curve, _ladder(largest / 2**RUNGS))
     while curve[low := min(curve)] >= target:  # an earlier crossing lies below, whatever the ladder shows
         if low <= bottom:
             return Found(

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 
-from steerkit.calibration.closed_forms import Statistic
 from steerkit.core.bootstrap import Floats, Integers, interval, resampling_weights
 
+Statistic = Literal["mean", "p95"]
+STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 PERCENTILE = 0.95
 
 Interval = tuple[float, float]

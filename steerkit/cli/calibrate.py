@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,7 @@ import typer
 from steerkit.cli import console, options
 
 if TYPE_CHECKING:
-    from steerkit.calibration.result import Calibration, LayerCalibration, MeasuredKL
+    from steerkit.calibration.result import Calibration, LayerCalibration
 
 
 def calibrate(
@@ -28,8 +27,11 @@ def calibrate(
     scope: Annotated[
         str, typer.Option("--scope", help="completion, prompt, all, thinking or answer.")
     ] = "completion",
-    operation: options.Operation = "add",
-    target: options.Target = None,
+    operation: Annotated[str, typer.Option("--operation", help="{operations}.")] = "add",
+    target: Annotated[float | None, typer.Option("--target", help="Where clamp puts the component.")] = None,
+    half_life: Annotated[
+        float | None, typer.Option("--half-life", help="Tokens after which the strength is halved.")
+    ] = None,
     negative: Annotated[bool, typer.Option("--negative", help="Calibrate strengths below 0.")] = False,
     largest: Annotated[
         float | None, typer.Option("--largest", help="Largest strength to try; default: 16, 1 unless add.")
@@ -43,65 +45,64 @@ def calibrate(
     ] = 64,
     batch_size: options.BatchSize = None,
     allow_mismatch: options.AllowMismatch = False,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the result, as JSON.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the vector with these strengths on record.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Find at each layer the strength whose KL meets a target, and measure what the closed forms would have given."""
+    """Find at each layer the strength whose KL meets a target; --out keeps them in the vector."""
     # Whatever can be wrong with the request is found before the model is loaded.
     from steerkit.calibration.calibrate import calibrate as measure
     from steerkit.calibration.calibrate import default_prompts
     from steerkit.interventions.spec import parse_range
     from steerkit.interventions.vector import load_vector
 
-    asked = parse_range(layers, int, what="--layers")
-    prompts = default_prompts(suite, limit)
     loaded = load_vector(vector)
+    steering = loaded.at(
+        parse_range(layers, int, what="--layers"),
+        -1 if negative else 1,
+        scope=scope,  # type: ignore[arg-type]  # the steering checks it
+        operation=operation,
+        target=target,
+        half_life=half_life,
+    )
+    prompts = default_prompts(suite, limit)
     lm = console.load(model, device, dtype)
     with console.progress(f"calibrating {loaded.name}") as progress:
         result = measure(
             lm,
-            loaded,
-            asked,
-            target_kl=target_kl,
+            steering,
+            kl=target_kl,
             statistic=statistic,  # type: ignore[arg-type]  # calibrate checks it
+            largest=largest,
             prompts=prompts,
             system=system,
-            operation=operation,  # type: ignore[arg-type]  # so do the steerings
-            scope=scope,  # type: ignore[arg-type]
-            target=target,
-            sign=-1 if negative else 1,
             tokens=max_new_tokens,
-            largest=largest,
             batch_size=batch_size,
             allow_mismatch=allow_mismatch,
             progress=progress,
         )
     if out is not None:
-        from steerkit.core.files import replacing
-
-        with replacing(out, "the calibration") as scratch:
-            scratch.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+        result.vector.save(out)
     if as_json:
         console.print_json(result.to_json())
         return
     _show(result)
     if out is not None:
-        console.say(f"wrote {out}")
+        console.say(f"wrote {out}: {loaded.name} with {len(result.strengths)} calibrated strengths")
 
 
 def _show(result: Calibration) -> None:
     from rich.table import Table
 
-    table = Table(
-        "layer", "strength", "mean KL", "p95 KL", "own roll-out", "dose", "published γ", "KL", "exact γ*", "KL",
-        "Fisher γ", "KL", box=None, pad_edge=False,
-    )  # fmt: skip
+    table = Table("layer", "strength", "mean KL", "p95 KL", "own roll-out", "dose", box=None, pad_edge=False)
     for found in result:
-        table.add_row(str(found.layer), *_measured(found, result), *_formulas(found, result))
+        table.add_row(str(found.layer), *_measured(found, result))
     console.wide().print(table)
+    steering = result.steering
     console.out.print(
         f"target: {result.statistic} KL {result.target_kl:g} nats per token over {result.completion_tokens} tokens of "
-        f"{result.prompts} unsteered roll-outs, {result.operation}, scope {result.scope}; [ ] 95% over prompts",
+        f"{result.prompts} unsteered roll-outs, {steering.operation}, scope {steering.scope}; [ ] 95% over prompts",
         highlight=False,
         markup=False,
     )
@@ -120,19 +121,6 @@ def _measured(found: LayerCalibration, result: Calibration) -> list[str]:
         f"{found.rollout.kl.value(result.statistic):.3g}" if found.rollout else "–",
         _number(found.at_strength.relative_dose),
     ]
-
-
-def _formulas(found: LayerCalibration, result: Calibration) -> list[str]:
-    cells: list[str] = []
-    for point in (found.published, found.exact, found.fisher):
-        cells += _formula(point, result)
-    return cells
-
-
-def _formula(point: MeasuredKL | None, result: Calibration) -> list[str]:
-    return (
-        ["–", "–"] if point is None else [f"{point.strength:.3g}", f"{point.kl.value(result.statistic):.2g}"]
-    )
 
 
 def _interval(interval: tuple[float, float] | None) -> str:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from steerkit.cli import console, options
+from steerkit.cli.engine import EngineChoice
 from steerkit.core.errors import MisuseError, SteerkitError
 
 if TYPE_CHECKING:
     from steerkit.core.prompts import Message
-    from steerkit.engines.base import Decoding
-    from steerkit.engines.transformers.engine import TransformersEngine
-    from steerkit.interventions.steering import Steering
+    from steerkit.engines.base import Decoding, Engine
+    from steerkit.interventions.base import Intervention
 
 HELP = """/strength 1.5   set the strength of every steering
 /layer 12       move every steering to this layer (4+8 for several)
@@ -24,9 +24,9 @@ HELP = """/strength 1.5   set the strength of every steering
 
 @dataclass
 class Conversation:
-    """What was said, and how the next reply is steered."""
+    """What was said, and what acts on the next reply."""
 
-    steerings: tuple[Steering, ...]
+    interventions: tuple[Intervention, ...]
     on: bool = True
     messages: tuple[Message, ...] = ()
 
@@ -40,20 +40,28 @@ class Conversation:
                 strength, *others = parse_range(value, float, what="/strength")
                 if others:
                     raise MisuseError(f"/strength takes one number, got {value!r}")
-                self.steerings = tuple(replace(s, strength=strength) for s in self.steerings)
+                self._change(strength=strength)
             case "layer":
                 layers = parse_range(value, int, separator="+", what="/layer")
-                self.steerings = tuple(replace(s, layers=layers) for s in self.steerings)
+                self._change(layers=layers)
             case "scope":
-                self.steerings = tuple(replace(s, scope=value.strip()) for s in self.steerings)  # type: ignore[arg-type]
+                self._change(scope=value.strip())
             case "off" | "on":
                 self.on = name == "on"
             case "clear":
                 self.messages = ()
             case _:
                 raise MisuseError(f"unknown command /{name}; /help lists them")
-        specs = " ; ".join(str(s) for s in self.steerings) or "no vector"
+        specs = " ; ".join(map(str, self.interventions)) or "nothing"
         return specs if self.on else f"off ({specs})"
+
+    def _change(self, **fields: object) -> None:
+        from steerkit.interventions.steering import Steering
+
+        self.interventions = tuple(
+            replace(each, **fields) if isinstance(each, Steering) else each  # type: ignore[arg-type]
+            for each in self.interventions
+        )
 
 
 def chat(
@@ -67,17 +75,22 @@ def chat(
     top_p: options.TopP = 1.0,
     seed: options.Seed = 0,
     allow_mismatch: options.AllowMismatch = False,
+    engine: options.Engine = "transformers",
+    server: options.Servers = None,
+    served_name: options.ServedName = None,
+    timeout: options.Timeout = None,
+    vllm_option: options.VllmOptions = None,
 ) -> None:
     """Talk to the steered model; /strength 1.5 turns it while you talk, /help lists the commands."""
+    chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), device)
     from steerkit.engines.base import Decoding
-    from steerkit.engines.transformers.engine import TransformersEngine
-    from steerkit.interventions.spec import parse_spec
+    from steerkit.interventions.spec import parse_all
 
-    conversation = Conversation(tuple(parse_spec(spec) for spec in steer or ()))
-    lm = console.load(model, device, dtype)
-    engine = TransformersEngine(lm, 1, allow_mismatch=allow_mismatch)
-    if not lm.renderer.has_chat_template:
-        console.say(f"{lm.name} has no chat template: every line is a question of its own")
+    conversation = Conversation(parse_all(steer or ()))
+    decoding = Decoding(max_new_tokens, temperature, top_p, seed)
+    runs_on = chosen.open(model, dtype, 1, allow_mismatch=allow_mismatch)
+    if not runs_on.model.renderer.has_chat_template:
+        console.say(f"{runs_on.model.name} has no chat template: every line is a question of its own")
     console.say("/help lists the commands, /quit leaves")
     while (line := _read()) is not None:
         if line in ("/quit", "/exit"):
@@ -89,7 +102,7 @@ def chat(
             if line.startswith("/"):
                 console.say(conversation.command(line))
             elif line:
-                _reply(engine, conversation, line, Decoding(max_new_tokens, temperature, top_p, seed), system)
+                _reply(runs_on, conversation, line, decoding, system)
         except SteerkitError as error:
             console.report_error(str(error))
 
@@ -102,15 +115,15 @@ def _read() -> str | None:
 
 
 def _reply(
-    engine: TransformersEngine, conversation: Conversation, line: str, decoding: Decoding, system: str | None
+    engine: Engine, conversation: Conversation, line: str, decoding: Decoding, system: str | None
 ) -> None:
     from steerkit.core.prompts import Message
     from steerkit.engines.base import Request
 
     asked = (*conversation.messages, Message(role="user", content=line))
-    keeps_history = engine.lm.renderer.has_chat_template
-    steerings = conversation.steerings if conversation.on else ()
-    request = Request(asked if keeps_history else line, steerings, decoding, system)
+    keeps_history = engine.model.renderer.has_chat_template
+    acting = conversation.interventions if conversation.on else ()
+    request = Request(asked if keeps_history else line, acting, decoding, system)
     (completion,) = engine.generate([request])
     console.out.print(completion.text, soft_wrap=True)
     if keeps_history:

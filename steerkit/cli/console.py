@@ -87,9 +87,16 @@ def plain_warnings() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def loading(model: str) -> Iterator[None]:
+    """Show that a model is being loaded, while the block runs."""
+    with err.status(Text(f"loading {model}"), spinner="line") if err.is_terminal else plain_warnings():
+        yield
+
+
 def load(model: str, device: str | None, dtype: str | None) -> LanguageModel:
     """Load a model, saying what takes long."""
-    with err.status(Text(f"loading {model}"), spinner="line") if err.is_terminal else plain_warnings():
+    with loading(model):
         from steerkit.models import load_model
 
         return load_model(model, device=device, dtype=dtype, progress=say)

@@ -26,7 +26,9 @@ def doctor(
     steer: Annotated[
         str | None,
         typer.Option(
-            "--steer", metavar="SPEC", help="With --engine server: the steering to send, of a vector it has."
+            "--steer",
+            metavar="SPEC",
+            help="With an engine whose stream cannot be read: the steering to ask for.",
         ),
     ] = None,
     served_name: options.ServedName = None,
@@ -36,14 +38,15 @@ def doctor(
 ) -> None:
     """Check the model's sites and the realised shift of a commanded one at every layer; print a report to paste.
 
-    With --engine vllm the same inside vLLM. A server shows only log-probabilities: with --engine server, those of a
-    probe text under --steer are held against the same steering in transformers, server by server.
+    With --engine vllm the same inside vLLM. Other engines show only log-probabilities: those of a probe text under
+    --steer are held against the same steering in transformers, server by server.
     """
     chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), device)
-    if (steer is not None) != (engine == "server"):
+    by_scores = engine not in ("transformers", "vllm")
+    if (steer is not None) != by_scores:
         raise MisuseError("--engine server and --steer SPEC go together: name a steering whose vector it has")
-    if engine == "server":
-        found = [_server_report(d) for d in _servers(chosen, model, dtype, str(steer))]
+    if by_scores:
+        found = [_server_report(d) for d in _by_scores(chosen, model, dtype, str(steer))]
     elif engine == "vllm":
         found = [_report(_vllm(chosen, model, dtype))]
     else:
@@ -53,7 +56,7 @@ def doctor(
     healthy = all(facts["healthy"] for facts, _ in found)
     if as_json:
         facts = [facts for facts, _ in found]
-        console.print_json(facts[0] if engine != "server" else {"servers": facts, "healthy": healthy})
+        console.print_json({"servers": facts, "healthy": healthy} if by_scores else facts[0])
     else:
         for _, lines in found:
             for line in lines:
@@ -66,18 +69,27 @@ def _vllm(chosen: EngineChoice, model: str, dtype: str | None) -> Diagnosis:
     # Only in this process, and without CUDA graphs, can the residual stream be read back.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     from steerkit.engines.doctor import diagnose_vllm
+    from steerkit.engines.remote.vllm import VllmEngine
 
-    return diagnose_vllm(chosen.open_vllm(model, dtype, enforce_eager=True))
+    engine = chosen.open(model, dtype, defaults={"enforce_eager": True})
+    assert isinstance(engine, VllmEngine)
+    return diagnose_vllm(engine)
 
 
-def _servers(chosen: EngineChoice, model: str, dtype: str | None, spec: str) -> list[ServerDiagnosis]:
-    from steerkit.engines.doctor import diagnose_server
-    from steerkit.interventions.spec import parse_spec
+def _by_scores(chosen: EngineChoice, model: str, dtype: str | None, spec: str) -> list[ServerDiagnosis]:
+    from steerkit.engines.doctor import diagnose_scores
+    from steerkit.interventions.spec import parse
+    from steerkit.interventions.steering import Steering
 
-    steering = parse_spec(spec)
-    engines = [chosen.open_server([url], model, dtype) for url in chosen.servers]
+    steering = parse(spec)
+    if not isinstance(steering, Steering):
+        raise MisuseError(
+            f"--steer {spec!r} is no steering of the residual stream, which is what is looked for"
+        )
+    engines = {url: chosen.open(model, dtype, servers=[url]) for url in chosen.servers}
+    engines = engines or {chosen.engine: chosen.open(model, dtype)}
     lm = console.load(model, chosen.device, None)
-    return [diagnose_server(engine, lm, steering) for engine in engines]
+    return [diagnose_scores(engine, lm, steering, where) for where, engine in engines.items()]
 
 
 def _report(diagnosis: Diagnosis) -> tuple[dict[str, Any], list[str]]:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from steerkit.cli import console
 from steerkit.core.errors import MisuseError
+from steerkit.core.registry import ENGINES
+from steerkit.engines.catalogue import EngineOptions, open_engine
 
 if TYPE_CHECKING:
-    from steerkit.engines.remote.server import ServerEngine
-    from steerkit.engines.remote.vllm import VllmEngine
-    from steerkit.sweeps.carrier import SweepEngine
+    from steerkit.engines.base import Engine
 
-ENGINES = ("transformers", "vllm", "server")
 # vLLM speaks on stdout unless told otherwise, where our results go.
-VLLM_ENVIRONMENT = {"VLLM_LOGGING_STREAM": "ext://sys.stderr", "VLLM_LOGGING_LEVEL": "WARNING"}
+ENVIRONMENT = {"VLLM_LOGGING_STREAM": "ext://sys.stderr", "VLLM_LOGGING_LEVEL": "WARNING"}
 
 
 @dataclass(frozen=True)
@@ -29,92 +28,51 @@ class EngineChoice:
     servers: Sequence[str] = ()
     served_name: str | None = None
     timeout: float | None = None
-    vllm_options: Sequence[str] = ()
+    own: Sequence[str] = ()
     device: str | None = None
-    options: dict[str, Any] = field(init=False)
+    options: EngineOptions = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise MisuseError(f"--engine is one of {', '.join(ENGINES)}, got {self.engine!r}")
-        owners = {
-            "--server": ("server", self.servers),
-            "--served-name": ("server", self.served_name),
-            "--timeout": ("server", self.timeout),
-            "--vllm-option": ("vllm", self.vllm_options),
-        }
-        for option, (owner, value) in owners.items():
-            if value and owner != self.engine:
-                raise MisuseError(f"{option} belongs to --engine {owner}, not {self.engine}")
-        if self.engine == "server" and not self.servers:
-            raise MisuseError("--engine server needs --server URL, such as http://localhost:8000")
-        object.__setattr__(self, "options", dict(map(_key_and_value, self.vllm_options)))
+        own = dict(map(_key_and_value, self.own))
+        options = EngineOptions(
+            "",
+            self.device,
+            servers=self.servers,
+            served_name=self.served_name,
+            timeout=self.timeout,
+            options=own,
+        )
+        object.__setattr__(self, "options", options)
+        ENGINES[self.engine].check(options)
 
     def open(
-        self, model: str, dtype: str | None, batch_size: int | None, *, allow_mismatch: bool
-    ) -> SweepEngine:
-        """The engine, ready. Loads the model, or what a client has to know of it."""
-        if self.engine == "transformers":
-            from steerkit.engines.transformers.engine import TransformersEngine
-
-            lm = console.load(model, self.device, dtype)
-            return TransformersEngine(lm, batch_size, allow_mismatch=allow_mismatch)
-        if self.engine == "vllm":
-            return self.open_vllm(model, dtype, batch_size, allow_mismatch=allow_mismatch)
-        self._refuse_device()
-        return self.open_server(self.servers, model, dtype, batch_size, allow_mismatch=allow_mismatch)
-
-    def open_vllm(
         self,
         model: str,
         dtype: str | None,
         batch_size: int | None = None,
         *,
         allow_mismatch: bool = False,
-        **defaults: Any,
-    ) -> VllmEngine:
-        """vLLM in this process, with `defaults` for what --vllm-option does not name."""
-        self._refuse_device()
-        for name, value in VLLM_ENVIRONMENT.items():
+        servers: Sequence[str] | None = None,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> Engine:
+        """Return the engine, ready. Loads the model, or what a client has to know of it.
+
+        `servers` takes the place of those chosen, `defaults` are for the engine's own options that were left out.
+        """
+        for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        from steerkit.engines.remote.served_model import ServedModel
-        from steerkit.engines.remote.vllm import WINDOW, VllmEngine
-
-        return VllmEngine(
-            ServedModel(model, console.say),
-            window=batch_size or WINDOW,
+        options = replace(
+            self.options,
+            model=model,
             dtype=dtype,
+            batch_size=batch_size,
             allow_mismatch=allow_mismatch,
-            **defaults | self.options,
+            servers=self.servers if servers is None else servers,
+            options={**(defaults or {}), **self.options.options},
+            progress=console.say,
         )
-
-    def open_server(
-        self,
-        servers: Sequence[str],
-        model: str,
-        dtype: str | None,
-        batch_size: int | None = None,
-        *,
-        allow_mismatch: bool = False,
-    ) -> ServerEngine:
-        """A client of these servers."""
-        from steerkit.engines.remote.served_model import ServedModel
-        from steerkit.engines.remote.server import CONCURRENCY, TIMEOUT, ServerEngine
-
-        return ServerEngine(
-            servers,
-            ServedModel(model, console.say),
-            served_name=self.served_name,
-            concurrency=batch_size or CONCURRENCY,
-            timeout=self.timeout or TIMEOUT,
-            dtype=dtype or "auto",
-            allow_mismatch=allow_mismatch,
-        )
-
-    def _refuse_device(self) -> None:
-        if self.device is not None:
-            raise MisuseError(
-                f"--device is the transformers engine's: with --engine {self.engine} vLLM has its own"
-            )
+        with console.loading(model):
+            return open_engine(self.engine, options)
 
 
 def _key_and_value(text: str) -> tuple[str, Any]:

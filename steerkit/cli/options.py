@@ -73,9 +73,7 @@ BatchSize = Annotated[
         "--batch-size", min=1, help="Rows that decode together; with --engine, requests under way at once."
     ),
 ]
-Engine = Annotated[
-    str, typer.Option("--engine", help="transformers, vllm (offline, in this process) or server.")
-]
+Engine = Annotated[str, typer.Option("--engine", metavar="NAME", help="What runs the model: {engines}.")]
 Servers = Annotated[
     list[str] | None,
     typer.Option(

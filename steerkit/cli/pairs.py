@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from steerkit.cli import console, options
+from steerkit.cli.engine import EngineChoice
 
 app = typer.Typer(help="Check contrast pairs, or make them with your own model.", no_args_is_help=True)
 
@@ -65,11 +66,16 @@ def make(
     dtype: options.Dtype = None,
     max_new_tokens: options.MaxNewTokens = 160,
     batch_size: options.BatchSize = None,
+    engine: options.Engine = "transformers",
+    server: options.Servers = None,
+    served_name: options.ServedName = None,
+    timeout: options.Timeout = None,
+    vllm_option: options.VllmOptions = None,
     as_json: options.Json = False,
 ) -> None:
     """Let the model answer each prompt both ways, and keep the pairs in which the contrast came about."""
+    chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), device)
     from steerkit.engines.base import Decoding
-    from steerkit.engines.transformers.engine import TransformersEngine
     from steerkit.extraction.make import abstention, brevity, make_pairs
     from steerkit.extraction.pairs import save_pairs
     from steerkit.scoring.abstention import abstains
@@ -77,10 +83,10 @@ def make(
 
     items = load_suite(suite or behaviour).split(split)
     items = items if limit is None else items.limit(limit)
-    engine = TransformersEngine(console.load(model, device, dtype), batch_size)
+    runs_on = chosen.open(model, dtype, batch_size)
     with console.progress(f"making {behaviour} pairs") as progress:
         made = make_pairs(
-            engine,
+            runs_on,
             [item.prompt for item in items.items],
             brevity() if behaviour == "brevity" else abstention(abstains),
             Decoding(max_new_tokens),

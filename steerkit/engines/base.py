@@ -139,6 +139,11 @@ class RunModel(Protocol):
         """Chat template and tokenizer; its digest is part of the protocol."""
         ...
 
+    @property
+    def context_length(self) -> int:
+        """The most tokens of a prompt and its completion."""
+        ...
+
 
 class Engine(Protocol):
     """Anything that completes and scores requests, each row under its own interventions."""

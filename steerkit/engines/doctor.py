@@ -17,17 +17,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from steerkit.engines.base import ScoreRequest
+from steerkit.engines.base import Engine, ScoreRequest
+from steerkit.engines.catalogue import engine_for
 from steerkit.engines.context import steer
 from steerkit.engines.forward import last_states
-from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.interventions.steering import Steering
 from steerkit.interventions.vector import SteeringVector, VectorMetadata
 from steerkit.models import LanguageModel
 
 if TYPE_CHECKING:
     from steerkit.engines.remote.served_model import ServedModel
-    from steerkit.engines.remote.server import ServerEngine
     from steerkit.engines.remote.vllm import VllmEngine
 
 PROBE = "The weather in the valley turned before noon"
@@ -63,7 +62,7 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class ServerDiagnosis:
-    """`shifts[i]`: by how many nats steering moved the log-probability of probe token i, here and on the server."""
+    """`shifts[i]`: by how many nats steering moved the log-probability of probe token i, here and in the engine."""
 
     facts: dict[str, Any]
     shifts: list[tuple[float, float]]
@@ -115,17 +114,19 @@ def diagnose_vllm(engine: VllmEngine) -> Diagnosis:
     return Diagnosis(_facts(engine.model, engine.dtype), errors, TOLERANCE.get(engine.dtype, LOOSEST))
 
 
-def diagnose_server(engine: ServerEngine, lm: LanguageModel, steering: Steering) -> ServerDiagnosis:
-    """Score a probe text on a server with and without `steering` (a vector that it has), and hold both against `lm`.
+def diagnose_scores(engine: Engine, lm: LanguageModel, steering: Steering, where: str) -> ServerDiagnosis:
+    """Score a probe text in an engine with and without `steering`, which it can carry out, and hold both against `lm`.
 
-    Where the engine was not told the server's number format, only an error that none explains is one.
+    `where` is what a report calls the engine. Where it does not know its number format, only an error that none
+    explains is one.
     """
     pair = [ScoreRequest(PROBE, CONTINUATION), ScoreRequest(PROBE, CONTINUATION, (steering,))]
     shifts: list[list[float]] = []
-    for where in (TransformersEngine(lm), engine):
-        plain, steered = (score.log_probabilities for score in where.score(pair))
+    for one in (engine_for(lm), engine):
+        plain, steered = (score.log_probabilities for score in one.score(pair))
         shifts.append([b - a for a, b in zip(plain, steered, strict=True)])
-    facts = {"server": ", ".join(engine.urls)} | _facts(engine.model, engine.dtype) | {"probe": str(steering)}
+    facts = {"server": where} | _facts(lm, engine.dtype)
+    facts |= {"fingerprint": engine.model.fingerprint, "probe": str(steering)}
     tolerance = LOG_PROBABILITY_TOLERANCE.get(engine.dtype, LOOSEST_LOG_PROBABILITY)
     return ServerDiagnosis(facts, list(zip(*shifts, strict=True)), tolerance)
 

@@ -4,8 +4,8 @@
         -M steer=abstain.safetensors@layer=14,strength=1.5
 
 MODEL is what `--model` is elsewhere (a bundled name, a hub id, a folder, a GGUF file). Model arguments: `steer`,
-one spec or several, applied in order; `device`, `dtype`, `batch_size`, `allow_mismatch`. All scopes,
-operations and gates are there, because our engine runs them.
+one spec or several, applied in order; `engine` (with `--model-base-url` for a server), `device`, `dtype`, `batch_size`,
+`allow_mismatch`. Every intervention is there that the engine supports, the transformers engine unless another is named.
 
 1. Completions are what `steerkit generate` gives: greedy unless a temperature is set, the same seeds. A prompt
    that is asked again (another epoch) is the next sample of it.
@@ -37,9 +37,8 @@ from inspect_ai.model import (
 from steerkit.core.errors import MisuseError
 from steerkit.core.prompts import Message, Prompt
 from steerkit.engines.base import Completion, Decoding, Engine, Request
-from steerkit.engines.transformers.engine import TransformersEngine
-from steerkit.interventions.spec import parse_spec
-from steerkit.models import load_model
+from steerkit.engines.catalogue import EngineOptions, open_engine
+from steerkit.interventions.spec import parse_all
 
 # What the provider honours, and what Inspect sees to itself. Anything else that is set would be lost.
 HONOURED = {"max_tokens", "temperature", "top_p", "seed", "stop_seqs", "num_choices"}
@@ -77,17 +76,18 @@ class SteeredModelAPI(ModelAPI):
         config: GenerateConfig | None = None,
         *,
         steer: str | Sequence[str] = (),
+        engine: str = "transformers",
         device: str | None = None,
         dtype: str | None = None,
         batch_size: int | None = None,
         allow_mismatch: bool = False,
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config or GenerateConfig())
-        self.steerings = tuple(parse_spec(spec) for spec in specs(steer))
-        self.lm = load_model(model_name, device=device, dtype=dtype)
-        engine = TransformersEngine(self.lm, batch_size, allow_mismatch=allow_mismatch)
-        self._batch_size = engine.batch_size
-        self._worker = Worker(engine)
+        self.interventions = parse_all(specs(steer))
+        servers = (base_url,) if base_url else ()
+        options = EngineOptions(model_name, device, dtype, batch_size, allow_mismatch, servers)
+        self._engine = open_engine(engine, options)
+        self._worker = Worker(self._engine)
         self._asked: Counter[str] = Counter()
 
     async def generate(
@@ -99,7 +99,7 @@ class SteeredModelAPI(ModelAPI):
     ) -> ModelOutput:
         """Complete one conversation; `num_choices` gives several samples of it."""
         refuse_unknown(tools, config)
-        prompt, system = prompt_of(input, has_chat_template=self.lm.renderer.has_chat_template)
+        prompt, system = prompt_of(input, has_chat_template=self._engine.model.renderer.has_chat_template)
         decoding = Decoding(
             max_new_tokens=config.max_tokens or self.max_tokens(),
             temperature=config.temperature or 0.0,
@@ -107,11 +107,11 @@ class SteeredModelAPI(ModelAPI):
             seed=config.seed or 0,
         )
         count = config.num_choices or 1
-        rendered = self.lm.renderer.render(prompt, system)
+        rendered = self._engine.model.renderer.render(prompt, system)
         first = self._asked[rendered]
         self._asked[rendered] += count
         pending = [
-            self._worker.submit(Request(prompt, self.steerings, decoding, system, first + index))
+            self._worker.submit(Request(prompt, self.interventions, decoding, system, first + index))
             for index in range(count)
         ]
         while not all(future.done() for future in pending):
@@ -125,11 +125,11 @@ class SteeredModelAPI(ModelAPI):
 
     def max_tokens(self) -> int:
         """The limit on a completion where the task names none: never more than half of what the model reads."""
-        return min(MAX_TOKENS, self.lm.context_length // 2)
+        return min(MAX_TOKENS, self._engine.model.context_length // 2)
 
     def max_connections(self) -> int:
         """As many conversations at once as rows decode together."""
-        return self._batch_size
+        return self._engine.batch_size
 
     def collapse_user_messages(self) -> bool:
         """Chat templates want the roles to alternate."""
@@ -189,10 +189,10 @@ class Worker:
 
 
 def specs(steer: str | Sequence[str]) -> list[str]:
-    """Whole spec strings. Inspect's command line splits a value at its commas: what lacks an `@` goes on."""
+    """Whole spec strings. Inspect's command line splits a value at its commas: a key and its value go on."""
     whole: list[str] = []
     for piece in steer.split(",") if isinstance(steer, str) else steer:
-        if whole and "@" not in piece:
+        if whole and "=" in piece and "@" not in piece:
             whole[-1] += f",{piece}"
         elif piece:
             whole.append(piece)

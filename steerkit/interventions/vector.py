@@ -57,6 +57,8 @@ class CalibrationRecord(BaseModel):
     operation: str = "add"
     scope: str = "completion"
     target: float | None = None
+    half_life: float | None = None
+    positions: str = "every"
     statistic: str
     target_kl: float
     measured_kl: float
@@ -65,6 +67,16 @@ class CalibrationRecord(BaseModel):
     tokens: int
     prompts: int
     prompts_digest: str
+
+    @property
+    def asked(self) -> tuple[object, ...]:
+        """What the strength was looked for: another record with the same is a newer or an older one."""
+        return (*self.how, self.statistic, self.target_kl, self.strength > 0)
+
+    @property
+    def how(self) -> tuple[object, ...]:
+        """How the strength is applied: layers, operation, scope, target, half-life and positions."""
+        return (self.layer,), self.operation, self.scope, self.target, self.half_life, self.positions
 
 
 class VectorMetadata(BaseModel):
@@ -172,7 +184,7 @@ class SteeringVector(LayerTensors):
         """
         layers = (layer,) if isinstance(layer, int) else tuple(layer)
         if kl is not None:
-            strength = self._calibrated(layers, kl, operation, scope, target)
+            strength = self._calibrated(kl, (layers, operation, scope, target, half_life, positions))
         return Steering(
             self,
             layers,
@@ -185,23 +197,20 @@ class SteeringVector(LayerTensors):
             gate=gate,
         )
 
-    def _calibrated(
-        self, layers: tuple[int, ...], kl: float, operation: str, scope: str, target: float | None
-    ) -> float:
+    def _calibrated(self, kl: float, how: tuple[object, ...]) -> float:
+        """The strength at which the mean KL is `kl`, of a steering that applies as `how` says."""
         records = self.metadata.calibration or ()
-        wanted = layers, operation, scope, target
         fitting = [
             record.strength
             for record in records
-            if ((record.layer,), record.operation, record.scope, record.target) == wanted
-            and abs(record.target_kl - kl) <= KL_TOLERANCE
+            if record.how == how and record.statistic == "mean" and abs(record.target_kl - kl) <= KL_TOLERANCE
         ]
         if fitting:
             return max(fitting)  # towards the positive side, where both directions were calibrated
-        known = ", ".join(f"layer {r.layer} at {r.target_kl:g}" for r in records) or "none"
+        known = ", ".join(f"layer {r.layer} at {r.target_kl:g} ({r.operation}, {r.scope})" for r in records)
         raise MisuseError(
-            f"vector {self.name!r} is not calibrated for a KL of {kl:g} at {operation}, {scope}, layer "
-            f"{'+'.join(map(str, layers))}; calibrated are: {known}"
+            f"vector {self.name!r} has no strength on record for a mean KL of {kl:g} and what is asked for here; "
+            f"calibrated are: {known or 'none'}"
         )
 
     def random_control(self, seed: int = 0) -> SteeringVector:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from steerkit.interventions.decoration import built_in_decorations
 
 from steerkit.core.errors import SteerkitError
-from steerkit.engines.base import Decoding, Request
-from steerkit.engines.remote.wire import check_digests, parse_steerings
+from steerkit.core.prompts import EncodedText
+from steerkit.engines.base import Decoding, Request, steerings_of
+from steerkit.engines.remote.vectors import ServedVectors
+from steerkit.engines.remote.wire import read_argument
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.engines.transformers.table import Program
+from steerkit.interventions.base import Intervention
 from steerkit.interventions.probe import Probe, ProbeMetadata
-from steerkit.interventions.vector import SteeringVector, load_vector
+from steerkit.interventions.prompt_edit import edited_prompt, presets
+from steerkit.interventions.vector import load_vector
 from steerkit.models import LanguageModel
 from steerkit.suites.suite import load_suite
 from tests.command_line import Outcome, steerkit
@@ -36,63 +39,58 @@ GRID = (
     "--max-new-tokens",
     6,
 )
-DECORATION = "dont-know-system"
+EDIT = "dont-know-system"
 
 
 class Steering:
-    """Answers as a server that steers: the transformers engine, one request at a time. Knows `names` of vectors."""
+    """Answers as a server that steers: the transformers engine, one request at a time, with the vectors of a folder."""
 
-    def __init__(self, lm: LanguageModel, vectors: Sequence[SteeringVector], *, obeys: bool = True) -> None:
-        self._lm = lm
+    def __init__(self, lm: LanguageModel, folder: Path, *, obeys: bool = True) -> None:
         self._engine = TransformersEngine(lm, 1)
-        self._vectors = {vector.name: vector for vector in vectors}
+        self._vectors = ServedVectors(folder.resolve(), lm.n_layers, lm.d_model)
         self._obeys = obeys
         self._lock = threading.Lock()  # a model is steered by one thread at a time
         prompts = [item.prompt for item in load_suite("abstention").split("choose").items]
         self._prompts = {
-            tuple(lm.renderer.encode_prompt(prompt, system)): (prompt, system)
+            tuple(lm.renderer.encode_prompt(*edited_prompt(prompt, None, edits))): (prompt, edits)
             for prompt in prompts
-            for system in (None, built_in_decorations()[DECORATION].system)
+            for edits in ((), (presets()[EDIT],))
         }
 
     def __call__(self, _server: FakeServer, body: dict[str, Any]) -> Reply:
         asked = body.get("vllm_xargs", {})
         try:
-            steerings = parse_steerings(asked["steerkit"], self._load, self._load) if asked else ()
-            check_digests(asked.get("steerkit_digests"), steerings)
+            acting = read_argument(asked["steerkit"], self._vectors) if asked else ()
         except SteerkitError as error:
             return 400, {"error": {"message": str(error), "param": "steerkit"}}, {}
         with self._lock:
-            steerings = steerings if self._obeys else ()
+            acting = acting if self._obeys else ()
             if "prompt_logprobs" in body:
-                return (
-                    200,
-                    self._scored(body["prompt"], asked.get("steerkit_prompt_tokens", 1), steerings),
-                    {},
-                )
-            prompt, system = self._prompts.get(tuple(body["prompt"]), ("?", None))
-            request = Request(prompt, steerings, Decoding(body["max_tokens"]), system)
-            [done] = self._engine.generate([request])
+                return 200, self._scored(body["prompt"], asked.get("steerkit_prompt_tokens", 1), acting), {}
+            prompt, edits = self._prompts.get(tuple(body["prompt"]), ("?", ()))
+            [done] = self._engine.generate([Request(prompt, (*edits, *acting), Decoding(body["max_tokens"]))])
         return 200, {"choices": [{"token_ids": list(done.token_ids), "finish_reason": done.finish}]}, {}
 
-    def _load(self, name: str) -> SteeringVector:
-        if name.startswith("random("):
-            return self._load(name.removeprefix("random(").removesuffix(")").split(",")[0]).random_control(0)
-        if name not in self._vectors:
-            raise SteerkitError(f"no vector {name!r} on this server")
-        return self._vectors[name]
-
-    def _scored(self, ids: list[int], start: int, steerings: Any) -> dict[str, Any]:
+    def _scored(self, ids: list[int], start: int, acting: tuple[Intervention, ...]) -> dict[str, Any]:
         with torch.inference_mode():
-            [row] = self._engine._score_rows([ids], [start], [Program.of(steerings)])
+            [row] = self._engine._score_rows(
+                [EncodedText(tuple(ids), start)], [Program.of(steerings_of(acting))]
+            )
         scores = [0.0] * start + list(row)
         entries = [{str(token): {"logprob": score}} for token, score in zip(ids, scores, strict=True)]
         return {"choices": [{"token_ids": [1], "finish_reason": "length", "prompt_logprobs": entries}]}
 
 
 @pytest.fixture(scope="module")
-def answers(tiny: LanguageModel, tiny_vector: Path) -> Steering:
-    return Steering(tiny, [load_vector(tiny_vector)])
+def folder(tiny_vector: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The server's vectors: the tiny one, under its name."""
+    vector = load_vector(tiny_vector)
+    return vector.save(tmp_path_factory.mktemp("served") / f"{vector.name}.safetensors").parent
+
+
+@pytest.fixture(scope="module")
+def answers(tiny: LanguageModel, folder: Path) -> Steering:
+    return Steering(tiny, folder)
 
 
 @pytest.fixture
@@ -132,7 +130,7 @@ def records(run: Path) -> list[dict[str, Any]]:
 def test_a_sweep_through_servers_has_the_records_of_the_transformers_engine(
     sweep: Sweep, server: FakeServer, answers: Steering, tmp_path: Path
 ) -> None:
-    more = ("--perplexity", "--decorate", DECORATION, "--scope", "completion,all")
+    more = ("--scorer", "perplexity", "--axis", f"edit=none,{EDIT}", "--axis", "scope=completion,all")
     assert sweep(tmp_path / "here", *more).code == 0
     with FakeServer(answers) as other:
         done = sweep(tmp_path / "there", *through(server, other), *more)
@@ -140,8 +138,8 @@ def test_a_sweep_through_servers_has_the_records_of_the_transformers_engine(
     here, there = records(tmp_path / "here"), records(tmp_path / "there")
     assert len(here) == len(there) == 6 * (1 + 2 * 2 * 2 * 2 + 1)
     for ours, theirs in zip(here, there, strict=True):
-        strangeness = [record["scores"].pop("perplexity") for record in (ours, theirs)]
-        assert strangeness[0] == pytest.approx(strangeness[1], rel=1e-4)
+        perplexities = [record["scores"].pop("perplexity") for record in (ours, theirs)]
+        assert perplexities[0] == pytest.approx(perplexities[1], rel=1e-4)
         assert ours == theirs
     runs = [json.loads((tmp_path / run / "run.json").read_text()) for run in ("here", "there")]
     assert runs[0]["protocol"] == runs[1]["protocol"]
@@ -161,7 +159,7 @@ def test_generate_through_a_server_says_what_it_says_here(
     assert len({row["completion"] for row in json.loads(there.out)}) == 2
     refused = steerkit("generate", "--model", tiny_folder, "--server", server.url, "Hi")
     assert (refused.code, len(refused.err.splitlines())) == (2, 1)
-    assert "--server belongs to --engine server" in refused.err
+    assert "is for the engine server" in refused.err
 
 
 def test_a_run_that_servers_began_goes_on_here(sweep: Sweep, server: FakeServer, tmp_path: Path) -> None:
@@ -220,12 +218,12 @@ def probe(tiny: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--gate", "{probe}@threshold=0.5"], "'gate' names a probe"),
-        (["--decorate", "refusal-bias"], "has a 'bias'"),
-        (["--decorate", "dont-know-system@gate={probe},threshold=0.5"], "has a 'gate'"),
+        (["--axis", "gate={probe}"], "'gate' 'probe' is read from the whole prompt"),
+        (["--steer", "refusal-bias"], "no rules on logits"),
+        (["--steer", "dont-know-system@gate={probe},threshold=0.5"], "'gate' 'probe'"),
         (["--vector", "{stranger}"], "no vector 'stranger' on this server"),
-        (["--device", "cpu"], "--device is the transformers engine's"),
-        (["--vllm-option", "enforce_eager=true"], "belongs to --engine vllm"),
+        (["--device", "cpu"], "is for the engine transformers"),
+        (["--vllm-option", "enforce_eager=true"], "is for the engine vllm"),
         (["--served-name", "another"], "serves the-model, not 'another'"),
         (["--server", "localhost:8000"], "is not the address of a server"),
         (["--dtype", "float8"], "dtype is one of"),
@@ -260,10 +258,10 @@ def test_a_server_that_was_started_for_shorter_texts_is_heard(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--engine", "llama"], "--engine is one of transformers, vllm, server"),
-        (["--engine", "server"], "needs --server URL"),
-        (["--server", "http://localhost:1"], "--server belongs to --engine server"),
-        (["--engine", "vllm", "--timeout", 3], "--timeout belongs to --engine server"),
+        (["--engine", "llama"], "no engine 'llama'; there are transformers, vllm, server"),
+        (["--engine", "server"], "needs a server's address"),
+        (["--server", "http://localhost:1"], "is for the engine server"),
+        (["--engine", "vllm", "--timeout", 3], "timeout 3.0 is for the engine server"),
         (["--engine", "vllm", "--vllm-option", "eager"], "is not KEY=VALUE"),
         (["--engine", "vllm", "--vllm-option", "dtype=half"], "use --dtype"),
     ],
@@ -293,9 +291,9 @@ def test_the_doctor_finds_a_server_that_steers_healthy(
 
 
 def test_the_doctor_finds_a_server_that_steers_otherwise_ill(
-    server: FakeServer, tiny: LanguageModel, tiny_folder: Path, tiny_vector: Path
+    server: FakeServer, tiny: LanguageModel, folder: Path, tiny_folder: Path, tiny_vector: Path
 ) -> None:
-    with FakeServer(Steering(tiny, [load_vector(tiny_vector)], obeys=False)) as liar:
+    with FakeServer(Steering(tiny, folder, obeys=False)) as liar:
         done = doctor(tiny_folder, server, tiny_vector, 2.0, "--server", liar.url)
     assert done.code == 1
     assert done.out.count("steering arrives as commanded") == 1

@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from steerkit.calibration.closed_forms import (
+from experiments.closed_forms.derivatives import States
+from experiments.closed_forms.forms import (
     closed_forms,
     exact_strength,
     fisher_strength,
     published_strength,
 )
-from steerkit.calibration.derivatives import States
+from experiments.closed_forms.run import forms_at, measured, table, unsteered
 from steerkit.core.prompts import EncodedText
 from steerkit.models import LanguageModel
 from tests.engines.reference import steered_logits
@@ -174,3 +175,18 @@ def test_states_are_spread_over_all_texts(tiny: LanguageModel) -> None:
     texts = [EncodedText(tuple(range(60, 70)), 4), EncodedText(tuple(range(60, 90)), 10)]
     assert len(States(tiny, texts, 1000)) == 26
     assert len(States(tiny, texts, 5)) == 5
+
+
+def test_the_bound_holds_where_it_is_measured(tiny: LanguageModel) -> None:
+    texts = unsteered(tiny, ["Why?", "Where is the sea?"], tokens=6)
+    vector = random_vector(tiny)
+    forms = forms_at(States(tiny, texts), vector, 1, 0.05)
+    assert forms.published <= forms.exact
+    published, *_ = measured(tiny, texts, vector, 1, [forms.published, forms.exact, forms.fisher])
+    assert published < 0.05
+
+
+def test_the_table_has_a_line_a_target_and_layer(tiny: LanguageModel) -> None:
+    lines = table(tiny, random_vector(tiny), [1, 2], [0.02, 0.05], limit=2).splitlines()
+    assert len(lines) == 2 + 4
+    assert lines[2].startswith("| 0.02 | 1 | ")

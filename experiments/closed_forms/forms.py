@@ -17,12 +17,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Statistic = Literal["mean", "p95"]
+from steerkit.calibration.tokens import Statistic
 
 
 @dataclass(frozen=True)

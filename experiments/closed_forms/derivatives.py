@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +21,18 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from steerkit.core.prompts import EncodedText
-from steerkit.engines.forward import KeysAndValues, alone, growing_cache, prefill, right_padded
+from steerkit.engines.forward import (
+    KeysAndValues,
+    Rows,
+    alone,
+    growing_cache,
+    logits,
+    prefill,
+    right_padded,
+)
 from steerkit.engines.transformers.cache import aligned_cache, keys_and_values
 from steerkit.models import LanguageModel
-from steerkit.models.sites import hidden_of, with_hidden
+from steerkit.models.sites import on_blocks
 
 STATES = 48  # the published form takes 50
 STATES_AT_ONCE = 16  # their keys and values are held next to two derivatives of each
@@ -91,26 +98,18 @@ class States:
         push = push.to(device=device, dtype=lm.dtype)
         sizes: list[Tensor] = []
 
-        def logits(strength: Tensor) -> Tensor:
-            def add(_module: Any, _args: Any, output: Any) -> Any:
-                sizes.append(hidden_of(output).norm(dim=-1, keepdim=True))
-                return with_hidden(output, hidden_of(output) + strength * push)
+        rows = Rows(read, mask, lengths)
 
-            hook = lm.blocks[layer].register_forward_hook(add)
-            try:
-                return lm.hf(
-                    input_ids=read,
-                    attention_mask=mask,
-                    position_ids=lengths,
-                    past_key_values=growing_cache(before),
-                    use_cache=True,
-                    logits_to_keep=1,
-                ).logits[:, -1]
-            finally:
-                hook.remove()
+        def moved(strength: Tensor) -> Tensor:
+            def add(hidden: Tensor) -> Tensor:
+                sizes.append(hidden.norm(dim=-1, keepdim=True))
+                return hidden + strength * push
+
+            with on_blocks(lm.blocks, {layer: add}):
+                return logits(lm, rows, 1, growing_cache(before))[:, -1]
 
         def with_first(strength: Tensor) -> tuple[Tensor, Tensor]:
-            value, first = torch.func.jvp(logits, (strength,), (torch.ones_like(strength),))[:2]
+            value, first = torch.func.jvp(moved, (strength,), (torch.ones_like(strength),))[:2]
             return value, first
 
         nothing = torch.zeros(len(places), 1, 1, device=device, dtype=lm.dtype)
