@@ -24,7 +24,7 @@ from steerkit.extraction.capture import Progress, capture
 from steerkit.extraction.extract import encoded_example
 from steerkit.extraction.held_out import Fold, auroc, folds_by_group, words_alone
 from steerkit.extraction.pairs import Example, LabelledPrompts, labelled_prompts
-from steerkit.interventions.gate import log_odds_of
+from steerkit.interventions.base import log_odds_of
 from steerkit.interventions.probe import Probe, ProbeMetadata, ProbeThreshold
 from steerkit.models import LanguageModel
 from steerkit.suites.suite import Suite

@@ -13,11 +13,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from importlib import resources
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+from steerkit.core.errors import MisuseError
 
 if TYPE_CHECKING:
     from steerkit.interventions.gate import Gate
@@ -147,3 +151,23 @@ def spec_of(head: str, fields: Sequence[tuple[str, str]]) -> str:
 def shortest(value: float) -> str:
     """The shortest text that reads back as exactly this number, whole numbers without a point."""
     return repr(float(value)).removesuffix(".0")
+
+
+def log_odds_of(probability: float) -> float:
+    """Return log(p / (1 - p)). Raises MisuseError unless p lies between 0 and 1, both excluded."""
+    if not 0 < probability < 1:
+        raise MisuseError(f"a gate's threshold is a probability between 0 and 1, got {probability}")
+    return math.log(probability) - math.log1p(-probability)
+
+
+def probability_of(log_odds: float) -> float:
+    """Return the probability at these log-odds."""
+    return 1 / (1 + math.exp(-log_odds)) if log_odds >= 0 else 1 - 1 / (1 + math.exp(log_odds))
+
+
+@functools.cache
+def preset_forms() -> dict[str, dict[str, Any]]:
+    """Return the fields of the package's named interventions, prompt edits and opener biases, by name."""
+    text = (resources.files("steerkit") / "data" / "presets.json").read_text(encoding="utf-8")
+    forms: dict[str, dict[str, Any]] = json.loads(text)
+    return forms

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from steerkit.core.errors import MisuseError
 from steerkit.core.registry import GATES
-from steerkit.interventions.base import Names, json_reference, quoted, shortest, written_text
+from steerkit.interventions.base import Names, json_reference, log_odds_of, quoted, shortest, written_text
 
 if TYPE_CHECKING:
     from steerkit.interventions.probe import Probe
@@ -161,31 +161,17 @@ class PositionGate(Gate):
         return [("along", quoted(names(self.vector))), ("threshold", shortest(self.threshold))]
 
 
-def as_gate(given: object) -> Gate | None:
+def as_gate(given: Any) -> Gate | None:
     """Return a gate: the one given, that of a probe at its own layer and threshold, or of a detector's registered name.
 
     Raises MisuseError for anything else.
     """
-    from steerkit.interventions.probe import Probe
-
     if given is None or isinstance(given, Gate):
         return given
-    if isinstance(given, Probe):
+    if hasattr(given, "logit"):  # a probe, whose module is heavy
         return ProbeGate(given)
     if isinstance(given, str):
         return DetectorGate(given)
     raise MisuseError(
         f"a gate is a gate, a probe or the name of a registered one, got {type(given).__name__}"
     )
-
-
-def log_odds_of(probability: float) -> float:
-    """Return log(p / (1 - p)). Raises MisuseError unless p lies between 0 and 1, both excluded."""
-    if not 0 < probability < 1:
-        raise MisuseError(f"a gate's threshold is a probability between 0 and 1, got {probability}")
-    return math.log(probability) - math.log1p(-probability)
-
-
-def probability_of(log_odds: float) -> float:
-    """Return the probability at these log-odds."""
-    return 1 / (1 + math.exp(-log_odds)) if log_odds >= 0 else 1 - 1 / (1 + math.exp(log_odds))

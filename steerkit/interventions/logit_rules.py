@@ -29,9 +29,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from steerkit.core.errors import MisuseError
 from steerkit.core.registry import LOGIT_RULES
-from steerkit.interventions.base import Intervention, Names, spec_of, written, written_text
+from steerkit.interventions.base import Intervention, Names, preset_forms, spec_of, written, written_text
 from steerkit.interventions.gate import Gate
-from steerkit.interventions.prompt_edit import check_text, presets, row_gate
+from steerkit.interventions.prompt_edit import check_text, row_gate
 
 if TYPE_CHECKING:
     from steerkit.models import LanguageModel
@@ -174,9 +174,9 @@ class OpenerBias(LogitRule):
 
     def spec(self, names: Names) -> str:
         """Return the canonical spec string: a preset by its name, with another bias where it has one."""
-        preset = presets().get(self.name)
-        if isinstance(preset, OpenerBias) and preset.openers == self.openers:
-            bias = [] if preset.bias == self.bias else [("bias", written(self.bias))]
+        preset = preset_forms().get(self.name, {})
+        if preset.get("openers") == list(self.openers):
+            bias = [] if preset["bias"] == self.bias else [("bias", written(self.bias))]
             return spec_of(self.name, bias + ([] if self.gate is None else self.gate.fields(names)))
         return super().spec(names)
 

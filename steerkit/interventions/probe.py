@@ -22,7 +22,7 @@ from torch import Tensor
 
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.files import fault_of, read_tensors, write_tensors
-from steerkit.interventions.gate import log_odds_of
+from steerkit.interventions.base import log_odds_of
 from steerkit.interventions.layer_tensors import LayerTensors
 
 FORMAT_VERSION = 1

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import Any, ClassVar
 
 from steerkit.core.errors import MisuseError
 from steerkit.core.prompts import Message, Prompt
 from steerkit.core.registry import LOGIT_RULES
-from steerkit.interventions.base import Intervention, Names, quoted, spec_of, written_text
+from steerkit.interventions.base import Intervention, Names, preset_forms, quoted, spec_of, written_text
 from steerkit.interventions.gate import Gate, PositionGate, as_gate
 
 TEXTS = ("system", "instruction", "begin")
@@ -66,9 +63,10 @@ class PromptEdit(Intervention):
     def spec(self, names: Names) -> str:
         """Return the canonical spec string: a preset by its name, else all texts, in quotes."""
         gate = [] if self.gate is None else self.gate.fields(names)
-        if self.name in presets() and presets()[self.name] == self.open:
+        texts = {text: value for text in TEXTS if (value := getattr(self, text)) is not None}
+        if preset_forms().get(self.name) == texts:
             return spec_of(quoted(self.name), gate)
-        fields = [(text, written_text(value)) for text in TEXTS if (value := getattr(self, text)) is not None]
+        fields = [(text, written_text(value)) for text, value in texts.items()]
         named = [("name", written_text(self.name))] if self.name else []
         return spec_of("prompt", [*named, *fields, *gate])
 
@@ -85,7 +83,7 @@ def edited_prompt(
 
 def means_no_vector(name: str) -> bool:
     """Return whether a bare `name` at the head of a spec string means something else than a vector."""
-    return name == "prompt" or name in presets() or name in LOGIT_RULES
+    return name == "prompt" or name in preset_forms() or name in LOGIT_RULES
 
 
 def head_of(name: str) -> str:
@@ -112,18 +110,3 @@ def row_gate(given: object, what: str) -> Gate | None:
             "or a registered gate"
         )
     return gate
-
-
-@functools.cache
-def presets() -> dict[str, Intervention]:
-    """Return the interventions that travel with the package, by name."""
-    from steerkit.interventions.logit_rules import OpenerBias
-
-    text = (resources.files("steerkit") / "data" / "presets.json").read_text(encoding="utf-8")
-    made: dict[str, Intervention] = {}
-    for name, entry in json.loads(text).items():
-        if "openers" in entry:
-            made[name] = OpenerBias(tuple(entry["openers"]), entry["bias"], name)
-        else:
-            made[name] = PromptEdit(**entry, name=name)
-    return made

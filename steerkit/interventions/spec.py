@@ -33,8 +33,9 @@ from steerkit.core.registry import GATES, LOGIT_RULES
 from steerkit.interventions.base import Intervention
 from steerkit.interventions.gate import DetectorGate, Gate, PositionGate, ProbeGate
 from steerkit.interventions.logit_rules import OpenerBias
+from steerkit.interventions.presets import presets
 from steerkit.interventions.probe import Probe
-from steerkit.interventions.prompt_edit import TEXTS, PromptEdit, presets
+from steerkit.interventions.prompt_edit import TEXTS, PromptEdit
 from steerkit.interventions.steering import Steering
 from steerkit.interventions.store import Store, as_store, recommended_use
 from steerkit.interventions.vector import SteeringVector

@@ -19,8 +19,9 @@ from steerkit.engines.remote.wire import read_argument
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.engines.transformers.table import Program
 from steerkit.interventions.base import Intervention
+from steerkit.interventions.presets import presets
 from steerkit.interventions.probe import Probe, ProbeMetadata
-from steerkit.interventions.prompt_edit import edited_prompt, presets
+from steerkit.interventions.prompt_edit import edited_prompt
 from steerkit.interventions.vector import load_vector
 from steerkit.models import LanguageModel
 from steerkit.suites.suite import load_suite

@@ -17,8 +17,9 @@ from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.interventions.detectors import gate as register_gate
 from steerkit.interventions.gate import DetectorGate, PositionGate, ProbeGate
 from steerkit.interventions.logit_rules import OpenerBias
+from steerkit.interventions.presets import presets
 from steerkit.interventions.probe import Probe, ProbeMetadata
-from steerkit.interventions.prompt_edit import PromptEdit, presets
+from steerkit.interventions.prompt_edit import PromptEdit
 from steerkit.models import LanguageModel
 from tests.engines import reference
 from tests.tiny import random_vector

@@ -18,8 +18,9 @@ from steerkit.core.registry import OPERATIONS
 from steerkit.interventions.base import Intervention
 from steerkit.interventions.gate import DetectorGate, PositionGate, ProbeGate
 from steerkit.interventions.logit_rules import CyclicReflex, OpenerBias, SwitchPenalty, ThinkingBudget
+from steerkit.interventions.presets import presets
 from steerkit.interventions.probe import Probe, ProbeMetadata
-from steerkit.interventions.prompt_edit import PromptEdit, presets
+from steerkit.interventions.prompt_edit import PromptEdit
 from steerkit.interventions.spec import GATE_KEYS, STEERING_KEYS, parse, parse_all, parse_range
 from steerkit.interventions.steering import COMPLETION_SCOPES, POSITIONS, SCOPES, Steering
 from steerkit.interventions.store import Store, from_json, recommended_use, tensors_of

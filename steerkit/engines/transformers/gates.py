@@ -18,8 +18,8 @@ from steerkit.core.prompts import Prompt
 from steerkit.core.registry import GATES
 from steerkit.engines.base import GateReading
 from steerkit.engines.forward import in_passes, last_states
-from steerkit.interventions.base import Intervention
-from steerkit.interventions.gate import DetectorGate, ProbeGate, RowGate, log_odds_of, probability_of
+from steerkit.interventions.base import Intervention, log_odds_of, probability_of
+from steerkit.interventions.gate import DetectorGate, ProbeGate, RowGate
 from steerkit.models import LanguageModel
 
 READ_TOKENS = 2048
