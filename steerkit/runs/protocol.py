@@ -108,7 +108,8 @@ def _version(package: str) -> str:
 
 
 def _scoring_digest() -> str:
-    """Digest of the source of all that scores: two runs that differ in it may score differently."""
-    folder = resources.files("steerkit.scoring")
-    sources = sorted((path.name, path.read_bytes()) for path in folder.iterdir() if path.name.endswith(".py"))
+    """Digest of the source and phrases of all that scores: two runs that differ in it may score differently."""
+    package = resources.files("steerkit")
+    folders = (package / "scoring", package / "data" / "scoring")
+    sources = sorted((f.name, f.read_bytes()) for folder in folders for f in folder.iterdir() if f.is_file())
     return hashlib.sha256(repr(sources).encode()).hexdigest()[:12]
