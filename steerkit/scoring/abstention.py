@@ -20,8 +20,8 @@ asking for what is missing, calling it a matter of opinion, correcting a false p
 all count.
 
 The rules read English, in lower case, with contractions written out ("don't" is "do not") and adverbs that
-change nothing ("really", "currently") left out. The phrases stand in `data/scoring/abstention.txt`, which says how they are
-written.
+change nothing ("really", "currently") left out. The phrases stand in `data/scoring/abstention.txt`, which says how
+they are written.
 """
 
 from __future__ import annotations
