@@ -26,10 +26,10 @@ from typing import TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from steerkit.core.errors import InputError, MisuseError, ModelMismatchError
+from steerkit.core.files import fault_of, read_tensors
 from steerkit.models.fingerprint import weights_digest
 
 CONFIG_FILE = "adapter_config.json"
@@ -142,7 +142,7 @@ class Adapter:
     def _changes(self, base: nn.Module) -> list[_Change]:
         """What is added to which weight, checked against the base and the options."""
         factors: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in _tensors(self.folder / WEIGHTS_FILE).items():
+        for key, tensor in read_tensors(self.folder / WEIGHTS_FILE, "adapter")[1].items():
             found = _FACTOR.fullmatch(key)
             if found is None:
                 raise InputError(
@@ -224,14 +224,10 @@ def read_adapter(folder: str | os.PathLike[str]) -> Adapter:
         )
     try:
         config = _LoraConfig.model_validate_json((folder / CONFIG_FILE).read_bytes())
-        note = _header(folder / WEIGHTS_FILE).get(HEADER_KEY)
+        note = read_tensors(folder / WEIGHTS_FILE, "adapter")[0].get(HEADER_KEY)
         written = None if note is None else AdapterNote.model_validate_json(note)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise InputError(
-            f"{folder}: the adapter's options are damaged at {where!r}: {first['msg']}"
-        ) from error
+        raise InputError(f"{folder}: the adapter's options are {fault_of(error, 'the whole')}") from error
     _check_kind(folder, config)
     if written is not None and written.format_version > FORMAT_VERSION:
         raise InputError(
@@ -292,23 +288,3 @@ def _chat_template(path: Path) -> str | None:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from None
-
-
-def _header(path: Path) -> dict[str, str]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path} is not a readable safetensors file ({error}): save the adapter again")
