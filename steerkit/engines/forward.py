@@ -21,7 +21,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.core.prompts import EncodedText
 from steerkit.models import LanguageModel
-from steerkit.models.sites import on_blocks
+from steerkit.models.sites import one_pass
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -189,7 +189,7 @@ def states(
             raise _AllReadError
 
     acts = {layer: partial(read, layer) for layer in layers}
-    with torch.inference_mode(), on_blocks(lm.blocks, acts), suppress(_AllReadError):
+    with torch.inference_mode(), one_pass(lm.blocks, acts), suppress(_AllReadError):
         run(lm, rows)
     return found
 

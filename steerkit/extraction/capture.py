@@ -29,7 +29,7 @@ from steerkit.core.errors import MisuseError
 from steerkit.core.prompts import EncodedText
 from steerkit.engines.forward import Rows, in_passes, right_padded, run
 from steerkit.models import LanguageModel
-from steerkit.models.sites import on_blocks
+from steerkit.models.sites import one_pass
 
 Aggregation = Literal["last", "mean", "prompt"]
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
@@ -210,7 +210,7 @@ class _Reading:
             each = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
             norms[layer] = (each * counted).sum()
 
-        with on_blocks(lm.blocks, {layer: partial(read, layer) for layer in range(lm.n_layers)}):
+        with one_pass(lm.blocks, {layer: partial(read, layer) for layer in range(lm.n_layers)}):
             run(lm, rows)
         return norms
 

@@ -40,7 +40,7 @@ from steerkit.extraction.extract import read_examples
 from steerkit.extraction.pairs import ContrastPairs, LabelledPrompts
 from steerkit.interventions.vector import SteeringVector, VectorMetadata
 from steerkit.models import LanguageModel
-from steerkit.models.sites import on_blocks
+from steerkit.models.sites import one_pass
 from steerkit.suites.suite import load_suite
 
 R = TypeVar("R")
@@ -295,7 +295,7 @@ class _Objective:
 
         def of(some: Sequence[int]) -> tuple[float, Tensor]:
             added = v.detach().requires_grad_(trains)
-            with on_blocks(self._lm.blocks, {layer: lambda hidden: hidden + added.to(hidden.dtype)}):
+            with one_pass(self._lm.blocks, {layer: lambda hidden: hidden + added.to(hidden.dtype)}):
                 value = term(some)
             slope = torch.autograd.grad(value, added)[0] if trains else torch.zeros_like(v)
             return float(value.detach()), slope

@@ -85,6 +85,22 @@ def on_blocks(
             handle.remove()
 
 
+@contextmanager
+def one_pass(blocks: Sequence[nn.Module], outputs: Mapping[int, Act]) -> Iterator[None]:
+    """Install hooks as `on_blocks` does for one forward pass, in which each hooked block must run exactly once.
+
+    Raises SteerkitError where one did not: what was read or edited would then not be what it seems.
+    """
+    with on_blocks(blocks, outputs) as ran:
+        yield
+    once = sum(times == 1 for times in ran.values())
+    if once != len(ran):
+        raise SteerkitError(
+            f"{once} of {len(ran)} hooked blocks ran once in a forward pass: the model skips or replaces blocks "
+            "(torch.compile?), so it cannot be read or steered safely"
+        )
+
+
 class SiteMap:
     """Blocks and hook names of one bare transformers model."""
 

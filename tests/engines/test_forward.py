@@ -81,6 +81,15 @@ def test_a_pass_ends_at_the_last_block_that_is_read(tiny: LanguageModel, texts: 
     assert {layer: tuple(state.shape) for layer, state in found.items()} == dict.fromkeys((0, 2), (6, 32))
 
 
+def test_blocks_that_do_not_run_are_an_error_and_not_a_reading(texts: list[EncodedText]) -> None:
+    lm = tiny_model()
+    lm.hf.config.num_hidden_layers = 3  # the decoder walks its first three blocks only
+    with pytest.raises(SteerkitError, match="3 of 4 hooked blocks ran"):
+        capture(lm, texts)
+    with pytest.raises(SteerkitError, match="0 of 1 hooked blocks ran"):
+        last_states(lm, [texts[0].ids], [3])
+
+
 def test_last_states_see_the_steering_that_is_open(tiny: LanguageModel, texts: list[EncodedText]) -> None:
     vector, ids = random_vector(tiny), [text.ids for text in texts]
     plain = last_states(tiny, ids, [1])[1]

@@ -23,7 +23,7 @@ The contract, which every engine shares:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +36,7 @@ from steerkit.engines.transformers.stages import Acting, Gathered, Stage
 from steerkit.interventions.gate import RowGate
 from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
-from steerkit.models.sites import on_blocks
+from steerkit.models.sites import on_blocks, one_pass
 
 NOWHERE, PROMPT, THINKING, ANSWER = range(4)
 LINE_END, STEP_END = 2, 4  # added to a phase of the completion where a position ends a line, or a step too
@@ -232,23 +232,20 @@ class RowTable:
         ]
 
     @contextmanager
-    def installed(self) -> Iterator[dict[int, int]]:
-        """Hooks on the blocks while the block runs; yields how often each hooked block has run."""
-        edits = {layer: partial(self._edit, index) for index, layer in enumerate(self.layers)}
-        with on_blocks(self._lm.blocks, edits) as ran:
-            yield ran
+    def installed(self) -> Iterator[None]:
+        """Hooks on the blocks while the block runs; they come off whatever happens."""
+        with on_blocks(self._lm.blocks, self._edits):
+            yield
 
     @contextmanager
     def one_pass(self) -> Iterator[None]:
         """Hooks for exactly one forward pass, in which each hooked block must run exactly once."""
-        with self.installed() as ran:
+        with one_pass(self._lm.blocks, self._edits):
             yield
-        once = sum(times == 1 for times in ran.values())
-        if once != len(self.layers):
-            raise SteerkitError(
-                f"{once} of {len(self.layers)} steered blocks ran once in a forward pass: the model skips or "
-                "replaces blocks (torch.compile?), so it cannot be steered safely"
-            )
+
+    @property
+    def _edits(self) -> dict[int, Callable[[Tensor], Tensor | None]]:
+        return {layer: partial(self._edit, index) for index, layer in enumerate(self.layers)}
 
     def _edit(self, index: int, hidden: Tensor) -> Tensor | None:
         if self._lm.is_suspended:
