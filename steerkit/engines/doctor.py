@@ -103,7 +103,7 @@ def diagnose(lm: LanguageModel) -> Diagnosis:
 
 
 def diagnose_vllm(engine: VllmEngine) -> Diagnosis:
-    """The same inside vLLM: each shift is one request, and the stream is read back from vLLM's workers.
+    """Do the same inside vLLM: each shift is one request, and the stream is read back from vLLM's workers.
 
     The engine has to be in this process, and its model run eagerly or compiled, not in CUDA graphs. Raises
     SteerkitError where a worker cannot steer.

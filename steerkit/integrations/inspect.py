@@ -12,7 +12,7 @@ from inspect_ai.model import modelapi
 
 @modelapi(name="steerkit")
 def steerkit() -> type[Any]:
-    """The provider's class."""
+    """Return the provider's class."""
     from steerkit.integrations.inspect_model import SteeredModelAPI
 
     return SteeredModelAPI

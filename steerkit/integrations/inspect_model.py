@@ -124,15 +124,15 @@ class SteeredModelAPI(ModelAPI):
         )
 
     def max_tokens(self) -> int:
-        """The limit on a completion where the task names none: never more than half of what the model reads."""
+        """Return the limit on a completion where the task names none: at most half of what the model reads."""
         return min(MAX_TOKENS, self._engine.model.context_length // 2)
 
     def max_connections(self) -> int:
-        """As many conversations at once as rows decode together."""
+        """Return how many conversations may be under way: as many as rows decode together."""
         return self._engine.batch_size
 
     def collapse_user_messages(self) -> bool:
-        """Chat templates want the roles to alternate."""
+        """Return True: chat templates want the roles to alternate."""
         return True
 
     def close(self) -> None:
@@ -150,7 +150,7 @@ class Worker:
         self._thread.start()
 
     def submit(self, request: Request) -> Future[Completion]:
-        """The completion of `request`, to come."""
+        """Return the completion of `request`, to come."""
         future: Future[Completion] = Future()
         self._queue.put((request, future))
         return future
@@ -189,7 +189,7 @@ class Worker:
 
 
 def specs(steer: str | Sequence[str]) -> list[str]:
-    """Whole spec strings. Inspect's command line splits a value at its commas: a key and its value go on."""
+    """Return whole spec strings. Inspect's command line splits a value at its commas: a key and its value go on."""
     whole: list[str] = []
     for piece in steer.split(",") if isinstance(steer, str) else steer:
         if whole and "=" in piece and "@" not in piece:
@@ -209,7 +209,7 @@ def refuse_unknown(tools: Sequence[Any], config: GenerateConfig) -> None:
 
 
 def prompt_of(messages: Sequence[ChatMessage], *, has_chat_template: bool) -> tuple[Prompt, str | None]:
-    """Inspect's messages as our prompt and system message.
+    """Return Inspect's messages as a prompt and a system message.
 
     A model without a chat template takes one user message, after a system message if there is one.
     """
@@ -231,7 +231,7 @@ def prompt_of(messages: Sequence[ChatMessage], *, has_chat_template: bool) -> tu
 
 
 def choice(model: str, completion: Completion, stop_sequences: Sequence[str]) -> ChatCompletionChoice:
-    """A completion as Inspect's choice, cut at the first stop sequence."""
+    """Return a completion as Inspect's choice, cut at the first stop sequence."""
     ends = [at for stop in stop_sequences if (at := completion.text.find(stop)) >= 0]
     text = completion.text[: min(ends)] if ends else completion.text
     reason = "stop" if ends or completion.finish == "stop" else "max_tokens"
@@ -240,7 +240,7 @@ def choice(model: str, completion: Completion, stop_sequences: Sequence[str]) ->
 
 
 def usage(completions: Sequence[Completion]) -> ModelUsage:
-    """Tokens read (the prompt once) and written."""
+    """Count the tokens read (the prompt once) and written."""
     read, written = completions[0].prompt_tokens, sum(c.tokens for c in completions)
     return ModelUsage(
         input_tokens=read,

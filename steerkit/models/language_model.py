@@ -137,7 +137,7 @@ class LanguageModel:
         )
 
     def site(self, hook_name: str) -> Site:
-        """The bare model's module behind a TransformerLens hook name."""
+        """Return the bare model's module behind a TransformerLens hook name."""
         return self.sites.resolve(hook_name)
 
     @contextmanager
@@ -169,7 +169,7 @@ class LanguageModel:
 
     @contextmanager
     def unsteered(self) -> Iterator[None]:
-        """Forward passes inside the block run as if nothing were steered; what is open stays open."""
+        """Run forward passes inside the block as if nothing were steered; what is open stays open."""
         self.check_owner()
         self._suspended += 1
         try:

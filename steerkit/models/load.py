@@ -40,25 +40,12 @@ def load_model(
     weights (see `steerkit.models.adapters`). Given as `reference` itself, it is merged into the base that it names.
     `markers` are the texts between which the model thinks.
     """
-    lm = _loaded(reference, tokenizer, device, dtype, progress, adapter)
-    lm.markers = markers
-    return lm
-
-
-def _loaded(
-    reference: Any,
-    tokenizer: Any,
-    device: str | None,
-    dtype: str | None,
-    progress: Callable[[str], None],
-    adapter: str | os.PathLike[str] | None,
-) -> LanguageModel:
     if not isinstance(reference, str | os.PathLike):
         if adapter is not None:
             raise MisuseError(
                 "a model that you hold is never changed, so no adapter is merged into it: name its folder or hub id"
             )
-        return _held(reference, tokenizer)
+        return _held(reference, tokenizer, markers)
     if dtype is not None and dtype not in DTYPES:
         raise MisuseError(f"dtype is one of {', '.join(DTYPES)}, got {dtype!r}")
     name = os.fspath(reference)
@@ -73,7 +60,9 @@ def _loaded(
             )
         name = merged.base
     source, label, local = _source(name, progress)
-    return _from_pretrained(source, label, device, dtype, local=local, adapter=merged)
+    lm = _from_pretrained(source, label, device, dtype, local=local, adapter=merged)
+    lm.markers = markers
+    return lm
 
 
 def _source(name: str, progress: Callable[[str], None]) -> tuple[str, str, bool]:
@@ -99,14 +88,16 @@ def _source(name: str, progress: Callable[[str], None]) -> tuple[str, str, bool]
     return name, name, False
 
 
-def _held(hf: Any, tokenizer: Any) -> LanguageModel:
+def _held(hf: Any, tokenizer: Any, markers: ThinkingMarkers) -> LanguageModel:
     if not hasattr(hf, "get_decoder") or not hasattr(hf, "config"):
         raise MisuseError(
             f"a model is a name, a path or a transformers causal language model, got {type(hf).__name__}"
         )
     if tokenizer is None:
         raise MisuseError("a model object needs its tokenizer: load_model(model, tokenizer)")
-    return LanguageModel(hf, tokenizer, hf.config.name_or_path or type(hf).__name__)
+    lm = LanguageModel(hf, tokenizer, hf.config.name_or_path or type(hf).__name__)
+    lm.markers = markers
+    return lm
 
 
 def _from_pretrained(

@@ -29,7 +29,6 @@ from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.core.http import spread
 from steerkit.core.prompts import Prompt
 from steerkit.models.markers import DEFAULT, ThinkingMarkers
-from steerkit.scoring.agreement import Agreement, agreement
 from steerkit.scoring.chat_endpoint import ChatEndpoint, Message
 from steerkit.scoring.metrics import Metric, Scores, scorer
 from steerkit.scoring.reply import final_reply
@@ -128,7 +127,7 @@ class Judge:
         return hashlib.sha256("\n".join((INSTRUCTION, AGAIN)).encode()).hexdigest()[:12]
 
     def abstains(self, prompt: Prompt, completion: str, markers: ThinkingMarkers = DEFAULT) -> bool:
-        """Whether the completion abstains. Raises SteerkitError where the judge gives no verdict."""
+        """Return whether the completion abstains. Raises SteerkitError where the judge gives no verdict."""
         (verdict,) = self.verdicts([(prompt, completion)], markers=markers)
         if verdict is None:
             raise SteerkitError(
@@ -144,7 +143,7 @@ class Judge:
         *,
         markers: ThinkingMarkers = DEFAULT,
     ) -> list[bool | None]:
-        """Whether each completion abstains, in order; None where every reply of the judge was malformed.
+        """Return whether each completion abstains, in order; None where every reply of the judge was malformed.
 
         Each verdict is kept as it comes. Raises SteerkitError where the endpoint fails for good or the cache
         cannot be used: what was judged until then need not be judged again. `progress` is called with the
@@ -207,17 +206,6 @@ class Judge:
     def _keep(self, kept: sqlite3.Connection, text: str, verdict: bool) -> None:
         with kept:  # one transaction: there whole or not at all; who comes second leaves the first verdict
             kept.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?)", (self._key(text), verdict))
-
-
-def judge_agreement(judge: Judge, labelled: Iterable[tuple[Prompt, str, bool]]) -> Agreement:
-    """The judge (first) against hand labels (second): how good it is, before it measures.
-
-    `labelled` holds (question, completion, whether it abstains). Completions without a verdict are left out of
-    the counts: compare `n` with how many there were. Raises SteerkitError as `verdicts` does.
-    """
-    examples = list(labelled)
-    verdicts = judge.verdicts((prompt, completion) for prompt, completion, _ in examples)
-    return agreement((verdict, label) for verdict, (_, _, label) in zip(verdicts, examples, strict=True))
 
 
 def _question(prompt: Prompt, reply: str) -> str:

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from steerkit.core.errors import MisuseError, SteerkitError
-from steerkit.scoring.judge import API_KEY_VARIABLE, INSTRUCTION, Judge, judge_agreement
+from steerkit.scoring.judge import API_KEY_VARIABLE, INSTRUCTION, Judge
 from tests.scoring.endpoint import said, serving
 
 KEY = "sk-not-a-real-key"
@@ -273,10 +273,3 @@ def test_settings_that_cannot_be_meant_are_a_misuse(tmp_path, monkeypatch):
     monkeypatch.setenv(API_KEY_VARIABLE, "two\nlines")
     with pytest.raises(MisuseError, match=API_KEY_VARIABLE):
         judge("http://host/v1", tmp_path)
-
-
-def test_a_judge_is_held_against_hand_labels(tmp_path):
-    labelled = [("q", "I don't know", True), ("q", "I don't know, but seven", False), ("q", "seven", False)]
-    with serving(by_reply) as endpoint:
-        found = judge_agreement(judge(endpoint.url, tmp_path), labelled)
-    assert (found.n, found.precision, found.recall) == (3, 0.5, 1.0)

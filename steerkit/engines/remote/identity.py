@@ -44,7 +44,7 @@ class ModelIdentity:
 
 
 def checkpoint_fingerprint(model: str) -> str:
-    """The fingerprint of a checkpoint (a folder, or a hub id in the local cache), without loading its weights.
+    """Return the fingerprint of a checkpoint (a folder, or a hub id in the local cache) without loading its weights.
 
     Raises InputError where the files are not a plain safetensors checkpoint of a causal language model.
     """
@@ -68,7 +68,7 @@ def checkpoint_fingerprint(model: str) -> str:
 
 
 def local_folder(model: str) -> Path:
-    """Where a model's files are: the folder itself, or a hub id's in the local cache. Raises MisuseError for none."""
+    """Return a model's folder: itself, or a hub id's in the local cache. Raises MisuseError where there is none."""
     if Path(model).is_dir():
         return Path(model)
     from huggingface_hub import snapshot_download

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def last_states(engine: VllmEngine, prompt: str, steerings: Sequence[Steering]) -> Tensor:
-    """The last prompt token's stream after every block, `[n_layers, d_model]` float32 on the CPU.
+    """Return the last prompt token's stream after every block, `[n_layers, d_model]` float32 on the CPU.
 
     Of tensor parallelism's workers the first is read. The engine has to be in this process, and its model run eagerly
     or compiled: a CUDA graph runs no Python that could record.
@@ -30,12 +30,12 @@ def last_states(engine: VllmEngine, prompt: str, steerings: Sequence[Steering]) 
 
 
 def start_recording(worker: Any) -> None:
-    """Called in a worker: from now on keep each layer's last state."""
+    """Keep each layer's last state from now on; called in a worker."""
     worker.model_runner.steerkit.tables.recorded = {}
 
 
 def take_recording(worker: Any) -> dict[int, list[float]]:
-    """Called in a worker: each layer's last state since `start_recording`, and keep none any more."""
+    """Return each layer's last state since `start_recording`, and keep none any more; called in a worker."""
     tables = worker.model_runner.steerkit.tables
     recorded, tables.recorded = tables.recorded, None
     return {layer: state[-1].tolist() for layer, state in recorded.items()}

@@ -119,7 +119,7 @@ class ServedModel:
     def completion(
         self, request: Request, prompt_ids: Sequence[int], generated: Sequence[int], finish: Finish
     ) -> Completion:
-        """What an engine answers. `generated` may end with the token that stopped it."""
+        """Return what an engine answers. `generated` may end with the token that stopped it."""
         if finish == "stop" and generated and generated[-1] in self.stop_ids:
             generated = generated[:-1]
         return Completion(
@@ -143,7 +143,7 @@ class ServedModel:
 
 
 def log_probabilities(scores: Iterable[float]) -> tuple[float, ...]:
-    """What vLLM says of given tokens. Raises SteerkitError where it was told to say something else of them."""
+    """Return what vLLM says of given tokens, in nats. Raises SteerkitError where those are no log-probabilities."""
     taken = tuple(scores)
     if max(taken, default=0.0) > 1e-3:  # rounding aside, none is above 0
         raise SteerkitError(
@@ -153,6 +153,6 @@ def log_probabilities(scores: Iterable[float]) -> tuple[float, ...]:
 
 
 def row_seed(decoding: Decoding, prompt_ids: Sequence[int], sample: int) -> int:
-    """The seed of one sampled row: of seed, prompt and sample alone, so that a grid's cells draw the same numbers."""
+    """Return one sampled row's seed, of seed, prompt and sample alone, so that a grid's cells draw the same numbers."""
     key = f"{decoding.seed}/{sample}/{','.join(map(str, prompt_ids))}"
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big")

@@ -111,7 +111,7 @@ class ServerEngine:
         return spread(requests, self._complete, self.batch_size)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[ContinuationScore]:
-        """Log-probability of each continuation token, teacher-forced, in the order of the requests."""
+        """Return each continuation token's log-probability in nats, teacher-forced, in the order of the requests."""
         scores = dict(spread(enumerate(requests), self._score, self.batch_size))
         return [scores[place] for place in range(len(requests))]
 

@@ -104,7 +104,7 @@ class VllmEngine:
             yield self.model.completion(request, ids, token_ids, finish)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[ContinuationScore]:
-        """Log-probability of each continuation token, teacher-forced, in the order of the requests."""
+        """Return each continuation token's log-probability in nats, teacher-forced, in the order of the requests."""
         prepared = []
         for place, request in enumerate(requests):
             self._check(request.interventions)
@@ -124,7 +124,7 @@ class VllmEngine:
         return [scores[place] for place in range(len(requests))]
 
     def call_workers(self, function: Callable[[Any], Any]) -> list[Any]:
-        """What a module-level function returns in each of vLLM's workers, called with the worker."""
+        """Return what a module-level function returns in each of vLLM's workers, called with the worker."""
         return list(self._llm.collective_rpc(function))
 
     def _check(self, interventions: Sequence[Intervention]) -> None:

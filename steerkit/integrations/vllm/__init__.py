@@ -31,7 +31,7 @@ FITS = "0.32"
 
 @functools.cache
 def register() -> None:
-    """Entry point `vllm.general_plugins`, called by vLLM in every process it starts; doing it again does nothing.
+    """Install the plugin: vLLM calls this in every process that it starts. Doing it again does nothing.
 
     Raises SteerkitError, which stops the process, where this vLLM can neither be steered nor made to refuse: a server
     that takes steered requests and ignores their steering would be worse.

@@ -69,7 +69,7 @@ class Admission:
         self._settings = dataclasses.replace(self._settings, allow_mismatch=not exact)
 
     def wire(self, extra_args: dict[str, Any], prompt_length: int | None) -> dict[str, Any] | None:
-        """The payload, in its plain form, of what a request asks for; None where it asks for nothing that acts.
+        """Return the payload, in its plain form, of what a request asks for; None where nothing that acts is asked for.
 
         Raises SteerkitError saying what is wrong.
         """

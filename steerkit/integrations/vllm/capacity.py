@@ -53,7 +53,7 @@ class Capacity:
         self._cells.update(_cells(wire))
 
     def forget(self, request_id: str) -> None:
-        """The request has ended."""
+        """Count a request out that has ended."""
         self._forget([request_id])
 
     def _forget_ended(self) -> None:

@@ -113,7 +113,7 @@ def attach(runner: Any) -> None:
 
 
 def find_blocks(model: nn.Module, n_layers: int) -> dict[int, nn.Module]:
-    """The decoder blocks that this worker holds, by layer. Raises SteerkitError where they cannot be told for sure."""
+    """Return the decoder blocks that this worker holds, by layer. Raises SteerkitError where they are not certain."""
     stacks = [
         (name, module)
         for name, module in model.named_modules()
@@ -132,7 +132,7 @@ def find_blocks(model: nn.Module, n_layers: int) -> dict[int, nn.Module]:
 
 
 def report(worker: Any) -> str | None:
-    """Why this worker cannot steer, after running a token through it; None where it can."""
+    """Return why this worker cannot steer, after running a token through it; None where it can."""
     runner = worker.model_runner
     steering = getattr(runner, "steerkit", None)
     if steering is None:

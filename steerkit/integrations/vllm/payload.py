@@ -60,7 +60,7 @@ class Payload:
         markers: tuple[tuple[int, ...], tuple[int, ...]],
         first: int | None = None,
     ) -> Payload | None:
-        """The payload of an ordered list of steerings; None where none of them acts on anything.
+        """Return the payload of an ordered list of steerings; None where none of them acts on anything.
 
         Raises SteerkitError for a program that this form cannot express, which `admission` has refused by field.
         """
@@ -100,7 +100,7 @@ class Payload:
         )
 
     def to_wire(self) -> dict[str, Any]:
-        """As plain data that MessagePack carries."""
+        """Return it as plain data that MessagePack carries."""
         return {
             "form": FORM,
             "cells": [_cell_to_wire(cell) for cell in self.cells],
@@ -126,7 +126,7 @@ class Payload:
 
 
 def is_wire(value: Any) -> bool:
-    """Whether `value` is a payload in its plain form. No HTTP request can hold one: its arguments are flat."""
+    """Return whether `value` is a payload in its plain form. No HTTP request can hold one: its arguments are flat."""
     return isinstance(value, dict) and value.get("form") == FORM
 
 

@@ -46,7 +46,7 @@ class ThinkingState:
         self.next = len(known)
 
     def advance(self, token: Tensor) -> Tensor:
-        """Take in the token at position `next` (a scalar on the device); whether thinking is open there."""
+        """Take in the token at position `next` (a scalar on the device), and return whether thinking is open there."""
         self._tail = torch.cat([self._tail[1:], token.reshape(1).to(self._tail.dtype)])
         opens, closes = (self._ends_with(marker) for marker in (self._opening, self._closing))
         self._open = (self._open | opens) & ~closes
@@ -68,7 +68,7 @@ class Rows:
         self._rows: dict[str, Row] = {}
 
     def admit(self, request_id: str, payload: Payload, prompt_length: int, known: Sequence[int]) -> None:
-        """A request begins, or begins again: `known` are its tokens so far, the prompt among them."""
+        """Begin a request, or begin it again: `known` are its tokens so far, the prompt among them."""
         self.forget(request_id)
         first = (payload.first if payload.first is not None else prompt_length) - 1
         row = Row(self._tables.allocate(payload), first)
@@ -79,12 +79,12 @@ class Rows:
         self._rows[request_id] = row
 
     def payload(self, request_id: str) -> Payload | None:
-        """The payload of a request that is under way."""
+        """Return the payload of a request that is under way; None for one that is not steered."""
         row = self._rows.get(request_id)
         return row.allocation.payload if row is not None else None
 
     def forget(self, request_id: str) -> None:
-        """A request ended; nothing happens for one that was not steered."""
+        """End a request; nothing happens for one that was not steered."""
         row = self._rows.pop(request_id, None)
         if row is not None:
             self._tables.release(row.allocation)

@@ -25,7 +25,7 @@ GRAPH = "steerkit-edit-1"
 
 
 def block_key(wire: dict[str, Any], prompt_length: int, end: int) -> tuple[str, str] | None:
-    """What tells a block that ends before position `end` from the unsteered one; None for nothing."""
+    """Return what tells a block that ends before position `end` from the unsteered one; None for nothing."""
     first = (wire["first"] if wire["first"] is not None else prompt_length) - 1
     if end > first:
         return "steerkit", f"{wire['key']}:{first}"

@@ -42,7 +42,7 @@ class Pool:
         self._what = what
 
     def take(self, key: object) -> tuple[int, bool]:
-        """The number of `key`, and whether it is new. Raises SteerkitError where none is left."""
+        """Return the number of `key`, and whether it is new. Raises SteerkitError where none is left."""
         new = key not in self._number
         if new:
             if not self._free:
@@ -54,7 +54,7 @@ class Pool:
         return self._number[key], new
 
     def drop(self, key: object) -> int | None:
-        """One user less; the number that became free thereby, if it did."""
+        """Count one user less, and return the number that became free thereby, if it did."""
         self._users[key] -= 1
         if self._users[key]:
             return None
@@ -105,7 +105,7 @@ class LayerTable:
         self._count(constants, 1)
 
     def forget(self, constants: Acting) -> None:
-        """A cell with these constants is gone. Its row stays as it is: no slot points to it."""
+        """Count a cell with these constants out. Its row stays as it is: no slot points to it."""
         self._count(constants, -1)
 
     def _count(self, constants: Acting, change: int) -> None:
@@ -150,7 +150,7 @@ class Tables:
         self.recorded: dict[int, Tensor] | None = None
 
     def allocate(self, payload: Payload) -> Allocation:
-        """Slots for this payload's program, sharing what is in the tables already."""
+        """Return slots for this payload's program, sharing what is in the tables already."""
         cell_of: list[int] = []
         for cell in payload.cells:
             if cell.layer not in self.layers:  # another pipeline stage's
@@ -191,7 +191,7 @@ class Tables:
                 self._live[layer] = max(depth, self._live.get(layer, 0))
 
     def clear(self) -> None:
-        """No token of the coming pass is steered."""
+        """Steer no token of the coming pass."""
         if self._filled:
             self.token_slots[: self._filled] = 0
             self._filled = 0
@@ -204,7 +204,7 @@ class Tables:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """The operation reads these tables while the block runs."""
+        """Let the operation read these tables while the block runs."""
         token = _current.set(self)
         try:
             yield
