@@ -41,7 +41,8 @@ def judge_run(run: RunDirectory, judge: Judge, progress: Progress | None = None)
     fails for good; verdicts already given are in the judge's cache.
     """
     records = list(run.records())
-    verdicts = judge.verdicts(((record.prompt, _completion(record)) for record in records), progress)
+    examples = ((record.prompt, _completion(record)) for record in records)
+    verdicts = judge.verdicts(examples, progress, markers=run.protocol.markers)
     settings = {
         "endpoint": judge.base_url,
         "model": judge.model,

@@ -84,9 +84,9 @@ def chat(
     """Talk to the steered model; /strength 1.5 turns it while you talk, /help lists the commands."""
     chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), device)
     from steerkit.engines.base import Decoding
-    from steerkit.interventions.spec import parse_all
+    from steerkit.runs.references import read_interventions
 
-    conversation = Conversation(parse_all(steer or ()))
+    conversation = Conversation(read_interventions(steer or ()))
     decoding = Decoding(max_new_tokens, temperature, top_p, seed)
     runs_on = chosen.open(model, dtype, 1, allow_mismatch=allow_mismatch)
     if not runs_on.model.renderer.has_chat_template:

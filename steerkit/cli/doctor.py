@@ -78,14 +78,12 @@ def _vllm(chosen: EngineChoice, model: str, dtype: str | None) -> Diagnosis:
 
 def _by_scores(chosen: EngineChoice, model: str, dtype: str | None, spec: str) -> list[ServerDiagnosis]:
     from steerkit.engines.doctor import diagnose_scores
-    from steerkit.interventions.spec import parse
     from steerkit.interventions.steering import Steering
+    from steerkit.runs.references import read_interventions
 
-    steering = parse(spec)
-    if not isinstance(steering, Steering):
-        raise MisuseError(
-            f"--steer {spec!r} is no steering of the residual stream, which is what is looked for"
-        )
+    steering, *others = read_interventions([spec])
+    if others or not isinstance(steering, Steering):
+        raise MisuseError(f"--steer {spec!r} is not one steering of the residual stream, which is looked for")
     engines = {url: chosen.open(model, dtype, servers=[url]) for url in chosen.servers}
     engines = engines or {chosen.engine: chosen.open(model, dtype)}
     lm = console.load(model, chosen.device, None)

@@ -15,6 +15,7 @@ from steerkit.core.errors import MisuseError
 from steerkit.core.prompts import Prompt, Renderer
 from steerkit.interventions.base import Intervention
 from steerkit.interventions.steering import Steering
+from steerkit.models.markers import DEFAULT, ThinkingMarkers
 
 Finish = Literal["stop", "length"]
 
@@ -75,7 +76,7 @@ class Completion:
     the token limit cut the completion off. `thinking_tokens` counts the tokens that were
     generated while thinking was open, the end-of-thinking marker's among them. `gates` has a reading for each gate
     of the request, in the order of its interventions. `forced` says that a thinking budget closed the thinking, so that
-    `thinking_tokens` is what it was cut to.
+    `thinking_tokens` is what it was cut to. `markers` are the texts between which the model thinks.
     """
 
     request: Request
@@ -86,6 +87,7 @@ class Completion:
     thinking_tokens: int = 0
     gates: tuple[GateReading, ...] = ()
     forced: bool = False
+    markers: ThinkingMarkers = DEFAULT
 
     @property
     def tokens(self) -> int:
@@ -137,6 +139,11 @@ class RunModel(Protocol):
     @property
     def renderer(self) -> Renderer:
         """Chat template and tokenizer; its digest is part of the protocol."""
+        ...
+
+    @property
+    def markers(self) -> ThinkingMarkers:
+        """The texts between which it thinks; part of the protocol."""
         ...
 
     @property

@@ -17,7 +17,7 @@ _NEXT_TURN = re.compile(r"\n\s*(?:question|q|user|human)\s*:", re.IGNORECASE)
 def reply_of(completion: Completion) -> str:
     """Return the final reply of a completion; empty where all of its tokens went into thinking."""
     unanswered = 0 < completion.tokens == completion.thinking_tokens
-    return "" if unanswered else final_reply(completion.text)
+    return "" if unanswered else final_reply(completion.text, completion.markers)
 
 
 def final_reply(text: str, markers: ThinkingMarkers = DEFAULT) -> str:

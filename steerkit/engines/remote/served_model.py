@@ -129,6 +129,7 @@ class ServedModel:
             finish=finish,
             prompt_tokens=len(prompt_ids),
             thinking_tokens=self._thinking_tokens(prompt_ids, generated),
+            markers=self.markers,
         )
 
     def _thinking_tokens(self, prompt_ids: Sequence[int], generated: Sequence[int]) -> int:

@@ -103,6 +103,7 @@ class Row:
                 thinking_tokens=thinking,
                 gates=_with_position_gates(request, gates, self.gate_counts),
                 forced=self.forced,
+                markers=lm.markers,
             )
 
 
