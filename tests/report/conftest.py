@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,26 +50,25 @@ def record(cell: Cell, number: int, abstention: bool) -> Record:
     )
 
 
+def write_run(
+    folder: Path,
+    abstention: bool = True,
+    cells: Sequence[Cell] = CELLS,
+    split: str = "choose",
+    change: Callable[[Cell, Record], Record] = lambda _, made: made,
+) -> Path:
+    """Write a run of 20 items to `folder` and return it; `change` may alter a record before it is written."""
+    scorers = SCORERS if abstention else SCORERS[1:]
+    asked = protocol(split=split, model="tiny <model>", scorers=scorers)
+    environment = Environment({"steerkit": "0.1.0"}, 8, "steerkit sweep --strengths=-1:1:2 --out run")
+    with RunWriter(folder, asked, environment, cells) as writer:
+        for number in range(20):
+            for cell in cells:
+                writer.append(change(cell, record(cell, number, abstention)))
+    return folder
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """make_run(abstention=True, cells=CELLS, split="choose", change=…) -> the path of a run of 20 items.
-
-    `change` (cell, record) -> record may alter a record before it is written.
-    """
-
-    def make(
-        abstention: bool = True,
-        cells: Sequence[Cell] = CELLS,
-        split: str = "choose",
-        change: Callable[[Cell, Record], Record] = lambda _, made: made,
-    ) -> Path:
-        scorers = SCORERS if abstention else SCORERS[1:]
-        asked = protocol(split=split, model="tiny <model>", scorers=scorers)
-        environment = Environment({"steerkit": "0.1.0"}, 8, "steerkit sweep --strengths=-1:1:2 --out run")
-        with RunWriter(tmp_path / "run", asked, environment, cells) as writer:
-            for number in range(20):
-                for cell in cells:
-                    writer.append(change(cell, record(cell, number, abstention)))
-        return tmp_path / "run"
-
-    return make
+    """`write_run` to a folder of the test's own."""
+    return functools.partial(write_run, tmp_path / "run")

@@ -17,7 +17,7 @@ from steerkit.interventions.logit_rules import OpenerBias
 from steerkit.interventions.prompt_edit import PromptEdit
 from steerkit.report.examples import pick_examples
 from steerkit.runs.cells import Cell
-from tests.report.conftest import BEST, CELLS
+from tests.report.conftest import BEST, CELLS, write_run
 
 
 class Contrary:
@@ -53,9 +53,9 @@ def page_of(path) -> str:
     return open_run(path).report().read_text(encoding="utf-8")
 
 
-@pytest.fixture(params=[True, False], ids=["abstention", "brevity"])
-def page(request, make_run) -> str:
-    return page_of(make_run(request.param))
+@pytest.fixture(scope="module", params=[True, False], ids=["abstention", "brevity"])
+def page(request, tmp_path_factory) -> str:
+    return page_of(write_run(tmp_path_factory.mktemp("page") / "run", request.param))
 
 
 def test_the_page_asks_nothing_of_the_network(page):
