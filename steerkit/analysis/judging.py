@@ -15,7 +15,7 @@ from steerkit.analysis.outcomes import Outcomes
 from steerkit.core.bootstrap import Floats
 from steerkit.runs.directory import RunDirectory
 from steerkit.runs.record import Record
-from steerkit.runs.scores import write_scores
+from steerkit.runs.scores import Added, write_scores
 from steerkit.scoring.agreement import Agreement
 from steerkit.scoring.judge import JUDGE, JUDGED, Judge, Progress
 
@@ -48,8 +48,8 @@ def judge_run(run: RunDirectory, judge: Judge, progress: Progress | None = None)
         "model": judge.model,
         "instruction_digest": judge.instruction_digest,
     }
-    scores = ((record.key, {JUDGED: verdict}) for record, verdict in zip(records, verdicts, strict=True))
-    return write_scores(run.scores_folder, JUDGE, settings, scores)
+    added = (Added(record.key, {JUDGED: verdict}) for record, verdict in zip(records, verdicts, strict=True))
+    return write_scores(run.scores_folder, JUDGE, settings, added)
 
 
 def judged(outcomes: Outcomes, model: str) -> Judged:

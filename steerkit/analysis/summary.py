@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,14 @@ class Row:
     def role(self) -> Role:
         """What the cell is in the experiment."""
         return self.at.role
+
+    def only(self, metrics: Collection[str]) -> Row:
+        """Return the row with the estimates of these metrics alone."""
+        levels, changes = (
+            {name: estimate for name, estimate in estimates.items() if name in metrics}
+            for estimates in (self.levels, self.changes)
+        )
+        return replace(self, levels=levels, changes=changes)
 
     def to_json(self) -> dict[str, Any]:
         """Return the cell's fields, then the estimates, as one object for machines."""

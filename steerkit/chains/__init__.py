@@ -1,9 +1,9 @@
 """Is the thinking worth anything? Tests of what a run's chains of thought do for its answers.
 
 Every completion of a run is taken apart into a chain of steps and an answer (`chains`). The chain is then cut
-short, replaced, reworded or spoilt (`interventions`), given back to the model under the very steering that the
-completion was made with (`cells`, `continuation`), and the answers are compared (`examination`, `measures`).
-`results` keeps what came of it beside the run's records, `summary` and `twin_gap` put intervals on it.
+short, replaced, reworded or spoilt (`interventions`), given back to the model under the very interventions that the
+completion was made with (`continuation`), and the answers are compared (`examination`, `measures`). What comes of it
+are scores of the run, kept beside its records (`measurement`).
 
 Two rules hold throughout:
 

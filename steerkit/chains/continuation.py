@@ -1,56 +1,42 @@
 """Completions that begin as given: the model goes on from the middle of a chain of thought.
 
-The beginning is forced through the ordinary decoding loop, token by token: a request's decoration may favour the
-tokens that continue an opener, and here the whole beginning is the opener and the favour is larger than any
-difference of logits. So every position has the phase that it would have, had the model said it by itself:
+The beginning is a `PromptEdit` with `begin`: its tokens are forced through the ordinary decoding loop, one by one. So
+every position has the phase that it would have, had the model said it by itself:
 
 - scope `completion` acts on the given chain from the prompt's last token on; `thinking` acts on it until its
   end-of-thinking marker, `answer` from there; `prompt` never acts on it; `all` acts on all of it.
 - a steering that fades or keeps to step ends counts the given positions like its own.
-- a probe gate reads the question, as ever, and not the chain.
+- a row gate reads the question, as ever, and not the chain.
 - sampled tokens behind the beginning draw the random numbers of their own positions.
 
 Taken as part of the prompt the beginning would cost less, a pass in place of a step for each of its tokens, and none
 of this would hold. Teacher-forced scoring has prompt and continuation apart and needs none of this.
 
-A cell's own decoration stays: its system prompt and instruction as they are, its openers no longer, as they act only
-where a completion begins with one.
+All other interventions of the cell stay as they are; a beginning of its own is in the given text already.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
 from steerkit.core.prompts import Prompt, Renderer, common_prefix_length
 from steerkit.engines.base import Decoding, Engine, Request, ScoreRequest
-from steerkit.interventions.decoration import Decoration
-from steerkit.runs.directory import Record
-from steerkit.runs.protocol import Protocol
-from steerkit.sweeps.grid import Cell
+from steerkit.interventions.base import Intervention
+from steerkit.interventions.logit_rules import LogitRule
+from steerkit.interventions.prompt_edit import PromptEdit, edited_prompt
 
 K = TypeVar("K", bound=Hashable)
-FORCE = 1e4  # nats; no two logits are that far apart, and float16 holds it
 
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """What a completion of the run was made under: its prompt, its cell, its number among the samples."""
+    """What a completion of the run was made under: its prompt, its cell's interventions, which sample it is."""
 
     prompt: Prompt
-    cell: Cell
-    sample: int
-    decoration: Decoration | None
-
-    @classmethod
-    def of(cls, record: Record, cell: Cell) -> Setting:
-        """The record's; a gated decoration is in it if its gate fired then."""
-        decoration = cell.decoration
-        if decoration is not None and decoration.gate is not None:
-            fired = record["scores"]["gate_probability"] >= decoration.gate.threshold
-            decoration = decoration.open if fired else None
-        return cls(record["prompt"], cell, record["sample"], decoration)
+    interventions: tuple[Intervention, ...] = ()
+    sample: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +57,21 @@ class Continued:
 
 
 class Continuations:
-    """Goes on from given beginnings, and scores given endings, on one engine and under one protocol."""
+    """Goes on from given beginnings, and scores given endings, on one engine and under one system prompt."""
 
-    def __init__(self, engine: Engine, renderer: Renderer, protocol: Protocol, context_length: int) -> None:
+    def __init__(self, engine: Engine, renderer: Renderer, context_length: int, system: str | None) -> None:
         self._engine = engine
         self._renderer = renderer
-        self._protocol = protocol
         self._context_length = context_length
+        self._system = system
 
     def tokens(self, text: str) -> tuple[int, ...]:
-        """The tokens of a text as they begin a completion."""
+        """Return the tokens of a text as they begin a completion."""
         encoded = self._renderer.encode_pair("?", text)
         return encoded.ids[encoded.prompt_length :]
 
     def complete(self, starts: Mapping[K, Start], decoding: Decoding) -> Iterator[tuple[K, Continued]]:
-        """What the model makes of each beginning, as it comes; `decoding` but for its number of tokens.
+        """Yield what the model makes of each beginning, as it comes; `decoding` but for its number of tokens.
 
         A beginning that leaves no room in the model's context, or holds the text of a marker that ends a completion,
         has no continuation and does not come.
@@ -99,7 +85,7 @@ class Continuations:
                 yield key, Continued(completion.text, added)
 
     def replies(self, asked: Mapping[K, tuple[str, int]]) -> Iterator[tuple[K, str]]:
-        """The unsteered model's own greedy reply to each prompt, of at most so many tokens; none where none fits."""
+        """Yield the unsteered model's greedy reply to each prompt, of at most so many tokens; none where none fits."""
         requests = (
             Request(prompt, (), Decoding(most), key=key)
             for key, (prompt, most) in asked.items()
@@ -109,20 +95,22 @@ class Continuations:
             yield cast(K, completion.request.key), completion.text
 
     def log_probability(self, asked: Iterable[tuple[Setting, str, str]]) -> list[tuple[float, int] | None]:
-        """For each (setting, beginning, ending): the ending's log-probability in nats, and its tokens.
+        """Return for each (setting, beginning, ending) the ending's log-probability in nats, and its tokens.
 
-        None where the context has no room for both.
+        None where the context has no room for both. Rules on logits have no part in it: they change what is sampled.
         """
         requests: list[ScoreRequest] = []
         counts: list[int | None] = []
         for setting, start, ending in asked:
-            prompt, system = self._decorated(setting)
             whole = self.tokens(start + ending)
             if self._room(setting) < len(whole):
                 counts.append(None)
                 continue
             counts.append(len(whole) - common_prefix_length(self.tokens(start), whole))
-            requests.append(ScoreRequest(prompt, start + ending, setting.cell.steerings, system))
+            acting = [
+                each for each in without_beginnings(setting.interventions) if not isinstance(each, LogitRule)
+            ]
+            requests.append(ScoreRequest(setting.prompt, start + ending, tuple(acting), self._system))
         scores = iter(self._engine.score(requests))
         return [None if n is None else (sum(next(scores).log_probabilities[-n:]), n) for n in counts]
 
@@ -135,29 +123,27 @@ class Continuations:
             if new_tokens <= len(given):
                 continue
             beginnings[key] = given
-            forced = Decoration("begun", openers=(start.text,), bias=FORCE)
-            if setting.decoration is not None:
-                forced = replace(setting.decoration, openers=forced.openers, bias=FORCE)
             yield Request(
                 setting.prompt,
-                setting.cell.steerings,
+                (*without_beginnings(setting.interventions), PromptEdit(begin=start.text)),
                 replace(decoding, max_new_tokens=new_tokens),
-                self._protocol.system,
+                self._system,
                 setting.sample,
                 key=key,
-                decoration=forced,
             )
 
-    def _decorated(self, setting: Setting) -> tuple[Prompt, str | None]:
-        """Prompt and system prompt as the model sees them."""
-        decoration, system = setting.decoration, self._protocol.system
-        if decoration is None:
-            return setting.prompt, system
-        return decoration.prompt(setting.prompt), decoration.system_prompt(system)
-
     def _room(self, setting: Setting) -> int:
-        """How many tokens a completion may have in the model's context."""
-        # Gates read the second of the two, and the engine wants room for both.
-        prompts = self._decorated(setting), (setting.prompt, self._protocol.system)
+        """How many tokens a completion may have in the model's context, whether or not gates let edits act."""
+        unedited = setting.prompt, self._system
+        prompts = unedited, edited_prompt(*unedited, setting.interventions)
         longest = max(len(self._renderer.encode_prompt(prompt, system)) for prompt, system in prompts)
         return self._context_length - longest
+
+
+def without_beginnings(interventions: Sequence[Intervention]) -> Iterator[Intervention]:
+    """Yield the interventions, prompt edits without the beginnings that they force."""
+    for each in interventions:
+        if not isinstance(each, PromptEdit) or each.begin is None:
+            yield each
+        elif each.system is not None or each.instruction is not None:
+            yield replace(each, begin=None)

@@ -7,32 +7,25 @@ reference answer's log-probability at the truncation points.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 from steerkit.chains.chains import Chain, find_chain
 from steerkit.chains.continuation import Continuations, Setting, Start
 from steerkit.chains.interventions import (
-    Mistake,
     filler,
     is_faithful_paraphrase,
     mistake,
     paraphrase_prompt,
     truncation_points,
 )
-from steerkit.chains.measures import (
-    area_over_curve,
-    gain_along_chain,
-    information_gain,
-    published_information_gain,
-    share_needed,
-    stated_answer,
-)
+from steerkit.chains.measures import Evidence, stated_answer
 from steerkit.core.errors import MisuseError
 from steerkit.engines.base import Decoding
-from steerkit.runs.directory import Record
+from steerkit.interventions.base import Intervention
+from steerkit.models.markers import ThinkingMarkers
+from steerkit.runs.record import Record
 from steerkit.scoring.answers import final_number
 
 TESTS = ("early", "filler", "paraphrase", "mistakes", "logprob")
@@ -66,47 +59,49 @@ class Subject:
     setting: Setting
 
     @classmethod
-    def of(cls, record: Record, setting: Setting) -> Subject:
-        """The record's. A completion that was cut off before its answer has no whole chain.
+    def of(cls, record: Record, interventions: tuple[Intervention, ...], markers: ThinkingMarkers) -> Subject:
+        """Return the record's. A completion that was cut off before its answer has no whole chain.
 
         Nor has one whose thinking was counted but left no marker in its text (the tokenizer calls it special).
         """
-        chain = find_chain(record["completion"])
+        chain = find_chain(record.completion, markers)
         unmarked = chain is not None and not chain.closing
-        if unmarked and (record["finish"] == "length" or record["scores"]["thinking_tokens"]):
+        if unmarked and (record.finish == "length" or record.scores.get("thinking_tokens")):
             chain = None
-        return cls(record, chain, setting)
-
-
-@dataclass
-class Finding:
-    """What came of one chain: `scores` by metric, None where it could not be measured; `details` to look it up."""
-
-    scores: dict[str, float | None]
-    details: dict[str, Any] = field(default_factory=dict)
+        return cls(record, chain, Setting(record.prompt, interventions, record.sample))
 
 
 class Examination:
     """The tests of `settings`, carried out by `continuations`; chains go on under `decoding`, the run's own."""
 
-    def __init__(self, continuations: Continuations, settings: Settings, decoding: Decoding) -> None:
+    def __init__(
+        self,
+        continuations: Continuations,
+        settings: Settings,
+        decoding: Decoding,
+        markers: ThinkingMarkers,
+    ) -> None:
         self._continuations = continuations
         self._settings = settings
         self._decoding = decoding
+        self._markers = markers
 
-    def findings(self, subjects: Sequence[Subject]) -> list[Finding]:
-        """A finding for each subject, in order."""
+    def evidence(self, subjects: Sequence[Subject]) -> list[Evidence]:
+        """Return what the tests of each subject found, in order."""
         chains = {i: s.chain for i, s in enumerate(subjects) if s.chain is not None}
-        found = [Finding({"with_chain": float(i in chains)}) for i in range(len(subjects))]
+        found = [Evidence() for _ in subjects]
         bodies: dict[Key, str] = {
             (i, n): chain.first(n) for i, chain in chains.items() for n in self._kept(chain)
         }
         if "filler" in self._settings.tests:
             bodies |= {(i, "filler"): self._filler(chain) for i, chain in chains.items()}
         bodies |= self._regenerated(subjects, chains, found)
-        answers = self._answers(subjects, bodies)
         for i, chain in chains.items():
-            self._judge(chain, i, answers, found[i])
+            own = final_number(chain.reply)
+            found[i].steps, found[i].stated = len(chain.steps), None if own is None else str(own)
+            found[i].points = self._kept(chain) if "early" in self._settings.tests else ()
+        for (i, asked), answer in self._answers(subjects, bodies):
+            found[i].answers[asked] = answer
         if "logprob" in self._settings.tests:
             self._score(subjects, chains, found)
         return found
@@ -123,7 +118,7 @@ class Examination:
         return len(self._continuations.tokens(text))
 
     def _regenerated(
-        self, subjects: Sequence[Subject], chains: Mapping[int, Chain], found: Sequence[Finding]
+        self, subjects: Sequence[Subject], chains: Mapping[int, Chain], found: Sequence[Evidence]
     ) -> dict[Key, str]:
         """The chains that the model makes of a paraphrased half and of a mistake."""
         begun: dict[Key, str] = {}
@@ -136,11 +131,11 @@ class Examination:
         bodies: dict[Key, str] = {}
         for key, continued in self._continuations.complete(starts, self._decoding):
             i, test = key
-            bodies[key] = _body(chains[i], begun[key], continued.whole)
-            found[i].details[f"{test}_chain"] = bodies[key]
+            bodies[key] = self._body(chains[i], begun[key], continued.whole)
+            found[i].notes[f"{test}_chain"] = bodies[key]
         return bodies
 
-    def _paraphrased(self, chains: Mapping[int, Chain], found: Sequence[Finding]) -> dict[Key, str]:
+    def _paraphrased(self, chains: Mapping[int, Chain], found: Sequence[Evidence]) -> dict[Key, str]:
         """The first half of each chain in the unsteered model's other words, where they keep its numbers."""
         halves = {i: chain.first((len(chain.steps) + 1) // 2) for i, chain in chains.items()}
         asked: dict[int, tuple[str, int]] = {
@@ -148,94 +143,62 @@ class Examination:
         }
         begun: dict[Key, str] = {}
         for i, text in self._continuations.replies(asked):
-            found[i].details["paraphrase"] = text
+            found[i].notes["paraphrase"] = text
             if is_faithful_paraphrase(halves[i], text):
                 begun[i, "paraphrase"] = chains[i].begun(text + "\n")
         return begun
 
     def _mistaken(
-        self, subjects: Sequence[Subject], chains: Mapping[int, Chain], found: Sequence[Finding]
+        self, subjects: Sequence[Subject], chains: Mapping[int, Chain], found: Sequence[Evidence]
     ) -> dict[Key, str]:
         begun: dict[Key, str] = {}
         for i, chain in chains.items():
             record = subjects[i].record
-            random = Random(f"{self._settings.seed}-{record['item']}-{record['sample']}")
+            random = Random(f"{self._settings.seed}-{record.item}-{record.sample}")
             changed = mistake(chain, random)
             if changed is not None:
-                found[i].details["mistake"] = _described(changed)
+                found[i].notes["mistake"] = {
+                    "step": changed.step,
+                    "right": changed.right,
+                    "wrong": changed.wrong,
+                }
                 begun[i, "mistake"] = chain.begun("".join((*chain.steps[: changed.step], changed.text)))
         return begun
 
-    def _answers(self, subjects: Sequence[Subject], bodies: Mapping[Key, str]) -> Mapping[Key, str | None]:
+    def _answers(
+        self, subjects: Sequence[Subject], bodies: Mapping[Key, str]
+    ) -> Iterator[tuple[Key, str | None]]:
         """What each chain is answered with, by the key of its body."""
         starts: dict[Key, Start] = {}
         for key, body in bodies.items():
             subject = subjects[key[0]]
             assert subject.chain is not None
             starts[key] = Start(subject.setting, subject.chain.asked(body), ANSWER_TOKENS)
-        greedy = Decoding(ANSWER_TOKENS)
-        return {
-            key: stated_answer(continued.added)
-            for key, continued in self._continuations.complete(starts, greedy)
-        }
-
-    def _judge(self, chain: Chain, i: int, answers: Mapping[Key, str | None], finding: Finding) -> None:
-        n = len(chain.steps)
-        kept = self._kept(chain)
-        finding.details |= {"points": kept, "answers": [answers.get((i, point)) for point in kept]}
-        finding.scores["steps"] = float(n)
-        whole = answers.get((i, n))
-        if whole is None:
-            return
-        own = final_number(chain.reply)
-        finding.scores["as_given"] = None if own is None else float(str(own) == whole)
-        for test in ("filler", "paraphrase", "mistake"):
-            if (i, test) in answers:
-                finding.details[f"{test}_answer"] = answers[i, test]
-                finding.scores[f"{test}_same"] = float(answers[i, test] == whole)
-        if "early" in self._settings.tests and all((i, point) in answers for point in kept):
-            shares = [point / n for point in kept]
-            same = [answers[i, point] == whole for point in kept]
-            finding.scores |= {
-                "aoc": area_over_curve(shares, same),
-                "needed": share_needed(shares, same),
-                "without_chain_same": float(same[0]),
-            }
+        for key, continued in self._continuations.complete(starts, Decoding(ANSWER_TOKENS)):
+            yield key, stated_answer(continued.added)
 
     def _score(
-        self, subjects: Sequence[Subject], chains: Mapping[int, Chain], found: Sequence[Finding]
+        self, subjects: Sequence[Subject], chains: Mapping[int, Chain], found: Sequence[Evidence]
     ) -> None:
         """The log-probability of the reference answer along each chain whose item has one."""
-        referenced = [i for i in chains if subjects[i].record["answers"]]
-        points = {i: truncation_points(len(chains[i].steps), self._settings.points) for i in referenced}
+        references = {i: answers[0] for i in chains if (answers := subjects[i].record.answers)}
+        points = {i: truncation_points(len(chains[i].steps), self._settings.points) for i in references}
         asked = [
-            (subjects[i].setting, chains[i].asked(chains[i].first(n)), f" {subjects[i].record['answers'][0]}")
-            for i in referenced
+            (subjects[i].setting, chains[i].asked(chains[i].first(n)), f" {reference}")
+            for i, reference in references.items()
             for n in points[i]
         ]
         scored = iter(self._continuations.log_probability(asked))
-        for i in referenced:
-            curve = [scores for _ in points[i] if (scores := next(scored)) is not None]
-            if len(curve) < len(points[i]):
-                continue
-            values, tokens, n = [value for value, _ in curve], curve[0][1], len(chains[i].steps)
-            shares = [point / n for point in points[i]]
-            found[i].details |= {"log_probabilities": values, "answer_tokens": tokens}
-            found[i].scores |= {
-                "answer_logprob": values[-1] / tokens,
-                "gain": information_gain(values, tokens),
-                "gain_along": gain_along_chain(shares, values, tokens),
-                "gain_published": published_information_gain(values, tokens, n),
-            }
+        for i in references:
+            curve = [score for _ in points[i] if (score := next(scored)) is not None]
+            if len(curve) == len(points[i]):
+                found[i].scored = points[i]
+                found[i].log_probabilities = tuple(value for value, _ in curve)
+                found[i].answer_tokens = curve[0][1]
 
-
-def _body(chain: Chain, begun: str, whole: str) -> str:
-    """The chain in a completion that began with `begun`, which is part of the chain whatever follows."""
-    found = find_chain(whole)
-    if found is not None and len(found.opening + found.body) >= len(begun.rstrip()):
-        return found.body
-    return whole.removeprefix(chain.opening).strip()
-
-
-def _described(changed: Mistake) -> dict[str, Any]:
-    return {"step": changed.step, "right": changed.right, "wrong": changed.wrong}
+    def _body(self, chain: Chain, begun: str, whole: str) -> str:
+        """The chain in a completion that began with `begun`, which is part of the chain whatever follows."""
+        found = find_chain(whole, self._markers)
+        if found is not None and len(found.opening + found.body) >= len(begun.rstrip()):
+            return found.body
+        return whole.removeprefix(chain.opening).strip()

@@ -1,21 +1,22 @@
-"""A run's chains of thought put to the test, resumably."""
+"""A run's chains of thought put to the test, resumably; what comes of it are scores beside the run's records."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from steerkit.chains.cells import Cells
-from steerkit.chains.continuation import Continuations, Setting
+from steerkit.chains.continuation import Continuations
 from steerkit.chains.examination import Examination, Settings, Subject
-from steerkit.chains.results import FINDINGS_FILE, Findings, continue_findings, line_of, write_findings
+from steerkit.chains.measures import CHAINS, Evidence, chains
 from steerkit.core.errors import MisuseError, ModelMismatchError
 from steerkit.engines.transformers.engine import TransformersEngine
-from steerkit.interventions.probe import Probe
-from steerkit.interventions.vector import SteeringVector
 from steerkit.models import LanguageModel
-from steerkit.runs.directory import Record, RunDirectory, record_key
+from steerkit.runs.directory import RunDirectory
 from steerkit.runs.protocol import Protocol
+from steerkit.runs.record import Record
+from steerkit.runs.scores import Added, read_added, write_scores
 from steerkit.suites.splits import hash_position
 
 AT_ONCE = 64  # completions; each becomes about fifteen rows
@@ -27,7 +28,6 @@ def measure_faithfulness(
     run: RunDirectory,
     lm: LanguageModel,
     *,
-    vectors: Iterable[SteeringVector | Probe] = (),
     settings: Settings | None = None,
     cells: Collection[str] = (),
     limit: int | None = None,
@@ -35,41 +35,45 @@ def measure_faithfulness(
     allow_mismatch: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Test every chain of thought in a run that has not been tested; the path of `faithfulness.jsonl`.
+    """Test every chain of thought in a run that has not been tested, and return the file of the scores.
 
-    `lm` is the model of the run; `vectors` are those of its cells, with the probes of their gates (random controls and
-    published vectors need not be given). `cells` keeps to some cells by id, and `limit` to that many items, the same
-    for all cells and twins together. Calling again goes on; another `limit` or other `cells` add to what is there.
+    `lm` is the model of the run; each chain is tested under its cell's interventions, as the run's folder has them.
+    `cells` keeps to some cells by id, or how that begins, and `limit` to that many items, the same for all cells and
+    twins together. Calling again goes on; another `limit` or other `cells` add to what is there.
 
-    Raises ModelMismatchError where `lm` is another model than the run's, MisuseError where a cell cannot be
-    restored, nothing is left to test, or the run was tested under other settings.
+    Raises ModelMismatchError where `lm` is another model than the run's, InputError where a vector of the run is not
+    there, MisuseError where there is no such cell, nothing to test, or the run was tested under other settings.
     """
     settings = settings or Settings()
     check_model(lm, run.protocol)
-    restored = Cells(run.protocol, vectors)
-    asked = list(_asked(run, cells, limit))
+    tested_under = asdict(settings) | {"tests": list(settings.tests)}
+    asked = list(_asked(run, [run.cell(cell).id for cell in cells], limit))
     if not asked:
         raise MisuseError(f"{run.path} has no record of the cells and items asked for")
-    there = continue_findings(run.path, settings)
-    done = there.keys
-    lines = list(there.lines)
-    missing = [record for record in asked if record_key(record) not in done]
-    settled = {record["cell"]: restored.of(record) for record in missing}  # before anything is run
+    added = _continued(run, tested_under)
+    done = {each.key for each in added}
+    missing = [record for record in asked if record.key not in done]
+    acting = {cell: run.cell(cell).interventions for cell in {record.cell for record in missing}}
+    protocol = run.protocol
     engine = TransformersEngine(lm, batch_size, allow_mismatch=allow_mismatch)
-    continuations = Continuations(engine, lm.renderer, run.protocol, lm.context_length)
-    examination = Examination(continuations, settings, run.protocol.decoding)
+    continuations = Continuations(engine, lm.renderer, lm.context_length, protocol.system)
+    examination = Examination(continuations, settings, protocol.decoding, protocol.markers)
     tested = len(asked) - len(missing)
-    for records in _batches(missing):
+    for start in range(0, len(missing), AT_ONCE):
         if progress is not None:
             progress(tested, len(asked))
-        subjects = [Subject.of(record, Setting.of(record, settled[record["cell"]])) for record in records]
-        found = examination.findings(subjects)
-        lines += [line_of(record, finding) for record, finding in zip(records, found, strict=True)]
-        write_findings(run.path, Findings(settings, lines))
+        records = missing[start : start + AT_ONCE]
+        subjects = [Subject.of(record, acting[record.cell], protocol.markers) for record in records]
+        found = examination.evidence(subjects)
+        added += [
+            Added(record.key, chains(each), _to_json(each))
+            for record, each in zip(records, found, strict=True)
+        ]
+        write_scores(run.scores_folder, CHAINS, tested_under, added)
         tested += len(records)
     if progress is not None:
         progress(tested, len(asked))
-    return run.path / FINDINGS_FILE
+    return run.scores_folder / f"{CHAINS}.jsonl"
 
 
 def check_model(lm: LanguageModel, protocol: Protocol) -> None:
@@ -86,19 +90,42 @@ def check_model(lm: LanguageModel, protocol: Protocol) -> None:
         )
 
 
+def _continued(run: RunDirectory, settings: dict[str, Any]) -> list[Added]:
+    """What is there under these settings. Raises MisuseError where it was found under others."""
+    there = read_added(run.scores_folder, CHAINS)
+    if there is None:
+        return []
+    was, added = there
+    if was != settings:
+        changes = ", ".join(
+            f"{name} was {was.get(name)}, now {settings[name]}"
+            for name in settings
+            if was.get(name) != settings[name]
+        )
+        raise MisuseError(
+            f"the chains of {run.path} were tested otherwise ({changes}): ask for the same again, or delete "
+            f"{run.scores_folder / CHAINS}.jsonl"
+        )
+    return added
+
+
+def _to_json(evidence: Evidence) -> dict[str, Any]:
+    """The evidence as a line of scores holds it, without what there is none of."""
+    return {name: value for name, value in asdict(evidence).items() if value}
+
+
 def _asked(run: RunDirectory, cells: Collection[str], limit: int | None) -> Iterator[Record]:
     """The records of these cells and of the first items in a fixed pseudo-random order, groups together."""
-    if limit is not None:
-        kept = _first_groups(run, limit)
-    for record in run.records():
-        if (not cells or record["cell"] in cells) and (limit is None or record["group"] in kept):
+    kept = None if limit is None else _first_groups(run, limit)
+    for record in run.records(cells or None):
+        if kept is None or record.group in kept:
             yield record
 
 
 def _first_groups(run: RunDirectory, limit: int) -> set[str]:
     items: dict[str, set[str]] = {}
     for record in run.records():
-        items.setdefault(record["group"], set()).add(record["item"])
+        items.setdefault(record.group, set()).add(record.item)
     kept: set[str] = set()
     room = limit
     for group in sorted(items, key=lambda group: hash_position("order", group)):
@@ -106,7 +133,3 @@ def _first_groups(run: RunDirectory, limit: int) -> set[str]:
             kept.add(group)
             room -= len(items[group])
     return kept
-
-
-def _batches(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
-    return (records[start : start + AT_ONCE] for start in range(0, len(records), AT_ONCE))

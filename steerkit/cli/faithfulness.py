@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,18 +10,11 @@ import typer
 from steerkit.cli import console, options
 
 if TYPE_CHECKING:
-    from steerkit.sweeps.sweep import Run
+    from steerkit.analysis.run import Run
 
 
 def faithfulness(
     run: Annotated[Path, typer.Argument(help="A run directory, the --out of a sweep.")],
-    vector: Annotated[
-        list[str] | None,
-        typer.Option("--vector", help="Vector file that the sweep was given; repeat for several."),
-    ] = None,
-    gate: Annotated[
-        list[str] | None, typer.Option("--gate", metavar="FILE", help="Gate's file that the sweep was given.")
-    ] = None,
     tests: Annotated[
         str,
         typer.Option("--tests", help="Some of early, filler, paraphrase, mistakes, logprob; comma between."),
@@ -49,26 +41,23 @@ def faithfulness(
     allow_mismatch: options.AllowMismatch = False,
     as_json: options.Json = False,
 ) -> None:
-    """Test the chains of thought in RUN: cut short, replaced, paraphrased and spoilt, under each cell's own steering.
+    """Test the chains of thought in RUN: cut short, replaced, paraphrased and spoilt, each under its own cell.
 
-    Findings go to RUN/faithfulness.jsonl, and asking again goes on there; the table also to faithfulness.csv. Where
-    the prompts state constraints or come as twins, instruction following and the gap between twins are shown as well.
+    What comes of it are scores of the run, in RUN/scores/chains.jsonl: asking again goes on there, and summary.csv,
+    report and --choose have them from then on.
     """
+    from steerkit.analysis.run import open_run
     from steerkit.chains.examination import Settings
     from steerkit.chains.measurement import measure_faithfulness
-    from steerkit.interventions.vector import load_gate, load_vector
-    from steerkit.sweeps.sweep import open_run
 
     opened = open_run(run)
-    protocol = opened.directory.protocol
+    protocol = opened.protocol
     settings = Settings(points, tuple(tests.split(",")), seed)
-    vectors = [*map(load_vector, vector or ()), *map(load_gate, gate or ())]
     lm = console.load(model or protocol.model, device, protocol.dtype)
     with console.plain_warnings(), console.progress("testing chains of thought") as progress:
         path = measure_faithfulness(
             opened.directory,
             lm,
-            vectors=vectors,
             settings=settings,
             cells=cell or (),
             limit=limit,
@@ -81,18 +70,20 @@ def faithfulness(
 
 
 def show(run: Run, *, as_json: bool) -> None:
-    """Write the summary of what was found and print it, as tables or as JSON."""
-    from steerkit.chains.summary import write_faithfulness_summary
-    from steerkit.chains.tables import section_tables, sections
+    """Write the summary of the run and print what was found of its chains, as a table or as JSON."""
+    from steerkit.analysis.summary import write_summary
+    from steerkit.chains.measures import CHAINS
+    from steerkit.report.tables import trade_off_table
+    from steerkit.scoring.metrics import metrics
 
-    found = list(sections(run.directory))
-    path = write_faithfulness_summary(found[0].rows, run.path)
+    path = write_summary(run.summary(), run.path / "summary.csv")
+    rows = [row.only(metrics([CHAINS])) for row in run.summary()]
+    rows = [row for row in rows if row.levels]
     if as_json:
-        tables = {section.name.replace(" ", "_"): list(map(asdict, section.rows)) for section in found}
-        console.print_json({"run": str(run.path), "summary": str(path), **tables})
+        summary = {"run": str(run.path), "summary": str(path), "rows": [row.to_json() for row in rows]}
+        console.print_json(summary)
         return
-    protocol = run.directory.protocol
-    for section in found:
-        title = f"{section.name}: {protocol.suite} / {protocol.split}, {protocol.model}, 95% intervals"
-        console.wide().print(section_tables(section, title))
+    protocol, terminal = run.protocol, console.wide()
+    title = f"chains of thought: {protocol.suite} / {protocol.split}, {protocol.model}, 95% intervals"
+    terminal.print(trade_off_table(rows, title, terminal.width))
     console.say(f"wrote {path}")

@@ -34,14 +34,14 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Things of one kind by name, in the order in which they were declared.
 
-    `kind` is the singular noun of messages, `plural` the one of `steerkit list`. `home` is the module that declares
+    `kind` is the singular noun of messages, `plural` the one of `steerkit list`. `homes` are the modules that declare
     what is built in; of a package, every module directly in it.
     """
 
-    def __init__(self, kind: str, plural: str, home: str) -> None:
+    def __init__(self, kind: str, plural: str, *homes: str) -> None:
         self.kind = kind
         self.plural = plural
-        self._home = home
+        self._homes = homes
         self._things: dict[str, T] = {}
         self._loaded = False
 
@@ -100,10 +100,11 @@ class Registry(Generic[T]):
             return
         self._loaded = True
         try:
-            home = importlib.import_module(self._home)
-            for module in pkgutil.iter_modules(getattr(home, "__path__", [])):
-                if not module.ispkg:
-                    importlib.import_module(f"{self._home}.{module.name}")
+            for name in self._homes:
+                home = importlib.import_module(name)
+                for module in pkgutil.iter_modules(getattr(home, "__path__", [])):
+                    if not module.ispkg:
+                        importlib.import_module(f"{name}.{module.name}")
         except BaseException:
             self._loaded = False
             raise
@@ -151,7 +152,7 @@ ESTIMATORS: Registry[Any] = Registry("estimator", "estimators", "steerkit.extrac
 OPERATIONS: Registry[Any] = Registry("operation", "operations", "steerkit.interventions.operations")
 LOGIT_RULES: Registry[Any] = Registry("logit rule", "rules", "steerkit.interventions.logit_rules")
 GATES: Registry[Any] = Registry("gate", "gates", "steerkit.interventions.detectors")
-SCORERS: Registry[Any] = Registry("scorer", "scorers", "steerkit.scoring")
+SCORERS: Registry[Any] = Registry("scorer", "scorers", "steerkit.scoring", "steerkit.chains.measures")
 SUITES: Registry[Any] = Registry("suite", "suites", "steerkit.suites")
 EXPORTERS: Registry[Any] = Registry("exporter", "exporters", "steerkit.interchange")
 IMPORTERS: Registry[Any] = Registry("importer", "importers", "steerkit.interchange")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +20,47 @@ from steerkit.runs.record import Key, Score
 Scores = Mapping[str, Score]
 
 
-def write_scores(
-    folder: Path, scorer: str, settings: Mapping[str, Any], scores: Iterable[tuple[Key, Scores]]
-) -> Path:
+@dataclass(frozen=True)
+class Added:
+    """What a scorer gave for the record of this key; `evidence` is what it went by, as JSON, for who looks it up."""
+
+    key: Key
+    scores: Scores
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_scores(folder: Path, scorer: str, settings: Mapping[str, Any], added: Iterable[Added]) -> Path:
     """Write what `scorer` gave for records into a run's folder of scores; the file, which takes an earlier one's place.
 
     Raises SteerkitError where it cannot be written.
     """
     path = folder / f"{scorer}.jsonl"
-    with replacing(path, "the scores") as scratch, scratch.open("w", encoding="utf-8") as file:
+    with (
+        replacing(path, "the scores") as scratch,
+        scratch.open("w", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         file.write(json.dumps({"scorer": scorer, "settings": settings}) + "\n")
-        for (cell, item, sample), given in scores:
-            line = {"cell": cell, "item": item, "sample": sample, "scores": dict(given)}
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+        for each in added:
+            line = dict(zip(("cell", "item", "sample"), each.key, strict=True))
+            line |= {"scores": dict(each.scores)} | ({"evidence": each.evidence} if each.evidence else {})
+            file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
     return path
 
 
+def read_added(folder: Path, scorer: str) -> tuple[Mapping[str, Any], list[Added]] | None:
+    """Return the settings of a scorer's scores, and these; None where there are none. Raises InputError for damage."""
+    path = folder / f"{scorer}.jsonl"
+    if not path.exists():
+        return None
+    with _opened(path) as (head, lines):
+        return dict(head["settings"]), list(map(_added, lines))
+
+
 def read_settings(folder: Path) -> dict[str, Mapping[str, Any]]:
-    """Return the settings of all scores in a run's folder of scores, by scorer; InputError for a damaged file."""
+    """Return, by scorer, the settings of the scores in a folder. Raises InputError for a damaged file."""
     found: dict[str, Mapping[str, Any]] = {}
     for path in _files(folder):
-        with path.open(encoding="utf-8") as lines, _damaged(path):
-            head = json.loads(next(lines, ""))
+        with _opened(path) as (head, _):
             found[head["scorer"]] = dict(head["settings"])
     return found
 
@@ -49,11 +69,9 @@ def read_scores(folder: Path) -> dict[Key, Scores]:
     """Return all scores in a run's folder of scores, by record. Raises InputError for a damaged file."""
     scores: dict[Key, Scores] = {}
     for path in _files(folder):
-        with path.open(encoding="utf-8") as lines, _damaged(path):
-            next(lines, "")
-            for line in map(json.loads, lines):
-                key = line["cell"], line["item"], line["sample"]
-                scores[key] = {**scores.get(key, {}), **line["scores"]}
+        with _opened(path) as (_, lines):
+            for added in map(_added, lines):
+                scores[added.key] = {**scores.get(added.key, {}), **added.scores}
     return scores
 
 
@@ -61,10 +79,15 @@ def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob("[!.]*.jsonl"))
 
 
+def _added(line: Mapping[str, Any]) -> Added:
+    return Added((line["cell"], line["item"], line["sample"]), dict(line["scores"]), line.get("evidence", {}))
+
+
 @contextlib.contextmanager
-def _damaged(path: Path) -> Iterator[None]:
-    """Raise InputError for whatever a file of another form leads to."""
+def _opened(path: Path) -> Iterator[tuple[Mapping[str, Any], Iterator[Mapping[str, Any]]]]:
+    """The first line of a file of scores, and its other lines. Raises InputError for whatever another form leads to."""
     try:
-        yield
+        with path.open(encoding="utf-8") as lines:
+            yield json.loads(next(lines, "")), map(json.loads, lines)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged: delete it, and ask for these scores again") from error

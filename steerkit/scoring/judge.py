@@ -80,7 +80,7 @@ METRICS = (
 OPINIONS = tuple((metric.name.removeprefix("judged_"), metric.name) for metric in METRICS)  # rules, judge
 
 
-@scorer(JUDGE, metrics=METRICS, needs="engine")
+@scorer(JUDGE, metrics=METRICS, needs="run")
 def judge(_engine: object, _completions: Sequence[object]) -> list[Scores]:
     """Say whether a language model finds that the reply abstains; asked once a run is there."""
     raise MisuseError("a judge is asked about a run that is there: steerkit report RUN --judge BASE_URL")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # heavy, and not needed to declare anything
 
 Score = bool | int | float | None
 Scores = Mapping[str, Score]
-Needs = Literal["text", "tokens", "engine"]
+Needs = Literal["text", "tokens", "engine", "run"]
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z_]*")  # what the rules of `--choose` can be written with
 
@@ -101,7 +101,7 @@ class Scorer:
 
     `needs` says what the function reads: `text` and `tokens` are functions of (item, completion), the first of which
     can score a text without its tokens; `engine` ones are functions of (engine, completions) that give the scores of
-    each completion, in order.
+    each completion, in order; `run` ones are asked by a verb of their own once a run is there, and no sweep can.
     """
 
     name: str

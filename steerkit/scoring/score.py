@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 def score_completion(
     item: SuiteItem, completion: Completion, scorers: Iterable[Scorer | str] | None = None
 ) -> dict[str, Score]:
-    """Return what these scorers, by default all, give the completion; those that need an engine are left out."""
+    """Return what these scorers, by default all, give the completion; who needs an engine or a run is left out."""
     scores: dict[str, Score] = {}
     for one in scorers_of(scorers):
-        if one.needs != "engine":
+        if one.needs in ("text", "tokens"):
             scores |= one(item, completion)
     return scores
 

@@ -20,5 +20,6 @@ def protocol(lm: LanguageModel | None = None, **changed: Any) -> Protocol:
         "template_digest": lm.renderer.digest if lm else "cd" * 32,
         "dtype": "float32",
         "decoding": Decoding(32),
+        "scorers": ("lengths",),
     }
     return Protocol(**fields | changed)

@@ -17,6 +17,8 @@ class Reader:
     A reference answer costs it as many nats as numbers are missing in its chain: 3 minus how many it has.
     """
 
+    name, dtype, batch_size = "reader", "float32", 1
+
     def __init__(self, renderer: Renderer) -> None:
         self.renderer = renderer
         self.requests: list[Request] = []
@@ -38,11 +40,12 @@ class Reader:
         return ["0", *re.findall(r"\d+", start)][-1]
 
     def _complete(self, request: Request) -> Completion:
-        if request.decoration is None:  # a paraphrase is asked for
+        if not request.interventions:  # a paraphrase is asked for
             text = "Put otherwise: " + str(request.prompt).split("\n\n")[1]
             ids = tuple(self.renderer.encode(text))
         else:
-            (start,) = request.decoration.openers
+            *_, edit = request.interventions
+            start = edit.begin
             added = f" {self.answer(start)}." if start.endswith(CUE) else self._goes_on(start)
             encoded = self.renderer.encode_pair("?", start)
             ids = (*encoded.ids[encoded.prompt_length :], *self.renderer.encode(added))

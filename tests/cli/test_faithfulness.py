@@ -9,8 +9,7 @@ import pytest
 
 from steerkit.interventions.vector import load_vector
 from steerkit.models import LanguageModel, load_model
-from steerkit.suites.suite import load_suite
-from steerkit.sweeps.grid import Cell, build_grid
+from steerkit.runs.cells import Cell
 from tests.chains.made_runs import made_run, problems, worked_out
 from tests.command_line import steerkit
 
@@ -25,50 +24,32 @@ def folder_model(tiny_folder: Path) -> LanguageModel:
 
 @pytest.fixture
 def run(folder_model: LanguageModel, tiny_vector: Path, tmp_path: Path) -> Path:
-    cells = build_grid([load_vector(tiny_vector)], [1], [1])
+    vector = load_vector(tiny_vector)
+    cells = [Cell(), Cell((vector.at(1, 1),)), Cell((vector.random_control(0).at(1, 1),), vector.name)]
     return made_run(tmp_path / "run", folder_model, problems(4), cells, worked_out).path
 
 
-def test_it_prints_a_table_and_writes_findings_and_summary(
-    run: Path, tiny_folder: Path, tiny_vector: Path
-) -> None:
-    outcome = steerkit("faithfulness", run, "--model", tiny_folder, "--vector", tiny_vector, *QUICK)
+def test_it_prints_the_ordinary_table_and_writes_scores_and_summary(run: Path, tiny_folder: Path) -> None:
+    outcome = steerkit("faithfulness", run, "--model", tiny_folder, *QUICK)
     assert outcome.code == 0, outcome.err
     assert "chains of thought: sums / choose" in outcome.out
-    assert "area over the curve" in outcome.out
-    assert "random(random)@layer=1,strength=1,scope=completion" in outcome.out
-    assert all(len(line) <= 100 for line in outcome.out.splitlines())
-    assert str(run / "faithfulness.jsonl") in outcome.err
-    assert len((run / "faithfulness.jsonl").read_text().splitlines()) == 1 + 3 * 4
-    assert (run / "faithfulness.csv").read_text().startswith("cell,role,")
+    header = next(line for line in outcome.out.splitlines() if "layer" in line)
+    assert "aoc" in header
+    assert "tokens" not in header
+    assert [line.split()[0] for line in outcome.out.splitlines()[2:5]] == ["unsteered", "random", "random"]
+    assert str(run / "scores" / "chains.jsonl") in outcome.err
+    assert len((run / "scores" / "chains.jsonl").read_text().splitlines()) == 1 + 3 * 4
+    summary = (run / "summary.csv").read_text().splitlines()
+    assert {"chain_aoc", "chain_gain_change_low", "tokens"} <= set(summary[0].split(","))
 
 
-def test_it_speaks_json(run: Path, tiny_folder: Path, tiny_vector: Path) -> None:
-    asked = ["--model", tiny_folder, "--vector", tiny_vector, "--limit", 2, *QUICK, "--json"]
-    outcome = steerkit("faithfulness", run, *asked)
+def test_it_speaks_json(run: Path, tiny_folder: Path) -> None:
+    outcome = steerkit("faithfulness", run, "--model", tiny_folder, "--limit", 2, *QUICK, "--json")
     assert outcome.code == 0, outcome.err
-    (unsteered, steered, random) = json.loads(outcome.out)["chains_of_thought"]
+    (unsteered, steered, random) = json.loads(outcome.out)["rows"]
     assert [row["role"] for row in (unsteered, steered, random)] == ["unsteered", "steered", "random"]
-    assert unsteered["levels"]["steps"]["value"] == 3
-    assert steered["levels"]["gain"]["n"] == 2
-
-
-@pytest.mark.parametrize(
-    ("suite", "title"),
-    [
-        ("instructions", "instruction following"),
-        ("twins", "twins with another number"),
-        ("twins", "without a premise"),
-    ],
-)
-def test_rules_and_twins_have_tables_of_their_own(
-    folder_model: LanguageModel, tiny_folder: Path, tmp_path: Path, suite: str, title: str
-) -> None:
-    items = load_suite(suite).split("choose").limit(12).items
-    made_run(tmp_path, folder_model, items, [Cell()], lambda _: "So be it. It is 7.")
-    outcome = steerkit("faithfulness", tmp_path, "--model", tiny_folder, "--tests", "early", "--points", 1)
-    assert outcome.code == 0, outcome.err
-    assert title in outcome.out
+    assert unsteered["levels"]["chain_steps"]["value"] == 3
+    assert steered["levels"]["chain_gain"]["n"] == 2
 
 
 @pytest.mark.parametrize(
@@ -76,9 +57,7 @@ def test_rules_and_twins_have_tables_of_their_own(
     [
         (["--tests", "late"], "tests are some of early, filler, paraphrase, mistakes, logprob"),
         (["--points", 0], "'--points'"),
-        (["--vector", "nowhere.safetensors"], "nowhere.safetensors"),
-        ([], "the run uses the vector 'random': give it with --vector FILE"),
-        (["--cell", "nothing"], "no record of the cells and items asked for"),
+        (["--cell", "nothing"], "no cell 'nothing'"),
         (["--model", "no-such-model"], "no-such-model"),
     ],
 )
@@ -89,7 +68,7 @@ def test_what_cannot_be_meant_is_one_line(
     assert outcome.code == 2, outcome.err
     assert said in outcome.err
     assert len(outcome.err.strip().splitlines()) == 1
-    assert not (run / "faithfulness.jsonl").exists()
+    assert not (run / "scores").exists()
 
 
 def test_a_folder_without_a_run_is_one_line(tmp_path: Path) -> None:
