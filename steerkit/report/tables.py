@@ -136,13 +136,13 @@ def trade_off_table(rows: Sequence[Row], title: str | None = None, width: int = 
     """Return the rows of a summary as a table of this width, in columns of text: a long name is cut, a number never is.
 
     95% intervals stand in brackets, for three metrics at most; `random` is the random direction for the cell
-    above it. A cell's `id` is what goes behind `--steer RUN#`. Side effects that have no room are left to the CSV.
+    above it. A cell's `id` is what goes behind `--steer RUN#`. What else was measured stands as plain numbers, as far
+    as there is room.
     """
     shown = main_metrics(rows)
     columns = cell_columns(rows) + [_interval(metric) for metric in shown[:MOST_INTERVALS]]
-    columns += [_level(metric) for metric in shown[MOST_INTERVALS:]]
     room = width - sum(_width(column, rows) for column in columns)
-    for column in map(_level, side_effects(rows)):
+    for column in map(_level, [*shown[MOST_INTERVALS:], *side_effects(rows)]):
         room -= _width(column, rows)
         if room < NAME_WIDTH:
             room += _width(column, rows)

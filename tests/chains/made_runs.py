@@ -45,7 +45,7 @@ def record(item: SuiteItem, completion: str, cell: str = "") -> Record:
         completion=completion,
         tokens=len(completion.split()),
         finish="stop",
-        scores={"thinking_tokens": 0},
+        scores={"tokens": len(completion.split()), "thinking_tokens": 0},
     )
 
 

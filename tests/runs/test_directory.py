@@ -9,7 +9,7 @@ from steerkit.core.errors import InputError, MisuseError, ProtocolMismatchError,
 from steerkit.runs.cells import Cell
 from steerkit.runs.directory import RecordIndex, RunDirectory, RunWriter
 from steerkit.runs.record import Record
-from steerkit.runs.scores import read_settings, write_scores
+from steerkit.runs.scores import Added, read_added, read_settings, write_scores
 from tests.sweeps.synthetic import environment, grid, protocol
 
 UNSTEERED = Cell().id
@@ -264,7 +264,10 @@ def test_scores_that_are_added_stand_beside_those_of_the_sweep(tmp_path):
     write(tmp_path, record("a"), record("b"))
     run = RunDirectory(tmp_path)
     before = (tmp_path / "records.jsonl").read_bytes()
-    path = write_scores(run.scores_folder, "taste", {"model": "m"}, [((UNSTEERED, "b", 0), {"good": True})])
+    added = [Added((UNSTEERED, "b", 0), {"good": True}, {"why": "sweet"})]
+    path = write_scores(run.scores_folder, "taste", {"model": "m"}, added)
+    assert read_added(run.scores_folder, "taste") == ({"model": "m"}, added)
+    assert read_added(run.scores_folder, "smell") is None
     assert [each.scores for each in run.records()] == [{"tokens": 2}, {"tokens": 2, "good": True}]
     assert read_settings(run.scores_folder) == {"taste": {"model": "m"}}
     assert (tmp_path / "records.jsonl").read_bytes() == before
