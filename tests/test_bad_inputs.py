@@ -90,11 +90,11 @@ VECTORS = [
 ]
 PAIRS = [
     Bad("missing", 2, "built-in sets: abstention, brevity", lambda at: at.extract("nothing")),
-    Bad("folder", 2, "name the .jsonl file in it", lambda at: at.extract(at.folder)),
+    Bad("folder", 2, "is a folder: give a file", lambda at: at.extract(at.folder)),
     Bad("empty", 1, "one JSON object a line", lambda at: at.extract_from("")),
     Bad("truncated", 1, "line 2: not valid JSON", lambda at: at.extract_from(f"{pair()}\n{pair()[:40]}")),
     Bad("not UTF-8", 1, "save it as UTF-8", lambda at: at.extract_from(b"\xff\xfe{}")),
-    Bad("a list", 1, "a JSON object is expected", lambda at: at.extract_from("[1]")),
+    Bad("a list", 1, "expected a JSON object", lambda at: at.extract_from("[1]")),
     Bad("key missing", 1, "key 'positive' is missing", lambda at: at.extract_from('{"id":"a","prompt":"b"}')),
     Bad("unknown key", 1, "unknown key 'extra'", lambda at: at.extract_from(pair(extra=1))),
     Bad("id twice", 1, "ids must be unique", lambda at: at.extract_from(f"{pair()}\n{pair()}")),

@@ -1,13 +1,14 @@
-"""Files that are whole or not there: written beside their place and renamed into it; tensors in them."""
+"""Files that are whole or not there: written beside their place and renamed into it; texts, JSONL, tensors in them."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from steerkit.core.errors import InputError, MisuseError, SteerkitError
 
@@ -16,6 +17,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LARGEST_TENSORS = 1 << 30
+
+
+class HasId(Protocol):
+    """What a line of a JSONL file stands for."""
+
+    @property
+    def id(self) -> str:
+        """Its name, which no two lines of a file share."""
+        ...
+
+
+T = TypeVar("T", bound=HasId)
 
 
 @contextmanager
@@ -49,6 +62,71 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Return the text of a UTF-8 file, without a byte-order mark.
+
+    Raises MisuseError where there is no such file, InputError where it cannot be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise MisuseError(f"{path} does not exist") from None
+    except IsADirectoryError:
+        raise MisuseError(f"{path} is a folder: give a file") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def read_jsonl(path: str | os.PathLike[str], kind: type[T]) -> dict[int, T]:
+    """Return the dataclass `kind` that each line of a JSONL file stands for, by line number; blank lines are left out.
+
+    Raises MisuseError where there is no such file; InputError, naming the line, for one that is no `kind`, or whose id
+    an earlier one has; InputError for an empty file.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    adapter = TypeAdapter(kind)
+    found: dict[int, T] = {}
+    line_of: dict[str, int] = {}
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            item = adapter.validate_json(line)
+        except ValidationError as error:
+            raise InputError(f"{path}, line {number}: {_fault_of_line(error, kind)}") from None
+        except SteerkitError as error:  # what `kind` says of itself
+            raise InputError(f"{path}, line {number}: {error}") from None
+        if item.id in line_of:
+            raise InputError(
+                f"{path}, line {number}: the id {item.id!r} stands already in line {line_of[item.id]}: ids must be "
+                "unique"
+            )
+        line_of[item.id] = number
+        found[number] = item
+    if not found:
+        raise InputError(f"{path} is empty: expected one JSON object a line")
+    return found
+
+
+def _fault_of_line(error: ValidationError, kind: type) -> str:
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(map(str, problem["loc"]))
+    match problem["type"]:
+        case "json_invalid":
+            return f"not valid JSON ({problem['ctx']['error']})"
+        case "missing":
+            return f"the key {where!r} is missing"
+        case "unexpected_keyword_argument":
+            return f"unknown key {where!r}; known are {', '.join(each.name for each in dataclasses.fields(kind))}"
+        case "dataclass_type":
+            return "expected a JSON object"
+        case _:
+            return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
 
 def read_tensors(path: Path, what: str) -> tuple[dict[str, str], dict[str, Tensor]]:

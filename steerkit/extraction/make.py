@@ -38,6 +38,9 @@ class MadePairs:
     pairs: ContrastPairs
     dropped: tuple[tuple[int, str], ...]
 
+    def __repr__(self) -> str:
+        return f"MadePairs({self.pairs!r}, {len(self.dropped)} dropped)"
+
 
 def brevity(ratio: float = 0.6) -> Behaviour:
     """Concise (positive) against verbose; the concise side has at most `ratio` times the other's tokens."""

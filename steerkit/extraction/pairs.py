@@ -16,30 +16,46 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, ValidationInfo
 from pydantic_core import from_json
 
-from steerkit.core.errors import InputError, MisuseError, SteerkitError
-from steerkit.core.files import replacing
+from steerkit.core.errors import MisuseError
+from steerkit.core.files import read_jsonl, read_text, replacing
 from steerkit.core.prompts import EncodedText, Prompt, Renderer, check_prompt
 from steerkit.suites.items import load_items
 from steerkit.suites.suite import Suite, load_suite
+
+STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+def _not_blank(side: str, info: ValidationInfo) -> str:
+    if not side.strip():
+        raise MisuseError(f"the {info.field_name} side is empty: give it a completion")
+    return side
+
+
+# What the lines of a file are held to; data made in Python is not.
+Id = Annotated[str, Field(min_length=1)]
+Given = Annotated[Prompt, PlainValidator(check_prompt)]
+Side = Annotated[str, AfterValidator(_not_blank)]
 
 
 @dataclass(frozen=True, slots=True)
 class ContrastPair:
     """One prompt, answered with the behaviour (`positive`) and without it (`negative`)."""
 
-    id: str
-    prompt: Prompt
-    positive: str
-    negative: str
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    id: Id
+    prompt: Given
+    positive: Side
+    negative: Side
     system: str | None = None
     tags: tuple[str, ...] = ()
 
@@ -48,15 +64,20 @@ class ContrastPair:
 class LabelledPrompt:
     """A prompt that calls for the behaviour (`label` true) or does not.
 
-    Prompts of one `group` (twins) are never divided between fitting and held-out evaluation.
+    Prompts of one `group` (twins; default: its own id) are never divided between fitting and held-out evaluation.
     """
 
-    id: str
-    prompt: Prompt
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    id: Id
+    prompt: Given
     label: bool
-    group: str
+    group: str = ""
     system: str | None = None
     tags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "group", self.group or self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,28 +171,6 @@ class LabelledPrompts:
         )
 
 
-class _Line(BaseModel):
-    """What every line of a file has."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    id: str = Field(min_length=1)
-    prompt: Any
-    system: str | None = None
-    tags: list[str] = []
-
-
-class _PairLine(_Line):
-    positive: str
-    negative: str
-
-
-class _LabelLine(_Line):
-    label: bool
-
-
-_LineT = TypeVar("_LineT", bound=_Line)
-
 SUITE = "suite:"
 
 
@@ -211,18 +210,9 @@ def load_examples(name_or_path: str | os.PathLike[str]) -> ContrastPairs | Label
     if suite is not None:
         return labelled_prompts(suite.split("fit"))
     path = _resolve(name_or_path)
-    records = _records(path)
-    if "label" in records[0][1]:
-        prompts = [
-            LabelledPrompt(line.id, line.prompt, line.label, line.id, line.system, tuple(line.tags))
-            for line in _parsed(path, records, _LabelLine)
-        ]
-        return LabelledPrompts(path.stem, tuple(prompts))
-    pairs = [
-        ContrastPair(line.id, line.prompt, line.positive, line.negative, line.system, tuple(line.tags))
-        for line in _parsed(path, records, _PairLine)
-    ]
-    return ContrastPairs(path.stem, tuple(pairs))
+    if "label" in _first_keys(path):
+        return LabelledPrompts(path.stem, tuple(read_jsonl(path, LabelledPrompt).values()))
+    return ContrastPairs(path.stem, tuple(read_jsonl(path, ContrastPair).values()))
 
 
 def suite_of(name_or_path: str | os.PathLike[str]) -> Suite | None:
@@ -234,9 +224,7 @@ def suite_of(name_or_path: str | os.PathLike[str]) -> Suite | None:
     if reference.startswith(SUITE):
         return load_suite(reference.removeprefix(SUITE))
     path = _resolve(name_or_path)
-    if "should_abstain" not in _records(path)[0][1]:
-        return None
-    return Suite(path.stem, load_items(path))
+    return Suite(path.stem, load_items(path)) if "should_abstain" in _first_keys(path) else None
 
 
 def labelled_prompts(suite: Suite) -> LabelledPrompts:
@@ -280,78 +268,21 @@ def prompt_text(prompt: Prompt) -> str:
 
 def _resolve(name_or_path: str | os.PathLike[str]) -> Path:
     known = builtin_pairs()
-    if str(name_or_path) in known:
-        return known[str(name_or_path)]
-    path = Path(name_or_path)
-    if path.is_dir():
-        raise MisuseError(f"{path} is a folder: name the .jsonl file in it")
+    path = known.get(str(name_or_path), Path(name_or_path))
     if not path.exists():
         names = ", ".join(known) or "none"
         raise MisuseError(f"no pairs file {str(name_or_path)!r}; built-in sets: {names}")
     return path
 
 
-def _records(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """The JSON objects of a file with their line numbers; blank lines are passed over."""
+def _first_keys(path: Path) -> Collection[str]:
+    """The keys of a file's first object; none where that is no JSON object."""
+    first = next((line for line in read_text(path).split("\n") if line.strip()), "")
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise SteerkitError(f"cannot read {path}: {error.strerror}") from error
-    records = []
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        try:
-            text = line.decode()
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{path}, line {number}: not UTF-8 ({error.reason}); save it as UTF-8"
-            ) from error
-        if not text.strip():
-            continue
-        try:
-            record = from_json(text)
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}: not valid JSON ({error})") from error
-        if not isinstance(record, dict):
-            raise InputError(f"{path}, line {number}: a JSON object is expected, not {type(record).__name__}")
-        records.append((number, record))
-    if not records:
-        raise InputError(f"{path} is empty: it should hold one JSON object a line")
-    return records
-
-
-def _parsed(path: Path, records: list[tuple[int, dict[str, Any]]], model: type[_LineT]) -> Iterator[_LineT]:
-    """Each record as a checked line; ids are unique, prompts and sides hold more than blanks."""
-    seen: dict[str, int] = {}
-    for number, record in records:
-        where = f"{path}, line {number}"
-        try:
-            line = model.model_validate(record)
-            line.prompt = check_prompt(line.prompt)
-        except ValidationError as error:
-            raise InputError(f"{where}: {_complaint(error)}") from error
-        except MisuseError as error:
-            raise InputError(f"{where}: {error}") from error
-        if isinstance(line, _PairLine):
-            for side in ("positive", "negative"):
-                if not getattr(line, side).strip():
-                    raise InputError(f"{where}: the {side} side is empty: give it a completion")
-        if line.id in seen:
-            raise InputError(f"{where}: id {line.id!r} was used on line {seen[line.id]}: ids must be unique")
-        seen[line.id] = number
-        yield line
-
-
-def _complaint(error: ValidationError) -> str:
-    """The first thing wrong with a line, in words."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    match first["type"]:
-        case "missing":
-            return f"the key {key!r} is missing"
-        case "extra_forbidden":
-            return f"unknown key {key!r}"
-        case _:
-            return f"key {key!r}: {first['msg']}"
+        found = from_json(first)
+    except ValueError:
+        return ()
+    return found.keys() if isinstance(found, dict) else ()
 
 
 def _digest(items: tuple[ContrastPair, ...] | tuple[LabelledPrompt, ...]) -> str:

@@ -20,8 +20,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from steerkit.core.errors import InputError, MisuseError
-from steerkit.extraction.capture import Progress, capture
-from steerkit.extraction.extract import encoded_example
+from steerkit.extraction.capture import Progress
+from steerkit.extraction.extract import read_examples
 from steerkit.extraction.held_out import Fold, auroc, folds_by_group, words_alone
 from steerkit.extraction.pairs import Example, LabelledPrompts, labelled_prompts
 from steerkit.interventions.base import log_odds_of
@@ -145,19 +145,10 @@ def prompt_states(
 
     Raises as `fit_probe` does.
     """
-    if lm.is_steered:
-        raise MisuseError(f"{lm.name} is being steered: probe it outside the `with sk.steer(...)` block")
-    examples = data.examples
-    if len({example.positive for example in examples}) < 2:
+    if len({example.positive for example in data.examples}) < 2:
         raise InputError(f"{data.name}: there must be both positive and negative examples")
-    states = capture(
-        lm, [encoded_example(lm, example) for example in examples], "prompt", progress=progress
-    ).states
-    if not states.isfinite().all():
-        raise InputError(
-            f"the states of {lm.name} hold NaN or Inf: load it in float32 or bfloat16, and check its weights"
-        )
-    return states.cpu().numpy()
+    _, activations, _ = read_examples(lm, data, "prompt", progress)
+    return activations.states.cpu().numpy()
 
 
 def fit_layers(

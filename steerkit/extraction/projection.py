@@ -34,7 +34,7 @@ def project_out(vector: SteeringVector, shared: Tensor, what: str) -> SteeringVe
     The rows need not be orthogonal, nor independent. A vector scaled to its sides' gap is scaled so again, to the
     gap along what is left of it, and points to the positive side; any other keeps what length the projection
     leaves. A layer at which the vector is zero stays zero. The method in the metadata names `what` was taken out;
-    the held-out figures of the old direction do not pass to the new one.
+    what was measured on the old direction (held-out figures, calibration, recommended use) is left out.
 
     Raises MisuseError where the shapes do not fit, InputError where nothing is left at a layer.
     """
@@ -56,14 +56,7 @@ def project_out(vector: SteeringVector, shared: Tensor, what: str) -> SteeringVe
         raise InputError(
             f"nothing of {vector.name!r} is left at layer {int(gone.nonzero()[0])} without {what}: it lies in it"
         )
-    metadata = vector.metadata.model_copy(
-        update={
-            "method": f"{vector.metadata.method} without {what}",
-            "separability": None,
-            "agreement": None,
-            "alignment": None,
-        }
-    )
+    metadata = vector.metadata.derived(method=f"{vector.metadata.method} without {what}")
     return replace(vector, direction=_rescaled(rest, vector).float(), metadata=metadata)
 
 

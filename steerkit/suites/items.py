@@ -10,20 +10,15 @@ Any other key is an error, so that a misspelt one cannot be lost in silence.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from fractions import Fraction
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from steerkit.core.errors import InputError, MisuseError, SteerkitError
-from steerkit.core.files import replacing
-
-if TYPE_CHECKING:  # slow to import, and not needed to list suites
-    from pydantic import TypeAdapter, ValidationError
+from steerkit.core.errors import InputError, MisuseError
+from steerkit.core.files import read_jsonl, replacing
 
 Kind = Literal["text", "number", "latex"]
 
@@ -81,30 +76,9 @@ def load_items(path: str | os.PathLike[str]) -> tuple[SuiteItem, ...]:
 
     Raises MisuseError where there is no such file, InputError (naming the line) where its contents are wrong.
     """
-    from pydantic import ValidationError
-
-    adapter = _adapter()
-    items: list[SuiteItem] = []
-    line_of: dict[str, int] = {}
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            item = adapter.validate_json(line)
-        except ValidationError as error:
-            raise InputError(f"{path}, line {number}: {_first_problem(error)}") from None
-        except SteerkitError as error:
-            raise InputError(f"{path}, line {number}: {error}") from None
-        if item.id in line_of:
-            raise InputError(
-                f"{path}, line {number}: the id {item.id!r} stands already in line {line_of[item.id]}"
-            )
-        line_of[item.id] = number
-        items.append(item)
-    if not items:
-        raise InputError(f"{path} has no items: expected one JSON object a line")
-    _check_twins(path, items, line_of)
-    return tuple(items)
+    items = read_jsonl(path, SuiteItem)
+    _check_twins(path, items)
+    return tuple(items.values())
 
 
 def save_items(items: Iterable[SuiteItem], path: str | os.PathLike[str]) -> None:
@@ -112,27 +86,6 @@ def save_items(items: Iterable[SuiteItem], path: str | os.PathLike[str]) -> None
     lines = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
     with replacing(path, "the items", "name another file") as scratch:
         scratch.write_text(lines, encoding="utf-8", newline="\n")
-
-
-def read_text(path: str | os.PathLike[str]) -> str:
-    """The text of a UTF-8 file (a byte-order mark is dropped), or one of our errors naming the file."""
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise MisuseError(f"{path} does not exist") from None
-    except IsADirectoryError:
-        raise MisuseError(f"{path} is a folder: give a file") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-
-
-@functools.cache
-def _adapter() -> TypeAdapter[SuiteItem]:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(SuiteItem)
 
 
 def _is_number(answer: str) -> bool:
@@ -143,31 +96,17 @@ def _is_number(answer: str) -> bool:
     return True
 
 
-def _check_twins(path: str | os.PathLike[str], items: Iterable[SuiteItem], line_of: dict[str, int]) -> None:
-    twin_of = {item.id: item.twin for item in items}
-    for item_id, twin in twin_of.items():
-        if twin is None:
+def _check_twins(path: str | os.PathLike[str], items: Mapping[int, SuiteItem]) -> None:
+    twin_of = {item.id: item.twin for item in items.values()}
+    for number, item in items.items():
+        if item.twin is None:
             continue
-        where = f"{path}, line {line_of[item_id]}"
-        if twin not in twin_of:
-            raise InputError(f"{where}: the twin {twin!r} of {item_id!r} is not in the file")
-        if twin_of[twin] != item_id:
+        if item.twin not in twin_of:
             raise InputError(
-                f"{where}: {item_id!r} names {twin!r} as its twin, which names {twin_of[twin]!r}"
+                f"{path}, line {number}: the twin {item.twin!r} of {item.id!r} is not in the file"
             )
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem: Any = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    match problem["type"]:
-        case "json_invalid":
-            return f"not valid JSON ({problem['ctx']['error']})"
-        case "missing":
-            return f"the key {where!r} is missing"
-        case "unexpected_keyword_argument":
-            return f"unknown key {where!r}; known are {', '.join(field.name for field in fields(SuiteItem))}"
-        case "dataclass_type":
-            return "expected a JSON object"
-        case _:
-            return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+        if twin_of[item.twin] != item.id:
+            raise InputError(
+                f"{path}, line {number}: {item.id!r} names {item.twin!r} as its twin, which names "
+                f"{twin_of[item.twin]!r}"
+            )

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from steerkit.core.errors import InputError, MisuseError, SteerkitError
-from steerkit.suites.items import SuiteItem, read_text
+from steerkit.core.files import read_text
+from steerkit.suites.items import SuiteItem
 from steerkit.suites.suite import suite
 
 Row = TypeVar("Row")

@@ -65,15 +65,15 @@ def test_saved_pairs_load_as_they_were(scratch, items):
     [
         (b"", "is empty"),
         (b"\n \n", "is empty"),
-        (b'{"id": "a", "prompt": "caf\xe9"}', "line 1: not UTF-8"),
+        (b'{"id": "a", "prompt": "caf\xe9"}', "not UTF-8 text"),
         (b'{"id": "a"', "line 1: not valid JSON"),
         (b'{"id": "\\ud800"}', "line 1: not valid JSON"),
         (b"[" * 5000, "line 1: not valid JSON"),
-        (b"[1, 2]", "line 1: a JSON object is expected, not list"),
-        (PAIR | {"negative": None}, "line 1: key 'negative'"),
-        (PAIR | {"positive": 3}, "line 1: key 'positive'"),
-        (PAIR | {"id": ""}, "line 1: key 'id'"),
-        (PAIR | {"tags": "x"}, "line 1: key 'tags'"),
+        (b"[1, 2]", "line 1: expected a JSON object"),
+        (PAIR | {"negative": None}, "line 1: negative: input should be"),
+        (PAIR | {"positive": 3}, "line 1: positive: input should be"),
+        (PAIR | {"id": ""}, "line 1: id: string should have"),
+        (PAIR | {"tags": "x"}, "line 1: tags: input should be"),
         (PAIR | {"postive": "x"}, "line 1: unknown key 'postive'"),
         ({k: v for k, v in PAIR.items() if k != "negative"}, "line 1: the key 'negative' is missing"),
         (PAIR | {"positive": " \n"}, "line 1: the positive side is empty"),
@@ -81,7 +81,7 @@ def test_saved_pairs_load_as_they_were(scratch, items):
         (PAIR | {"prompt": 7}, "line 1: a prompt is a text or a list"),
         (PAIR | {"prompt": [{"role": "robot", "content": "x"}]}, "line 1: a chat message's role"),
         (PAIR | {"prompt": [{"role": "user"}]}, "line 1: a chat message needs"),
-        ({"id": "a", "prompt": "Why?", "label": "yes"}, "line 1: key 'label'"),
+        ({"id": "a", "prompt": "Why?", "label": "yes"}, "line 1: label: input should be"),
         ({"id": "a", "prompt": "Why?", "should_abstain": "no"}, "line 1: should_abstain"),
     ],
 )
@@ -98,7 +98,7 @@ def test_a_bad_file_is_named_with_its_line_and_fault(tmp_path, content, said):
 def test_a_fault_on_a_later_line_is_found_there(tmp_path):
     path = tmp_path / "set.jsonl"
     path.write_text(json.dumps(PAIR) + "\n\n" + json.dumps(PAIR))
-    with pytest.raises(InputError, match=r"line 3: id 'a' was used on line 1"):
+    with pytest.raises(InputError, match=r"line 3: the id 'a' stands already in line 1"):
         load_pairs(path)
 
 

@@ -11,7 +11,7 @@ from steerkit.core.errors import InputError, MisuseError
 from steerkit.extraction.extract import extract
 from steerkit.extraction.pairs import ContrastPair, ContrastPairs, save_pairs
 from steerkit.extraction.projection import content, mean_state, project_out, shared_directions
-from steerkit.interventions.vector import load_vector
+from steerkit.interventions.vector import MEASURED, CalibrationRecord, load_vector
 from tests.command_line import steerkit
 from tests.tiny import random_vector, tiny_model
 
@@ -66,11 +66,26 @@ def test_a_fitted_vector_still_moves_by_the_gap_along_itself(tiny, method):
 
 
 def test_the_metadata_says_what_was_taken_out_and_drops_what_no_longer_holds(tiny):
-    vector = extract(tiny, PAIRS)
+    record = CalibrationRecord(
+        layer=1,
+        strength=2.0,
+        statistic="mean",
+        target_kl=0.1,
+        measured_kl=0.1,
+        interval=None,
+        rollout_kl=None,
+        tokens=64,
+        prompts=8,
+        prompts_digest="0",
+    )
+    vector = extract(tiny, PAIRS).with_calibration([record])
+    vector = vector.recommending(vector.at(1, 2.0))
     said = project_out(vector, mean_state(vector), "the mean state").metadata
     assert said.method == "mean-difference without the mean state"
     assert (said.scaling, said.pairs_digest) == ("gap", vector.metadata.pairs_digest)
-    assert (said.separability, said.agreement) == (None, None)
+    for name in MEASURED:
+        assert getattr(vector.metadata, name), name
+        assert not getattr(said, name), name
 
 
 def test_content_components_are_the_leading_directions_of_the_prompts_states(tiny):

@@ -43,7 +43,7 @@ ITEM = '{"id": "a", "prompt": "Why?"}'
 @pytest.mark.parametrize(
     ("contents", "problem"),
     [
-        ("", "has no items"),
+        ("", "is empty"),
         (ITEM + "\n[1]", "line 2: expected a JSON object"),
         (ITEM + '\n{"id": "b"', "line 2: not valid JSON"),
         (ITEM + "\n" + ITEM, "line 2: the id 'a' stands already in line 1"),
