@@ -1,5 +1,6 @@
 from steerkit.analysis.run import Run as Run
 from steerkit.analysis.run import open_run as open_run
+from steerkit.analysis.summary import Row as Row
 from steerkit.calibration.calibrate import calibrate as calibrate
 from steerkit.calibration.result import Calibration as Calibration
 from steerkit.core.errors import SteerkitError as SteerkitError
@@ -28,9 +29,7 @@ from steerkit.extraction.pairs import LabelledPrompts as LabelledPrompts
 from steerkit.extraction.pairs import load_labelled as load_labelled
 from steerkit.extraction.pairs import load_pairs as load_pairs
 from steerkit.extraction.pairs import save_pairs as save_pairs
-from steerkit.extraction.probe_fit import choose_threshold as choose_threshold
 from steerkit.extraction.probe_fit import fit_probe as fit_probe
-from steerkit.extraction.projection import project_out as project_out
 from steerkit.interchange.base import Consumer as Consumer
 from steerkit.interchange.base import Exporter as Exporter
 from steerkit.interchange.base import Verification as Verification
@@ -42,6 +41,7 @@ from steerkit.interchange.base import verify_export as verify_export
 from steerkit.interventions.base import Intervention as Intervention
 from steerkit.interventions.detectors import gate as gate
 from steerkit.interventions.gate import DetectorGate as DetectorGate
+from steerkit.interventions.gate import Gate as Gate
 from steerkit.interventions.gate import PositionGate as PositionGate
 from steerkit.interventions.gate import ProbeGate as ProbeGate
 from steerkit.interventions.logit_rules import CyclicReflex as CyclicReflex
@@ -57,7 +57,6 @@ from steerkit.interventions.probe import load_probe as load_probe
 from steerkit.interventions.prompt_edit import PromptEdit as PromptEdit
 from steerkit.interventions.spec import parse as parse
 from steerkit.interventions.spec import parse_all as parse_all
-from steerkit.interventions.spec import parse_range as parse_range
 from steerkit.interventions.steering import Steering as Steering
 from steerkit.interventions.store import Store as Store
 from steerkit.interventions.store import from_json as from_json
@@ -65,16 +64,23 @@ from steerkit.interventions.vector import SteeringVector as SteeringVector
 from steerkit.interventions.vector import load_vector as load_vector
 from steerkit.models.language_model import LanguageModel as LanguageModel
 from steerkit.models.load import load_model as load_model
+from steerkit.runs.cells import Cell as Cell
+from steerkit.runs.cells import RunCell as RunCell
+from steerkit.runs.record import Record as Record
 from steerkit.scoring.judge import Judge as Judge
 from steerkit.scoring.metrics import Metric as Metric
 from steerkit.scoring.metrics import Question as Question
+from steerkit.scoring.metrics import Scorer as Scorer
 from steerkit.scoring.metrics import scorer as scorer
 from steerkit.scoring.score import score as score
 from steerkit.suites.items import SuiteItem as SuiteItem
 from steerkit.suites.suite import Suite as Suite
 from steerkit.suites.suite import load_suite as load_suite
 from steerkit.suites.suite import suite as suite
+from steerkit.sweeps.confirmation import Confirmation as Confirmation
 from steerkit.sweeps.confirmation import choose_then_report as choose_then_report
+from steerkit.sweeps.grid import Grid as Grid
+from steerkit.sweeps.measurement import Measurement as Measurement
 from steerkit.sweeps.sweep import sweep as sweep
 
 __version__: str

@@ -42,7 +42,7 @@ def filled(value: float) -> torch.Tensor:
 
 
 SPECS = [
-    Bad("no vector", 2, "names no vector; write VECTOR@layer", lambda at: at.steer("@layer=1")),
+    Bad("no vector", 2, "names nothing; write VECTOR@layer", lambda at: at.steer("@layer=1")),
     Bad("no layer", 2, "names no layer; write", lambda at: at.steer_with("strength=1")),
     Bad("unknown key", 2, "the keys are layer, strength", lambda at: at.steer_with("layer=1,hop=2")),
     Bad("no equals", 2, "is not key=value", lambda at: at.steer_with("layer=1,strength")),
@@ -55,7 +55,7 @@ SPECS = [
     Bad("gate alone", 2, "needs a threshold", lambda at: at.steer_with(f"layer=1,gate={at.vector}")),
     Bad("threshold alone", 2, "belongs to a gate", lambda at: at.steer_with("layer=1,threshold=1")),
     Bad("clamp to nowhere", 2, "target=", lambda at: at.steer_with("layer=1,operation=clamp")),
-    Bad("target unasked", 2, "only it takes one", lambda at: at.steer_with("layer=1,target=1")),
+    Bad("target unasked", 2, "takes no target", lambda at: at.steer_with("layer=1,target=1")),
     Bad("operation", 2, "add, ablate, clamp", lambda at: at.steer_with("layer=1,operation=swap")),
     Bad("scope", 2, "completion, prompt, all", lambda at: at.steer_with("layer=1,scope=here")),
 ]
@@ -70,23 +70,28 @@ RANGES = [
 VECTORS = [
     Bad("missing", 2, "make one with `steerkit extract`", lambda at: at.steer("nowhere@layer=1")),
     Bad("folder", 2, "name the .safetensors file in it", lambda at: at.steer(f"{at.folder}@layer=1")),
-    Bad("empty", 1, "extract the vector again", lambda at: at.steer(at.vector_bytes(lambda _: b""))),
-    Bad("truncated", 1, "extract the vector again", lambda at: at.steer(at.vector_bytes(lambda b: b[:-9]))),
+    Bad("empty", 1, "make the vector again", lambda at: at.steer(at.vector_bytes(lambda _: b""))),
+    Bad("truncated", 1, "make the vector again", lambda at: at.steer(at.vector_bytes(lambda b: b[:-9]))),
     Bad("half a header", 1, "the vector again", lambda at: at.steer(at.vector_bytes(lambda b: b[:50]))),
-    Bad("text", 1, "extract the vector again", lambda at: at.steer(at.vector_bytes(lambda _: b"up\n" * 9))),
-    Bad("NaN", 1, "NaN or Inf: extract it again", lambda at: at.steer(at.vector_with(filled(math.nan)))),
+    Bad("text", 1, "make the vector again", lambda at: at.steer(at.vector_bytes(lambda _: b"up\n" * 9))),
+    Bad("NaN", 1, "NaN or Inf: make it again", lambda at: at.steer(at.vector_with(filled(math.nan)))),
     Bad("Inf", 1, "holds NaN or Inf", lambda at: at.steer(at.vector_with(filled(math.inf)))),
     Bad("beyond float32", 1, "holds NaN or Inf", lambda at: at.steer(at.vector_with(filled(1e300)))),
     Bad("one row", 1, "[n_layers, d_model]", lambda at: at.steer(at.vector_with(torch.ones(WIDTH)))),
     Bad("width", 2, "width 16", lambda at: at.steer(at.vector_with(torch.ones(LAYERS, 16)))),
     Bad("depth", 2, "6 layers", lambda at: at.steer(at.vector_with(torch.ones(6, WIDTH)))),
     Bad("architecture", 2, "extract one", lambda at: at.steer(at.vector_with(fingerprint="GPT2-4x32:0"))),
-    Bad("weights", 2, "--allow-mismatch", lambda at: at.steer(at.vector_with(fingerprint=OTHER_WEIGHTS))),
+    Bad("weights", 2, "allow the mismatch", lambda at: at.steer(at.vector_with(fingerprint=OTHER_WEIGHTS))),
     Bad("metadata", 1, "damaged at 'method'", lambda at: at.steer(at.vector_with(method=None))),
     Bad("unknown metadata", 1, "damaged at 'mood'", lambda at: at.steer(at.vector_with(mood="fine"))),
     Bad("future format", 1, "reads up to 1", lambda at: at.steer(at.vector_with(format_version=9))),
     Bad("a model's weights", 1, "not a steerkit vector", lambda at: at.steer(f"{at.weights}@layer=1")),
-    Bad("same name twice", 2, "rename one", lambda at: at.sweep(*2 * ["--vector", at.vector])),
+    Bad(
+        "same name twice",
+        2,
+        "rename one",
+        lambda at: at.sweep("--vector", at.vector, "--vector", at.vector_with(filled(1.0)).split("@")[0]),
+    ),
 ]
 PAIRS = [
     Bad("missing", 2, "built-in sets: abstention, brevity", lambda at: at.extract("nothing")),
@@ -134,6 +139,34 @@ SUITES = [
     Bad("limit 0", 2, "greater than or equal to 1", lambda at: at.sweep("--limit", 0)),
     Bad("layer too high", 2, "has layers 0 to 3", lambda at: at.sweep("--layers", "2:8:2")),
     Bad("stray control", 2, "be strengths of the grid", lambda at: at.sweep("--control-strengths", 7)),
+    Bad("unknown scorer", 2, "there are abstention", lambda at: at.sweep("--scorer", "charm")),
+]
+AXES = [
+    Bad("no values", 2, "is not FIELD=VALUES", lambda at: at.sweep("--axis", "scope")),
+    Bad("unknown axis", 2, "there are layer, strength", lambda at: at.sweep("--axis", "mood=good")),
+    Bad("given twice", 2, "layer is given twice", lambda at: at.sweep("--axis", "layer=1")),
+    Bad("scope", 2, "scope is one of completion", lambda at: at.sweep("--axis", "scope=completion,here")),
+    Bad("operation", 2, "there are add, ablate", lambda at: at.sweep("--axis", "operation=swap")),
+    Bad("positions", 2, "positions is one of", lambda at: at.sweep("--axis", "positions=some")),
+    Bad("half-life", 2, "positive number of tokens", lambda at: at.sweep("--axis", "half_life=none,soon")),
+    Bad(
+        "combination",
+        2,
+        "about the completion",
+        lambda at: at.sweep("--axis", "scope=all", "--axis", "half_life=8"),
+    ),
+    Bad("gate", 2, "make one with `steerkit extract`", lambda at: at.sweep("--axis", "gate=none,nowhere")),
+    Bad("vector for a gate", 2, "needs a threshold", lambda at: at.sweep("--axis", f"gate=none,{at.vector}")),
+    Bad("edit", 2, "no vector file 'rude'", lambda at: at.sweep("--axis", "edit=none,rude")),
+    Bad("open quote", 2, "never closed", lambda at: at.sweep("--axis", 'edit=prompt@system="Be')),
+    Bad("cell of no run", 2, "holds no run", lambda at: at.sweep("--steer", f"{at.folder}#abc")),
+    Bad("nothing to sweep", 2, "needs a vector", lambda at: ["sweep", "--out", at.folder / "run"]),
+    Bad(
+        "no layers",
+        2,
+        "no recommended use: give layers",
+        lambda at: ["sweep", "--vector", at.vector, "--out", at.folder / "run"],
+    ),
 ]
 MODELS = [
     Bad("unknown", 2, "use one of smollm2", lambda at: at.generate("Why?", model="gpt-17")),
@@ -184,7 +217,7 @@ RUNS = [
     Bad("no run", 2, "name the --out of a sweep", lambda at: ["report", at.folder]),
     Bad("no folder", 2, "name the --out of a sweep", lambda at: ["report", at.folder / "none"]),
     Bad("protocol cut", 1, "another --out", lambda at: ["report", at.run_after("run.json", cut)]),
-    Bad("other JSON", 1, "at protocol", lambda at: ["report", at.run_after("run.json", write(b"{}"))]),
+    Bad("other JSON", 1, "at 'protocol'", lambda at: ["report", at.run_after("run.json", write(b"{}"))]),
     Bad("not UTF-8", 1, "is damaged", lambda at: ["report", at.run_after("run.json", write(b"\xff"))]),
     Bad("no record", 1, "delete that line", lambda at: ["report", at.run_after(RECORDS, write(b"{}\n"))]),
     Bad("no records", 1, "let the sweep make", lambda at: ["report", at.run_after(RECORDS, write(b""))]),
@@ -208,6 +241,7 @@ FULL_DISK = [
 TABLE = {
     "spec": SPECS,
     "range": RANGES,
+    "axis": AXES,
     "vector": VECTORS,
     "pairs": PAIRS,
     "suite": SUITES,

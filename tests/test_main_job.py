@@ -14,17 +14,10 @@ from steerkit.models import LanguageModel
 def rows(smollm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, float], Row]:
     """Rows of a small sweep on the split `choose`, by role and strength."""
     vector = sk.extract(smollm, sk.load_pairs("abstention"))
-    run = sk.sweep(
-        smollm,
-        [vector],
-        layers=[14],
-        strengths=[0, 1],
-        suite="abstention",
-        limit=24,
-        max_new_tokens=32,
-        out=tmp_path_factory.mktemp("runs") / "main",
-    )
-    return {(row.role, row.strength or 0.0): row for row in run.summary()}
+    grid = sk.Grid(vector, layers=14, strengths=[0, 1])
+    measurement = sk.Measurement("abstention", limit=24, decoding=sk.Decoding(32))
+    run = sk.sweep(smollm, grid, measurement, out=tmp_path_factory.mktemp("runs") / "main")
+    return {(row.role, row.at.strength or 0.0): row for row in run.summary()}
 
 
 def test_the_vector_lifts_abstention_and_a_random_direction_of_its_norm_does_not(

@@ -39,7 +39,8 @@ from experiments.abstention_tradeoff.frontiers import frontiers
 from experiments.abstention_tradeoff.limits import frontier_ratios, limits
 from experiments.abstention_tradeoff.tables import chosen_table, described, dose_table, grid_table
 from steerkit.analysis.summary import Row
-from steerkit.extraction.projection import shared_directions
+from steerkit.extraction.probe_fit import choose_threshold
+from steerkit.extraction.projection import project_out, shared_directions
 from steerkit.sweeps.grid import Cell, distinct
 from steerkit.sweeps.sweep import measure_cells
 
@@ -207,7 +208,7 @@ def fitted(
     response = kept("response", lambda: sk.extract(lm, pairs))
 
     def without(what: str) -> sk.SteeringVector:
-        return sk.project_out(response, *shared_directions(what, response, lm, pairs))
+        return project_out(response, *shared_directions(what, response, lm, pairs))
 
     vectors = [
         response,
@@ -225,7 +226,7 @@ def fitted_probe(lm: sk.LanguageModel, path: Path, budgets: Sequence[float]) -> 
         probe = sk.fit_probe(lm, sk.load_labelled("suite:abstention"), name="should-abstain")
         choose = sk.load_suite("abstention").split("choose")
         for budget in reversed(budgets):  # the last one added is the default
-            probe = probe.with_threshold(sk.choose_threshold(probe, lm, choose, budget))
+            probe = probe.with_threshold(choose_threshold(probe, lm, choose, budget))
         probe.save(path)
     return sk.load_probe(path)
 

@@ -94,24 +94,15 @@ def main() -> None:
 def carry_out(study: Study, lm: sk.LanguageModel) -> str:
     """Extract, sweep on `choose`, pick by the rule, measure on `report`; the result as Markdown."""
     vectors = {vector.name: vector for vector in extracted(study, lm)}
-    options = {"suite": study.suite, "max_new_tokens": study.max_new_tokens}
+    on_choose = sk.Measurement(study.suite, decoding=sk.Decoding(study.max_new_tokens))
     with Progress() as bar:
         task = bar.add_task(f"{study.name}, choose")
 
         def show(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        wide = sk.sweep(
-            lm,
-            list(vectors.values()),
-            layers=study.layers,
-            strengths=study.strengths,
-            split="choose",
-            control_strengths=[],
-            out=RUNS / f"{study.name}-choose",
-            progress=show,
-            **options,
-        )
+        grid = sk.Grid(vectors.values(), study.layers, study.strengths, control_strengths=())
+        wide = sk.sweep(lm, grid, on_choose, out=RUNS / f"{study.name}-choose", progress=show)
         bar.update(task, description=f"{study.name}, report")
         narrow, choices = None, []
         for name, bounds in study.rules.items():
@@ -122,17 +113,13 @@ def carry_out(study: Study, lm: sk.LanguageModel) -> str:
             if chosen is None:
                 choices.append(f"{said}: no cell meets the bounds")
                 continue
-            choices.append(f"{said}: {chosen.vector}, layer {chosen.layer}, strength {chosen.strength:g}")
-            narrow = sk.sweep(
-                lm,
-                [vectors[chosen.vector]],
-                layers=[chosen.layer],
-                strengths=[-chosen.strength, chosen.strength],
-                split="report",
-                out=RUNS / f"{study.name}-report",
-                progress=show,
-                **options,
+            choices.append(
+                f"{said}: {chosen.at.vector}, layer {chosen.at.layer}, strength {chosen.at.strength:g}"
             )
+            both = [-chosen.at.strength, chosen.at.strength]
+            pair = sk.Grid(vectors[chosen.at.vector], chosen.at.layer, both)
+            out = RUNS / f"{study.name}-report"
+            narrow = sk.sweep(lm, pair, on_choose.on("report"), out=out, progress=show)
     parts = [f"## {study.name}", "Chosen on `choose`:\n\n" + "\n".join(choices)]
     if narrow is not None:
         parts.append(f"### On `report`, measured once\n\n{table(narrow, study)}")
@@ -169,8 +156,8 @@ def label(row: Row) -> str:
     """What the row is."""
     if row.role == "unsteered":
         return "unsteered"
-    kind = "random, same norm" if row.role == "random" else row.vector
-    return f"{kind}, layer {row.layer}, strength {row.strength:g}"
+    kind = "random, same norm" if row.role == "random" else row.at.vector
+    return f"{kind}, layer {row.at.layer}, strength {row.at.strength:g}"
 
 
 def shown(level: Estimate | None, change: Estimate | None) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import asdict, replace
+from typing import Annotated, cast
 
 import typer
 from rich.text import Text
@@ -36,36 +37,36 @@ def generate(
     """Complete PROMPTS with every --steer applied in order, here or, with --engine, in vLLM or on servers."""
     chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), device)
     from steerkit.core.prompts import check_prompt
-    from steerkit.engines.base import Decoding, Request
-    from steerkit.interventions.spec import parse_spec
+    from steerkit.engines.base import Completion, Decoding, Request
+    from steerkit.runs.references import read_interventions
 
-    steerings = tuple(parse_spec(spec) for spec in steer or ())
+    interventions = read_interventions(steer or ())
     for prompt in prompts:
         check_prompt(prompt)
     runs_on = chosen.open(model, dtype, batch_size, allow_mismatch=allow_mismatch)
     decoding = Decoding(max_new_tokens, temperature, top_p, seed)
-    variants = [(), steerings] if compare and steerings else [steerings]
     requests = [
-        Request(prompt, variant, decoding, system, sample, key=(p, sample, v))
-        for p, prompt in enumerate(prompts)
+        Request(prompt, variant, decoding, system, sample)
+        for prompt in prompts
         for sample in range(samples)
-        for v, variant in enumerate(variants)
+        for variant in ([(), interventions] if compare and interventions else [interventions])
     ]
+    completed: dict[int, Completion] = {}
     with console.progress("generating") as progress:
-        completions = []
-        for completion in runs_on.generate(requests):
-            completions.append(completion)
-            progress(len(completions), len(requests))
-    completions.sort(key=lambda c: c.request.key)  # type: ignore[arg-type, return-value]  # our own tuples
+        for completion in runs_on.generate(replace(r, key=place) for place, r in enumerate(requests)):
+            completed[cast(int, completion.request.key)] = completion
+            progress(len(completed), len(requests))
+    completions = [completed[place] for place in range(len(requests))]
     if as_json:
         console.print_json(
             [
                 {
                     "prompt": c.request.prompt,
-                    "steering": [str(s) for s in c.request.steerings],
+                    "interventions": list(map(str, c.request.interventions)),
                     "completion": c.text,
                     "tokens": c.tokens,
                     "finish": c.finish,
+                    "gates": list(map(asdict, c.gates)),
                 }
                 for c in completions
             ]
@@ -73,8 +74,8 @@ def generate(
         return
     for c in completions:
         if len(requests) > 1:
-            label = " ; ".join(str(s) for s in c.request.steerings) or "unsteered"
-            console.out.print(Text(f"{c.request.prompt}  [{label}]", style="dim"))
+            label = " ; ".join(map(str, c.request.interventions)) or "unsteered"
+            console.out.print(Text(f"{c.request.prompt}  [{label}]", style="dim"), soft_wrap=True)
         console.out.print(c.text, soft_wrap=True)
         if c.finish == "length":
             console.say(f"(cut off at {c.tokens} tokens: raise --max-new-tokens)")

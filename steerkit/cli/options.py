@@ -37,29 +37,11 @@ Steer = Annotated[
     typer.Option(
         "--steer",
         metavar="SPEC",
-        help="VECTOR@layer=14,strength=1.5[,half_life=…][,positions=boundaries|lines]; repeat to compose.",
+        help="VECTOR, for its recommended use, or VECTOR@layer=14,strength=1.5,…; a prompt edit (dont-know-system); "
+        "a rule ({rules}) as thinking-budget@tokens=128; RUN#CELL of a sweep. Repeat to compose.",
     ),
 ]
-Gate = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--gate",
-        metavar="FILE",
-        help="Measure each cell under this probe too (FILE or FILE@threshold=0.6); the ungated cells stay.",
-    ),
-]
-Decorate = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--decorate",
-        metavar="SPEC",
-        help="dont-know-system, refusal-bias@bias=2, thinking-budget@tokens=128, tip, …; repeat for several.",
-    ),
-]
-Scope = Annotated[
-    str, typer.Option("--scope", help="completion, prompt, all, thinking or answer; comma for several.")
-]
-Operation = Annotated[str, typer.Option("--operation", help="add, ablate, clamp or rotate.")]
+Operation = Annotated[str, typer.Option("--operation", help="{operations}.")]
 Target = Annotated[float | None, typer.Option("--target", help="Where clamp puts the component.")]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Cut completions off here.")]
 Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy.")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,25 +15,39 @@ from steerkit.core.errors import MisuseError
 
 
 def sweep(
-    vector: Annotated[
-        list[str], typer.Option("--vector", help="Vector file or published name; repeat for several.")
-    ],
-    layers: Annotated[str, typer.Option("--layers", help="4,8,12 or start:stop:step, the stop included.")],
-    strengths: Annotated[
-        str, typer.Option("--strengths", help="As --layers; write --strengths=-1:2:1 for negatives.")
-    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The run directory; the same one resumes.")],
-    suite: options.Suite = "abstention",
-    split: options.Split = "choose",
-    limit: options.Limit = None,
-    scope: options.Scope = "completion",
-    operation: options.Operation = "add",
-    target: options.Target = None,
-    control_strengths: Annotated[
-        str | None, typer.Option("--control-strengths", help="Random controls only at these strengths.")
+    vector: Annotated[
+        list[str] | None, typer.Option("--vector", help="Vector file or published name; repeat for several.")
     ] = None,
-    gate: options.Gate = None,
-    decorate: options.Decorate = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            "--layers",
+            help="4,8,12 or start:stop:step, the stop included; default: the vector's recommended use.",
+        ),
+    ] = None,
+    strengths: Annotated[
+        str | None, typer.Option("--strengths", help="As --layers; write --strengths=-1:2:1 for negatives.")
+    ] = None,
+    axis: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--axis",
+            metavar="FIELD=VALUES",
+            help="Cross a further field: scope=completion,all  half_life=none,64  gate=none,probe.safetensors  "
+            "edit=none,dont-know-system (interventions beside the vector); repeat for several.",
+        ),
+    ] = None,
+    steer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--steer", metavar="SPEC", help="A cell of its own beside the grid; repeat for several."
+        ),
+    ] = None,
+    control_strengths: Annotated[
+        str | None,
+        typer.Option("--control-strengths", help="Random controls only at these strengths; none for none."),
+    ] = None,
     choose: Annotated[
         str | None,
         typer.Option(
@@ -41,6 +55,13 @@ def sweep(
             metavar="RULE",
             help='Pick a cell, then measure it on report, such as "recall s.t. over_abstention<=0.05".',
         ),
+    ] = None,
+    suite: options.Suite = "abstention",
+    split: options.Split = "choose",
+    limit: options.Limit = None,
+    scorer: Annotated[
+        list[str] | None,
+        typer.Option("--scorer", metavar="NAME", help="Score with this too: {scorers}; repeat for several."),
     ] = None,
     model: options.Model = options.DEFAULT_MODEL,
     device: options.Device = None,
@@ -52,9 +73,6 @@ def sweep(
     max_new_tokens: options.MaxNewTokens = 64,
     batch_size: options.BatchSize = None,
     seed: options.Seed = 0,
-    perplexity: Annotated[
-        bool, typer.Option("--perplexity", help="Also score perplexity under the unsteered model.")
-    ] = False,
     allow_mismatch: options.AllowMismatch = False,
     engine: options.Engine = "transformers",
     server: options.Servers = None,
@@ -63,9 +81,9 @@ def sweep(
     vllm_option: options.VllmOptions = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure every vector × layer × strength × scope on a suite, beside the unsteered model and random controls.
+    """Measure every vector × layer × strength × further axis on a suite, beside the unsteered model and controls.
 
-    With --engine vllm or server the same requests run elsewhere, and the records are the same.
+    With --engine the same requests run elsewhere, and the records are the same.
 
     With --choose, the grid runs on the split choose into OUT/choose; the cell that the rule picks is measured on
     report into OUT/report, beside its negative and its random control.
@@ -73,52 +91,49 @@ def sweep(
     # Whatever can be wrong with the request is found before the model is loaded.
     chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), device)
     from steerkit.analysis.choosing import parse_rule
-    from steerkit.interventions.spec import parse_decoration, parse_gates, parse_range
-    from steerkit.interventions.vector import load_vector
-    from steerkit.suites.suite import load_suite
-    from steerkit.sweeps.confirmation import choose_then_report
-    from steerkit.sweeps.sweep import sweep as run_grid
+    from steerkit.cli.report import show, show_choice
+    from steerkit.engines.base import Decoding
+    from steerkit.sweeps.axes import axis_of, parse_axis
+    from steerkit.sweeps.confirmation import check_measurable, choose_then_report
+    from steerkit.sweeps.grid import Grid
+    from steerkit.sweeps.measurement import Measurement
+    from steerkit.sweeps.sweep import sweep as measure
 
-    asked_layers = parse_range(layers, int, what="--layers")
-    asked_strengths = parse_range(strengths, float, what="--strengths")
+    axes: dict[str, tuple[object, ...]] = {}
+    for text in axis or ():
+        name, equals, values = text.partition("=")
+        if not equals:
+            raise MisuseError(f"--axis {text!r} is not FIELD=VALUES, such as half_life=none,64")
+        field = axis_of(name.strip())
+        axes[field] = axes.get(field, ()) + parse_axis(field, values)
     rule = None if choose is None else parse_rule(choose)
     if rule is not None and split != "choose":
         raise MisuseError("--choose uses the splits choose and report: leave --split out")
-    for needed in (split,) if rule is None else ("choose", "report"):
-        load_suite(suite).split(needed)
-    vectors = [load_vector(name) for name in vector]
-    gates = parse_gates(gate or ())
-    decorations = [parse_decoration(spec) for spec in decorate or ()]
+    measurement = Measurement(
+        suite, split, limit, Decoding(max_new_tokens, temperature, top_p, seed), samples, system, scorer or ()
+    )
+    measurement.check()
+    if rule is not None:
+        check_measurable(rule, measurement)
+    with console.plain_warnings():
+        grid = Grid(
+            vector or (),
+            layers,
+            strengths,
+            axes,
+            steer or (),
+            () if control_strengths == "none" else control_strengths,
+            seed,
+        )
     runs_on = chosen.open(model, dtype, batch_size, allow_mismatch=allow_mismatch)
+    command = shlex.join(["steerkit", *sys.argv[1:]])
     with console.plain_warnings(), console.progress(f"sweeping {suite}") as progress:
-        asked: dict[str, Any] = {
-            "layers": asked_layers,
-            "strengths": asked_strengths,
-            "out": out,
-            "suite": suite,
-            "limit": limit,
-            "scopes": scope.split(","),
-            "operation": operation,
-            "target": target,
-            "gates": gates,
-            "decorations": decorations,
-            "samples": samples,
-            "temperature": temperature,
-            "top_p": top_p,
-            "max_new_tokens": max_new_tokens,
-            "seed": seed,
-            "system": system,
-            "perplexity": perplexity,
-            "command": shlex.join(["steerkit", *sys.argv[1:]]),
-            "progress": progress,
-        }
         if rule is None:
-            run = run_grid(runs_on, vectors, split=split, control_strengths=control_strengths, **asked)
+            run = measure(runs_on, grid, measurement, out=out, command=command, progress=progress)
         else:
-            controls = () if control_strengths is None else control_strengths
-            found = choose_then_report(runs_on, vectors, rule, control_strengths=controls, **asked)
-    from steerkit.cli.report import show, show_choice
-
+            found = choose_then_report(
+                runs_on, grid, rule, measurement, out=out, command=command, progress=progress
+            )
     if rule is None:
         show(run, as_json=as_json)
     else:

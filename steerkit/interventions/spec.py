@@ -69,6 +69,19 @@ def parse_all(texts: Sequence[str], vectors: Vectors = None) -> tuple[Interventi
     return tuple(each for spec in specs for each in _parse(spec, store))
 
 
+def parse_gate(text: str, vectors: Vectors = None) -> Gate:
+    """Return the gate that `NAME[@threshold=…,gate_layer=…]` names: a registered one, or a file with a probe or vector.
+
+    Raises MisuseError for a text that cannot be read.
+    """
+    *heads, options = split(text, "@") if "@" in text else (text, "")
+    fields = {"gate": "@".join(heads).strip(), **_fields(options, text)}
+    check_keys(fields, ("gate", "threshold", "gate_layer"), text)
+    gate = _gate(fields, text, as_store(vectors))
+    assert gate is not None
+    return gate
+
+
 def _parse(text: str, store: Store) -> tuple[Intervention, ...]:
     *heads, options = split(text, "@") if "@" in text else (text, "")
     head, fields = "@".join(heads).strip(), _fields(options, text)

@@ -1,164 +1,175 @@
-"""The cells of a sweep: what is done to the model, as content-addressed data.
+"""Grid: vectors, and every field of a steering as an axis, crossed; its cells are content-addressed data.
 
-A cell's id is the digest of what its steerings do, so the same cell has the same id in every run, a grid can
-be extended without renaming anything, and strength 0, which is the identity, is the unsteered cell itself.
+    Grid("abstain.safetensors", "8:16:4", "0.5:1.5:0.5", {"half_life": [None, 64], "edit": "none,concise-system"})
+
+1. Every vector meets every combination of axis values. In front stands the unsteered cell, then each edit alone: the
+   baseline of the cells that carry it.
+2. A control copies the whole cell, gate and edits included, and changes the direction alone.
+3. What cannot be is said before anything runs. A value that no cell can have is an error; a combination that cannot
+   be (a half-life on the prompt, a target for `add`) is left out where all its values occur in others, with a warning.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from steerkit.core.errors import MisuseError
-from steerkit.interventions.decoration import Decoration
-from steerkit.interventions.steering import Operation, ProbeGate, Scope, Steering
-from steerkit.interventions.vector import SteeringVector
+from steerkit.interventions.base import Intervention
+from steerkit.interventions.steering import Steering
+from steerkit.interventions.store import recommended_use
+from steerkit.interventions.vector import SteeringVector, load_vector
+from steerkit.runs.cells import Cell
+from steerkit.sweeps.axes import EDIT, LAYER, STRENGTH, axis_of, axis_values, interventions_of
 
-Role = Literal["unsteered", "steered", "random", "decorated"]
+VectorLike = SteeringVector | str | os.PathLike[str]
+CellLike = Intervention | str | Sequence[Intervention]
 
-ID_LENGTH = 12
 
+@dataclass(frozen=True, repr=False)
+class Grid:
+    """The cells of a sweep: vectors × layers × strengths × further axes, and cells beside them.
 
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """One composition of steerings, applied in order, and perhaps a decoration; without any, the unsteered model.
+    `vectors` is one vector, file or published name, or several. `layers` and `strengths` are numbers or ranges as the
+    command line writes them (`"8:16:4"`, the stop included); a tuple among the layers is several layers at once. The
+    strength is 1 by default. Without layers a vector's recommended use is taken, and the axes change its fields.
 
-    Steerings of strength 0 are dropped: they do nothing. `controls` names the vector that a random direction
-    of the same norm stands beside; None for every cell that is no control.
+    `axes` maps further fields of a steering (`scope`, `operation`, `target`, `half_life`, `positions`, `gate`) to
+    their values, None for without. The axis `edit` adds interventions to the vector's: each value is None, an
+    intervention, a spec string, or a tuple of interventions, and stands alone too. Values may be a text in the grammar
+    of `axes`. `cells_beside` are cells of their own: an intervention, a spec string, or a composition of several.
+
+    Beside each cell stands a random direction of the same norm, drawn from `seed`; `control_strengths` keeps these
+    to some of the strengths, `()` to none. Raises MisuseError for an empty axis, an unknown field, two vectors of one
+    name, a layer that does not exist, and any value that no cell can have.
     """
 
-    steerings: tuple[Steering, ...] = ()
-    controls: str | None = None
-    decoration: Decoration | None = None
+    vectors: VectorLike | Iterable[VectorLike] = ()
+    layers: str | int | Iterable[int | tuple[int, ...]] | None = None
+    strengths: str | float | Iterable[float] | None = None
+    axes: Mapping[str, Any] = field(default_factory=dict)
+    cells_beside: Sequence[CellLike] = ()
+    control_strengths: str | Iterable[float] | None = None
+    seed: int = 0
+    _cells: tuple[Cell, ...] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        active = tuple(steering for steering in self.steerings if steering.strength != 0)
-        object.__setattr__(self, "steerings", active)
+        vectors, axes = _loaded(self.vectors), self._axes()
+        edits = axes.pop(EDIT, ((),))
+        beside = [Cell(interventions_of(each)) for each in self.cells_beside]
+        if axes and not vectors:
+            raise MisuseError(f"{' and '.join(axes)} say how a vector is applied: give one")
+        if not (vectors or beside or any(edits)):
+            raise MisuseError("a grid needs a vector, an edit, or a cell beside it: give one")
+        crossed: list[Cell] = []
+        controls = {vector: vector.random_control(self.seed) for vector in vectors}
+        controlled = self._controlled(axes)
+        for (vector, strength, steered), edit in itertools.product(_applied(vectors, axes), edits):
+            crossed.append(Cell((*edit, *steered)))
+            if controlled is None or strength in controlled:
+                control = functools.partial(replace, vector=controls[vector])
+                crossed.append(Cell((*edit, *with_steerings(steered, control)), controls=vector.name))
+        cells = distinct([Cell(), *map(Cell, edits), *crossed, *beside])
+        object.__setattr__(self, "_cells", tuple(cells))
 
-    @property
-    def role(self) -> Role:
-        """What the cell is in the experiment."""
-        if not self.steerings:
-            return "unsteered" if self.decoration is None else "decorated"
-        return "steered" if self.controls is None else "random"
+    def cells(self) -> list[Cell]:
+        """Return the cells, the unsteered one first, each content once."""
+        return list(self._cells)
 
-    @functools.cached_property
-    def id(self) -> str:
-        """The first 12 hex digits of the SHA-256 over the steerings' digests, in order, and the decoration's."""
-        content: list[object] = [steering.digest for steering in self.steerings]
-        if self.decoration is not None:
-            content.append({"decoration": self.decoration.digest})
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:ID_LENGTH]
+    def __repr__(self) -> str:
+        sizes = [f"{len(values)} {axis}" for axis, values in self._axes().items()]
+        return (
+            f"Grid({' × '.join([f'{len(_loaded(self.vectors))} vector', *sizes])}: {len(self._cells)} cells)"
+        )
 
-    def fields(self) -> dict[str, Any]:
-        """The cell as a record shows it.
+    def _axes(self) -> dict[str, tuple[Any, ...]]:
+        """Axis -> its values, those of layers and strengths included."""
+        given: dict[str, Any] = {LAYER: self.layers, STRENGTH: self.strengths}
+        for name, values in self.axes.items():
+            axis = axis_of(name)
+            if given.get(axis) is not None:
+                raise MisuseError(f"the axis {axis} is given twice")
+            given[axis] = values
+        if given[LAYER] is not None and given[STRENGTH] is None:
+            given[STRENGTH] = 1.0
+        return {axis: axis_values(axis, values) for axis, values in given.items() if values is not None}
 
-        `vector`, `strength`, `scope`, `operation`, `half_life` and `positions` are null for a composition, `layer`
-        also where one steering acts on several layers, `half_life` also where a steering does not fade. The
-        unsteered cell has strength 0 and the others null.
-        """
-        fields: dict[str, Any] = {
-            "cell": self.id,
-            "role": self.role,
-            "controls": self.controls if self.steerings else None,
-            "steering": " ; ".join(str(steering) for steering in self.steerings),
-            "decoration": self.decoration and str(self.decoration),
-            "vector": None,
-            "layer": None,
-            "strength": None if self.steerings or self.decoration else 0.0,
-            "scope": None,
-            "operation": None,
-            "half_life": None,
-            "positions": None,
-        }
-        if len(self.steerings) == 1:
-            (only,) = self.steerings
-            fields |= {"vector": only.vector.name, "strength": float(only.strength)}
-            fields |= {"scope": only.scope, "operation": only.operation, "positions": only.positions}
-            fields["half_life"] = None if only.half_life is None else float(only.half_life)
-            if len(only.layers) == 1:
-                fields["layer"] = only.layers[0]
-        return fields
-
-
-def build_grid(
-    vectors: Sequence[SteeringVector],
-    layers: Sequence[int],
-    strengths: Sequence[float],
-    scopes: Sequence[Scope] = ("completion",),
-    operation: Operation = "add",
-    target: float | None = None,
-    *,
-    control_strengths: Sequence[float] | None = None,
-    random_seed: int = 0,
-    gates: Sequence[ProbeGate | None] = (None,),
-    decorations: Sequence[Decoration] = (),
-) -> list[Cell]:
-    """Every vector at every layer, strength and scope, led by the unsteered cell.
-
-    Beside each cell stands a random direction with the vector's norm, at the same layer, strength and scope,
-    so that whichever cell is chosen later has its control; `control_strengths` keeps the controls to some of
-    the strengths. `target` is for the operation `clamp`. `gates` are what the vectors and the decorations are
-    gated by, None for not at all; a decoration that has a gate already keeps it.
-
-    Raises MisuseError where an axis is empty, two vectors share a name, a layer does not exist, or a control's
-    strength is not in the grid.
-    """
-    for axis, values in {
-        "vectors": vectors,
-        "layers": layers,
-        "strengths": strengths,
-        "scopes": scopes,
-    }.items():
-        if not values:
-            raise MisuseError(f"a sweep needs at least one of its {axis}, got none")
-    names = [vector.name for vector in vectors]
-    if len(set(names)) < len(names):
-        raise MisuseError(f"vectors in one sweep need different names, got {', '.join(names)}: rename one")
-    controlled = set(strengths if control_strengths is None else control_strengths)
-    if stray := sorted(controlled - set(strengths)):
-        raise MisuseError(f"control strengths must be strengths of the grid, and {stray} are not")
-
-    cells = [Cell()]
-    for vector in vectors:
-        control = vector.random_control(random_seed)
-        for gate, scope, layer, strength in itertools.product(gates, scopes, layers, strengths):
-            cells.append(
-                Cell(
-                    (vector.at(layer, strength, scope=scope, operation=operation, target=target, gate=gate),)
-                )
-            )
-            if strength in controlled:
-                steering = control.at(
-                    layer, strength, scope=scope, operation=operation, target=target, gate=gate
-                )
-                cells.append(Cell((steering,), controls=vector.name))
-    for decoration, gate in itertools.product(decorations, gates):
-        cells.append(Cell(decoration=decoration if decoration.gate else replace(decoration, gate=gate)))
-    return distinct(cells)
+    def _controlled(self, axes: Mapping[str, tuple[Any, ...]]) -> set[float] | None:
+        """The strengths that have controls; None for all. Raises MisuseError for one that is not in the grid."""
+        if self.control_strengths is None:
+            return None
+        given = self.control_strengths
+        wanted = set(axis_values(STRENGTH, given)) if isinstance(given, str) else set(given)
+        if stray := sorted(wanted.difference(axes.get(STRENGTH, ()))):
+            raise MisuseError(f"control strengths must be strengths of the grid, and {stray} are not")
+        return wanted
 
 
 def distinct(cells: Iterable[Cell]) -> list[Cell]:
-    """The cells in order, each content once."""
-    return list({cell.id: cell for cell in cells}.values())
+    """Return the cells in order, each content once."""
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        found.setdefault(cell.id, cell)
+    return list(found.values())
 
 
-def vector_digests(cells: Iterable[Cell]) -> dict[str, str]:
-    """Name -> digest of every vector and probe in the cells, controls included."""
-    cells = list(cells)
-    steerings = [steering for cell in cells for steering in cell.steerings]
-    gates = [steering.gate for steering in steerings if isinstance(steering.gate, ProbeGate)]
-    gates += [cell.decoration.gate for cell in cells if cell.decoration and cell.decoration.gate]
-    vectors = {vector.name: vector.digest for steering in steerings for vector in steering.vectors}
-    return vectors | {gate.probe.name: gate.probe.digest for gate in gates}
+def _loaded(vectors: VectorLike | Iterable[VectorLike]) -> list[SteeringVector]:
+    """The vectors themselves, each content once. Raises MisuseError where two of them have one name."""
+    several = [vectors] if isinstance(vectors, SteeringVector | str | os.PathLike) else vectors
+    loaded = [each if isinstance(each, SteeringVector) else load_vector(each) for each in several]
+    found = list({vector.digest: vector for vector in loaded}.values())
+    names = [vector.name for vector in found]
+    if len(set(names)) < len(names):
+        raise MisuseError(f"vectors in one sweep need different names, got {', '.join(names)}: rename one")
+    return found
 
 
-def decoration_digests(cells: Iterable[Cell]) -> dict[str, dict[str, object]]:
-    """Name -> content of every decoration in the cells."""
-    decorations = [cell.decoration for cell in cells if cell.decoration]
-    return {decoration.name: decoration.fields() for decoration in decorations}
+def _applied(
+    vectors: Sequence[SteeringVector], axes: Mapping[str, tuple[Any, ...]]
+) -> list[tuple[SteeringVector, float | None, tuple[Intervention, ...]]]:
+    """(vector, strength, how it is applied) for each combination of values that can be.
+
+    Raises MisuseError where one of the values can be in none of them, and warns of the combinations left out.
+    """
+    every: dict[str, Sequence[Any]] = {"vector": vectors, **axes}
+    applied: list[tuple[SteeringVector, float | None, tuple[Intervention, ...]]] = []
+    met: set[tuple[str, int]] = set()
+    left_out: list[tuple[MisuseError, set[tuple[str, int]]]] = []
+    for places in itertools.product(*(range(len(values)) for values in every.values())):
+        values = {axis: every[axis][place] for axis, place in zip(every, places, strict=True)}
+        used = set(zip(every, places, strict=True))
+        try:
+            applied.append((values["vector"], values.get(STRENGTH), _steered(**values)))
+        except MisuseError as error:
+            left_out.append((error, used))
+        else:
+            met |= used
+    for reason, used in left_out:
+        if not used <= met:
+            raise reason
+    for text, count in Counter(str(reason) for reason, _ in left_out).items():
+        warnings.warn(f"{count} combinations are left out of the grid: {text}", stacklevel=5)
+    return applied
+
+
+def _steered(vector: SteeringVector, **fields: Any) -> tuple[Intervention, ...]:
+    """The vector with these fields: at layers of its own, or its recommended use changed."""
+    if LAYER in fields:
+        return (Steering(vector, fields.pop(LAYER), **fields),)
+    use = recommended_use(vector)
+    if not use:
+        raise MisuseError(f"vector {vector.name!r} has no recommended use: give layers")
+    return with_steerings(use, lambda each: replace(each, **fields))
+
+
+def with_steerings(
+    interventions: Iterable[Intervention], change: Callable[[Steering], Steering]
+) -> tuple[Intervention, ...]:
+    """Return the interventions with each steering changed and everything else as it is."""
+    return tuple(change(each) if isinstance(each, Steering) else each for each in interventions)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from steerkit.runs.directory import RunDirectory
 from tests.command_line import steerkit
 from tests.scoring.endpoint import said, serving
 
@@ -27,14 +28,15 @@ def sweep(model: Path, vector: Path, out: Path) -> list[object]:
 
 
 def test_the_grid_runs_on_choose_and_the_cell_on_report(chosen: Path) -> None:
-    def roles(split: str) -> list[tuple[str, str]]:
-        lines = (chosen / split / "records.jsonl").read_text().splitlines()
-        return sorted({(r["role"], r["steering"]) for r in map(json.loads, lines) if r["split"] == split})
+    def roles(split: str) -> list[str]:
+        run = RunDirectory(chosen / split)
+        assert {record.split for record in run.records()} == {split}
+        return sorted(run.cells[cell].role for cell in {record.cell for record in run.records()})
 
-    assert [role for role, _ in roles("choose")] == ["steered"] * 4 + ["unsteered"]
-    assert [role for role, _ in roles("report")] == ["random", "steered", "steered", "unsteered"]
+    assert roles("choose") == ["steered"] * 4 + ["unsteered"]
+    assert roles("report") == ["random", "steered", "steered", "unsteered"]
     choice = json.loads((chosen / "report" / "choice.json").read_text())
-    assert choice["steering"].split("@")[1].startswith("layer=")
+    assert choice["spec"].split("@")[1].startswith("layer=")
     assert "Chosen cell" in (chosen / "report" / "report.html").read_text()
 
 
@@ -70,7 +72,7 @@ def test_a_judge_gets_its_columns_beside_the_phrase_rules(chosen, tmp_path, monk
     with serving(lambda *_: said("ANSWERED")) as endpoint:
         outcome = steerkit("report", run, "--judge", endpoint.url, "--judge-model", "critic")
         assert outcome.code == 0, outcome.err
-        assert "judged" in outcome.out
+        assert "by the phrase rules and by critic" in " ".join(outcome.out.split())
         assert "kappa" in outcome.out
         asked = len(endpoint.bodies)
         found = json.loads(
@@ -80,13 +82,13 @@ def test_a_judge_gets_its_columns_beside_the_phrase_rules(chosen, tmp_path, monk
     assert found["judge"]["n"] == 4 * 4
     fields = {"model", "messages", "temperature", "max_tokens"}
     assert all(set(body) == fields for body in endpoint.bodies)
-    assert "judged" in steerkit("report", run).out  # kept in the run
+    assert "by critic" in " ".join(steerkit("report", run).out.split())  # kept in the run
 
 
 def test_a_judge_that_cannot_be_asked_is_one_line(chosen) -> None:
     for options, code, said_so in (
         (["--judge", "http://localhost:1/v1"], 2, "go together"),
-        (["--judge", "localhost", "--judge-model", "m"], 2, "no endpoint's base URL"),
+        (["--judge", "localhost", "--judge-model", "m"], 2, "is not the address of a server"),
     ):
         outcome = steerkit("report", chosen / "report", *options)
         assert (outcome.code, len(outcome.err.strip().splitlines())) == (code, 1)

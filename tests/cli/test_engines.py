@@ -137,10 +137,11 @@ def test_a_sweep_through_servers_has_the_records_of_the_transformers_engine(
         done = sweep(tmp_path / "there", *through(server, other), *more)
     assert done.code == 0, done.err
     here, there = records(tmp_path / "here"), records(tmp_path / "there")
-    assert len(here) == len(there) == 6 * (1 + 2 * 2 * 2 * 2 + 1)
+    assert len(here) == len(there) == 6 * (1 + 2 * 2 * 2 * 2 * 2 + 1)
     for ours, theirs in zip(here, there, strict=True):
         perplexities = [record["scores"].pop("perplexity") for record in (ours, theirs)]
-        assert perplexities[0] == pytest.approx(perplexities[1], rel=1e-4)
+        if perplexities != [None, None]:  # of an empty completion
+            assert perplexities[0] == pytest.approx(perplexities[1], rel=1e-4)
         assert ours == theirs
     runs = [json.loads((tmp_path / run / "run.json").read_text()) for run in ("here", "there")]
     assert runs[0]["protocol"] == runs[1]["protocol"]

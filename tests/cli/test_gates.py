@@ -9,6 +9,7 @@ import pytest
 
 from steerkit.interventions.probe import load_probe
 from steerkit.interventions.vector import load_vector
+from steerkit.runs.directory import RunDirectory
 from tests.command_line import steerkit
 
 
@@ -68,37 +69,33 @@ def test_a_probe_travels_with_a_vector(
         "generate", "--model", tiny_folder, "--steer", spec, "--max-new-tokens", 3, "hello", "--json"
     )
     (completion,) = json.loads(done.out)
-    assert "gate=" in completion["steering"][0]
+    assert "gate=" in completion["interventions"][0]
+    (reading,) = completion["gates"]
+    assert 0 < reading["probability"] < 1
 
 
-def test_a_sweep_is_gated_and_decorated(
+def test_a_sweep_is_gated_and_its_edits_have_gates_of_their_own(
     probe: Path, tiny_folder: Path, tiny_vector: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    asked = (
-        "sweep",
-        "--model",
-        tiny_folder,
-        "--vector",
-        tiny_vector,
-        "--layers",
-        1,
-        "--strengths",
-        2,
-        "--out",
-        out,
-    )
-    more = ("--limit", 6, "--max-new-tokens", 3, "--gate", probe, "--decorate", "dont-know-system", "--json")
-    done = steerkit(*asked, *more, "--decorate", f"refusal-bias@bias=3,gate={probe},threshold=0.4")
+    grid = ["--vector", tiny_vector, "--layers", 1, "--strengths", 2, "--out", out]
+    axes = [
+        "--axis",
+        f"gate=none,{probe}",
+        "--axis",
+        f"edit=none,refusal-bias@bias=3,gate={probe},threshold=0.4",
+    ]
+    more = ["--limit", 6, "--max-new-tokens", 3, "--json"]
+    done = steerkit("sweep", "--model", tiny_folder, *grid, *axes, *more)
     assert done.code == 0, done.err
-    records = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
-    gated = [r for r in records if "gate=" in r["steering"] or "gate=" in (r["decoration"] or "")]
-    # The vector, its control and the system prompt under the gate, and the bias with its own.
-    assert len({r["cell"] for r in gated}) == 4
-    assert all(0 < r["scores"]["gate_probability"] < 1 for r in gated)
-    protocol = json.loads((out / "run.json").read_text())["protocol"]
-    assert load_probe(probe).digest in protocol["vectors"].values()
-    assert set(protocol["decorations"]) == {"dont-know-system", "refusal-bias"}
+    run = RunDirectory(out)
+    gates = {cell.id: len([form for form in cell.forms if form["gate"]]) for cell in run.cells.values()}
+    # Unsteered; the bias alone; vector and control, ungated and gated, each without and with the bias.
+    assert sorted(gates.values()) == [0, 0, 0, 1, 1, 1, 1, 1, 2, 2]
+    for record in run.records():
+        assert len(record.gates) == gates[record.cell]
+        assert all(0 < gate.probability < 1 for gate in record.gates)
+    assert (out / "vectors" / f"{load_probe(probe).digest}.safetensors").is_file()
 
 
 @pytest.mark.parametrize(
@@ -109,8 +106,8 @@ def test_a_sweep_is_gated_and_decorated(
         (("extract", "--budget", 0.1, "--out", "x"), "add --as probe"),
         (("extract", "--as", "probe", "--method", "pca", "--out", "x"), "leave --method"),
         (("generate", "--steer", "{vector}@layer=1,gate={vector}", "hi"), "needs a threshold"),
-        (("sweep", "--gate", "{vector}", "--decorate", "refusal-bias"), "holds no probe|threshold"),
-        (("sweep", "--decorate", "nonsense"), "built-in ones are"),
+        (("sweep", "--axis", "gate=none,{vector}"), "needs a threshold"),
+        (("sweep", "--axis", "edit=dont-know-system@gate={vector},threshold=1"), "is gated row by row"),
     ],
 )
 def test_a_gate_that_cannot_be_meant_is_one_line(

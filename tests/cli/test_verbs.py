@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from steerkit.core.errors import SteerkitError
 from steerkit.extraction.pairs import ContrastPairs, load_pairs
 from steerkit.interventions.vector import load_vector
+from steerkit.runs.directory import RunDirectory
 from tests.command_line import Outcome, steerkit
 
 VERBS = [
@@ -104,7 +107,7 @@ def test_generate_in_json_keeps_prompts_samples_and_steerings_apart(tiny_folder:
     steer = ["--steer", f"{vector}@layer=1,strength=2"]
     rows = parsed("generate", "--model", tiny_folder, *steer, *options, "One?", "Two?")
     steered = ["abstain@layer=1,strength=2,scope=completion"]
-    assert [(row["prompt"], row["steering"]) for row in rows] == [
+    assert [(row["prompt"], row["interventions"]) for row in rows] == [
         (prompt, steering) for prompt in ("One?", "Two?") for _ in range(2) for steering in ([], steered)
     ]
     assert all(row["tokens"] <= 3 for row in rows)
@@ -115,17 +118,125 @@ def test_strength_zero_on_the_command_line_is_no_steering(tiny_folder: Path, vec
     assert succeed(*plain, "--steer", f"{vector}@layer=2,strength=0").out == succeed(*plain).out
 
 
+def test_compare_labels_each_completion(tiny_folder: Path, vector: Path) -> None:
+    steer = ["--steer", f"{vector}@layer=1,strength=2", "--steer", "concise-system", "--compare"]
+    lines = succeed("generate", "--model", tiny_folder, *steer, "--max-new-tokens", 3, "Hi").out.splitlines()
+    labels = [line for line in lines if line.startswith("Hi  [")]
+    assert labels == [
+        "Hi  [unsteered]",
+        "Hi  [abstain@layer=1,strength=2,scope=completion ; concise-system]",
+    ]
+
+
 def test_sweep_leaves_a_whole_run(run: Path) -> None:
     assert {path.name for path in run.iterdir()} >= {
         "run.json",
+        "cells.jsonl",
+        "vectors",
         "records.jsonl",
         "summary.csv",
         "report.html",
         "plots",
     }
-    records = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
-    assert {record["role"] for record in records} == {"unsteered", "steered", "random"}
-    assert len(records) == 4 * (1 + 2 * 2 * 2)
+    assert roles(run) == {"unsteered": 1, "steered": 4, "random": 4}
+    assert len((run / "records.jsonl").read_text().splitlines()) == 4 * (1 + 2 * 2 * 2)
+
+
+def roles(run: Path) -> dict[str, int]:
+    return Counter(cell.role for cell in RunDirectory(run).cells.values())
+
+
+def test_axes_are_crossed_and_cells_stand_beside_them(
+    tmp_path: Path, tiny_folder: Path, vector: Path, run: Path
+) -> None:
+    axes = ["--axis", "half_life=none,64", "--axis", "edit=none,concise-system"]
+    axes += [
+        "--axis",
+        "edit=tip@alpha=2,beta=9",
+        "--axis",
+        "scope=completion,answer",
+        "--control-strengths",
+        "none",
+    ]
+    beside = [
+        "--steer",
+        "dont-know-system ; refusal-bias@bias=2",
+        "--steer",
+        f"{run}#{next(iter_steered(run))}",
+    ]
+    grid = ["--vector", vector, "--layers", 1, "--strengths", 2, *axes, *beside, "--scorer", "perplexity"]
+    out = tmp_path / "crossed"
+    succeed("sweep", "--model", tiny_folder, *grid, "--limit", 2, "--max-new-tokens", 3, "--out", out)
+    # 2 half-lives × 2 scopes × 3 edits, and the cell of another run; two edits alone, and a composition of two.
+    assert roles(out) == {"unsteered": 1, "steered": 2 * 2 * 3 + 1, "edited": 2 + 1}
+    records = list(RunDirectory(out).records())
+    assert len(records) == 2 * 17
+    assert all("perplexity" in record.scores for record in records)
+
+
+def iter_steered(run: Path) -> Iterator[str]:
+    return (cell.id for cell in RunDirectory(run).cells.values() if cell.role == "steered")
+
+
+def test_a_vector_with_a_recommended_use_needs_no_layers(
+    tmp_path: Path, tiny_folder: Path, vector: Path
+) -> None:
+    plain = load_vector(vector)
+    advised = plain.recommending(plain.at(2, 1.5, half_life=8)).save(tmp_path / "advised.safetensors")
+    out = tmp_path / "run"
+    fixed = ["--limit", 2, "--max-new-tokens", 3, "--out", out]
+    succeed("sweep", "--model", tiny_folder, "--vector", advised, "--axis", "strength=1,1.5", *fixed)
+    steered = [cell for cell in RunDirectory(out).cells.values() if cell.role == "steered"]
+    assert [(cell.layer, cell.strength, cell.half_life) for cell in steered] == [(2, 1.0, 8.0), (2, 1.5, 8.0)]
+
+
+def test_combinations_that_cannot_be_are_named_and_left_out(
+    tmp_path: Path, tiny_folder: Path, vector: Path
+) -> None:
+    axes = ["--axis", "scope=completion,prompt", "--axis", "half_life=none,8", "--control-strengths", "none"]
+    grid = ["--vector", vector, "--layers", 1, "--strengths", 2, *axes]
+    out = tmp_path / "run"
+    outcome = succeed(
+        "sweep", "--model", tiny_folder, *grid, "--limit", 2, "--max-new-tokens", 3, "--out", out
+    )
+    assert (
+        "warning: 1 combinations are left out of the grid: half_life is about the completion" in outcome.err
+    )
+    assert roles(out) == {"unsteered": 1, "steered": 3}
+
+
+def test_what_is_wrong_with_a_sweep_is_said_before_the_model_is_loaded(tmp_path: Path, vector: Path) -> None:
+    sound = ["sweep", "--model", "no-such-model", "--vector", vector, "--layers", 1, "--strengths", 1]
+    for wrong, said in (
+        (["--axis", "scope=here"], "scope is one of"),
+        (["--axis", "edit=none,rude"], "no vector file 'rude'"),
+        (["--steer", "rude"], "no vector file 'rude'"),
+        (["--suite", "riddles"], "unknown suite"),
+        (["--split", "test"], "unknown split"),
+        (["--scorer", "charm"], "no scorer 'charm'"),
+        (["--choose", "perplexity"], "add the scorer perplexity"),
+    ):
+        outcome = steerkit(*sound, *wrong, "--out", tmp_path / "out")
+        assert outcome.code == 2
+        assert said in outcome.err
+    outcome = steerkit(
+        "generate", "--model", "no-such-model", "--steer", f"{vector}@layer=1,scope=here", "Hi"
+    )
+    assert "scope is one of" in outcome.err
+
+
+def test_list_names_what_is_registered_and_whence() -> None:
+    everything = parsed("list")
+    assert {row["kind"] for row in everything} == {
+        "estimators", "operations", "rules", "gates", "scorers", "suites", "exporters", "importers", "engines"
+    }  # fmt: skip
+    assert all(row["summary"] and row["from"].startswith("steerkit.") for row in everything)
+    suites = parsed("list", "suites")
+    assert {row["kind"] for row in suites} == {"suites"}
+    assert "abstention" in [row["name"] for row in suites]
+    assert "abstention" in succeed("list", "suites").out
+    outcome = steerkit("list", "spells")
+    assert (outcome.code, "there are estimators, operations" in outcome.err) == (2, True)
 
 
 def test_the_same_sweep_again_changes_no_record(run: Path, tiny_folder: Path, vector: Path) -> None:

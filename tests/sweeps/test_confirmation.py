@@ -4,20 +4,25 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from steerkit.interventions.decoration import Decoration
 
 from steerkit.analysis.choosing import read_choice
 from steerkit.core.errors import MisuseError
-from steerkit.interventions.steering import Gate
-from steerkit.suites.items import save_items
+from steerkit.interventions.gate import PositionGate
+from steerkit.interventions.prompt_edit import PromptEdit
+from steerkit.runs.cells import Cell
+from steerkit.suites.suite import Suite
 from steerkit.sweeps.confirmation import choose_then_report, companions, relative_doses
-from steerkit.sweeps.grid import Cell
+from steerkit.sweeps.grid import Grid
+from steerkit.sweeps.measurement import Measurement
 from tests.sweeps.synthetic import SyntheticEngine, items, vector
 
 MODEL = SimpleNamespace(
     name="synthetic", fingerprint="synthetic:0", renderer=SimpleNamespace(digest="cd" * 32)
 )
 RULE = "recall s.t. over_abstention_rise<=0.2"
+BOATS = Suite("boats", tuple(items(120)))
+ON_BOATS = Measurement(BOATS)
+POLITE, SHORT = PromptEdit(instruction="Be polite."), PromptEdit(instruction="Be short.")
 
 
 class Engine(SyntheticEngine):
@@ -37,45 +42,43 @@ def engine() -> Engine:
 
 @pytest.fixture
 def go(tmp_path, engine):
-    """go(rule, **options): choose, then report, in one folder."""
-    suite = tmp_path / "boats.jsonl"
-    save_items(items(120), suite)
+    """go(rule, measurement, **grid): choose, then report, in one folder."""
 
-    def go(rule=RULE, **options):
-        asked = {
-            "layers": [4, 6],
-            "strengths": "0.5:1.5:0.5",
-            "suite": suite,
-            "out": tmp_path / "out",
-        } | options
-        return choose_then_report(engine, [vector()], rule, **asked)
+    def go(rule=RULE, measurement=ON_BOATS, **grid):
+        asked = Grid(**{"vectors": vector(), "layers": [4, 6], "strengths": "0.5:1.5:0.5"} | grid)
+        return choose_then_report(engine, asked, rule, measurement, out=tmp_path / "out")
 
     return go
 
 
 def test_the_cell_chosen_on_one_split_is_measured_on_the_other(go, tmp_path):
     found = go()
-    assert {record["split"] for record in found.choose.directory.records()} == {"choose"}
-    assert {record["split"] for record in found.report.directory.records()} == {"report"}
+    assert {record.split for record in found.choose.records()} == {"choose"}
+    assert {record.split for record in found.report.records()} == {"report"}
     assert {row.role for row in found.choose.summary()} == {"unsteered", "steered"}
 
-    rows = {(row.role, row.strength): row for row in found.report.summary()}
-    strength = found.chosen.strength
+    rows = {(row.role, row.at.strength): row for row in found.report.summary()}
+    strength = found.chosen.at.strength
     assert rows.keys() == {
         ("unsteered", 0.0), ("steered", strength), ("steered", -strength), ("random", strength)
     }  # fmt: skip
     assert rows["steered", strength].cell == found.chosen.cell
-    assert rows["random", strength].place == rows["steered", strength].place
+    assert rows["random", strength].at.place == rows["steered", strength].at.place
     choice = read_choice(tmp_path / "out" / "report")
     assert choice.cell == found.chosen.cell
     assert choice.rule == "abstention_recall s.t. over_abstention_rise<=0.2"
 
 
-def test_the_best_decoration_is_measured_beside_the_chosen_cell(go):
-    asked = [Decoration("polite", instruction="Be polite."), Decoration("short", instruction="Be short.")]
-    found = go(decorations=asked)
-    assert {row.decoration for row in found.choose.summary()} == {None, "polite", "short"}
-    assert [row.role for row in found.report.summary()].count("decorated") == 1
+def test_controls_stand_in_the_grid_where_they_are_asked_for(go):
+    found = go(control_strengths=[0.5])
+    assert [row.at.strength for row in found.choose.summary() if row.role == "random"] == [0.5, 0.5]
+
+
+def test_the_best_edit_is_measured_beside_the_chosen_cell(go):
+    found = go(axes={"edit": [None, POLITE, SHORT]}, layers=4)
+    assert [row.role for row in found.choose.summary()].count("edited") == 2
+    roles = [row.role for row in found.report.summary()]
+    assert roles.count("edited") in (1, 2)  # the chosen cell's own, and the best of all
     assert found.chosen.role == "steered"
 
 
@@ -104,28 +107,36 @@ def test_where_no_cell_meets_the_bounds_report_stays_unseen_and_the_rule_may_be_
     assert go().chosen is not None
 
 
-def test_what_cannot_be_meant_is_said_before_anything_is_measured(go, engine, tmp_path):
+def test_what_cannot_be_meant_is_said_before_anything_is_measured(go, engine):
     with pytest.raises(MisuseError, match="leave split out"):
-        go(split="report")
-    with pytest.raises(MisuseError, match="add --perplexity"):
+        go(measurement=Measurement(BOATS, split="report"))
+    with pytest.raises(MisuseError, match=r"reads perplexity, .* add the scorer perplexity"):
         go("recall s.t. perplexity<=9")
     with pytest.raises(MisuseError, match="no metric"):
         go("best")
-    save_items([replace(item, should_abstain=None) for item in items(120)], tmp_path / "open.jsonl")
+    open_ended = Suite("open", tuple(replace(item, should_abstain=None) for item in items(120)))
     with pytest.raises(MisuseError, match="reads abstention_recall, which no item"):
-        go(suite=tmp_path / "open.jsonl")
+        go(measurement=Measurement(open_ended, scorers=["abstention"]))
     assert engine.drawn == 0
 
 
 def test_a_cell_is_confirmed_beside_its_negative_and_its_random_control():
     direction = vector()
-    gate = Gate(vector("gate", seed=3), 0.5)
+    gate = PositionGate(vector("gate", seed=3), 0.5)
     cell = Cell((direction.at(6, 1.5, gate=gate),))
     unsteered, chosen, negative, control = companions(cell, seed=7)
     assert (unsteered.role, chosen.id) == ("unsteered", cell.id)
-    assert negative.steerings[0].digest == direction.at(6, -1.5, gate=gate).digest
+    assert negative.interventions == (direction.at(6, -1.5, gate=gate),)
     assert (control.role, control.controls) == ("random", "abstain")
-    assert control.steerings[0].digest == direction.random_control(7).at(6, 1.5, gate=gate).digest
+    assert control.interventions == (direction.random_control(7).at(6, 1.5, gate=gate),)
+
+
+def test_a_cell_with_an_edit_is_confirmed_beside_the_edit_alone_and_its_companions_keep_it():
+    steering = vector().at(6, 1.5)
+    shown = companions(Cell((POLITE, steering)))
+    assert [cell.role for cell in shown] == ["unsteered", "steered", "edited", "steered", "random"]
+    assert all(cell.interventions[0] == POLITE for cell in shown[1:])
+    assert [cell.role for cell in companions(Cell((POLITE,)))] == ["unsteered", "edited"]
 
 
 def test_doses_are_known_only_where_the_norms_of_the_states_are():
@@ -134,5 +145,5 @@ def test_doses_are_known_only_where_the_norms_of_the_states_are():
     assert relative_doses(cells) is None
     norms = plain.direction.norm(dim=1) * 4
     measured = replace(plain, activation_norm=norms)
-    cells = [Cell(), Cell((measured.at((2, 3), -2.0),))]
+    cells = [Cell(), Cell((POLITE, measured.at((2, 3), -2.0)))]
     assert relative_doses(cells) == {cells[0].id: 0.0, cells[1].id: pytest.approx(2 * 2 / 4)}

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import steerkit as sk
+from steerkit.engines.base import Decoding
 from steerkit.models import LanguageModel
 from steerkit.runs.directory import RunDirectory
+from steerkit.runs.record import Record
+from steerkit.sweeps.grid import Grid
+from steerkit.sweeps.measurement import Measurement
+from steerkit.sweeps.sweep import sweep
 from tests.tiny import random_vector
 
 
-def records(path: Path) -> dict[tuple, dict[str, Any]]:
-    found = {(r["cell"], r["item"], r["sample"]): r for r in RunDirectory(path).records()}
+def records(path: Path) -> dict[tuple, Record]:
+    found = {record.key: record for record in RunDirectory(path).records()}
     assert len(found) == sum(1 for _ in RunDirectory(path).records()), "a record stands once"
     return found
 
 
 def test_a_sweep_begun_unpacked_is_resumed_packed(tiny: LanguageModel, tmp_path: Path) -> None:
-    grid: dict[str, Any] = {"layers": [1, 2], "strengths": [-1.0, 1.0], "max_new_tokens": 6}
-    vector = random_vector(tiny)
+    grid = Grid(random_vector(tiny), [1, 2], [-1.0, 1.0])
     for temperature in (0.0, 0.9):
         begun, whole, single = (tmp_path / f"{name}-{temperature}" for name in ("begun", "whole", "single"))
-        asked = grid | {"temperature": temperature, "samples": 1 + (temperature > 0)}
-        sk.sweep(tiny, [vector], limit=4, batch_size=1, out=begun, **asked)
+        few = Measurement(limit=4, decoding=Decoding(6, temperature), samples=1 + (temperature > 0))
+        all_items = replace(few, limit=12)
+        sweep(tiny, grid, few, batch_size=1, out=begun)
         first = records(begun)
-        sk.sweep(tiny, [vector], limit=12, out=begun, **asked)
-        sk.sweep(tiny, [vector], limit=12, out=whole, batch_size=7, **asked)
-        sk.sweep(tiny, [vector], limit=12, out=single, batch_size=1, **asked)
+        sweep(tiny, grid, all_items, out=begun)
+        sweep(tiny, grid, all_items, out=whole, batch_size=7)
+        sweep(tiny, grid, all_items, out=single, batch_size=1)
         resumed = records(begun)
         assert resumed == records(whole) == records(single)
         assert len(first) < len(resumed)
         assert first == {key: resumed[key] for key in first}
-        assert len({r["completion"] for r in resumed.values()}) > len(resumed) // 3
+        assert len({record.completion for record in resumed.values()}) > len(resumed) // 3

@@ -7,13 +7,18 @@ from pathlib import Path
 import pytest
 
 from steerkit.core.errors import MisuseError
-from steerkit.engines.base import Request
-from steerkit.engines.transformers.engine import TransformersEngine
+from steerkit.engines.base import Request, steerings_of
+from steerkit.interventions.prompt_edit import PromptEdit
 from steerkit.models import LanguageModel
+from steerkit.runs.cells import Cell
 from steerkit.runs.directory import RunDirectory
-from steerkit.sweeps.carrier import carrier
+from steerkit.suites.suite import Suite, load_suite
+from steerkit.sweeps.grid import Grid
+from steerkit.sweeps.measurement import Measurement
 from steerkit.sweeps.sweep import sweep
 from tests.sweeps.synthetic import SyntheticEngine, vector
+
+FOUR = Measurement(limit=4)
 
 
 class Elsewhere(SyntheticEngine):
@@ -30,7 +35,7 @@ class Elsewhere(SyntheticEngine):
 
     def check(self, request: Request) -> None:
         self.checked.append(request)
-        if any(steering.strength > 2 for steering in request.steerings):
+        if any(steering.strength > 2 for steering in steerings_of(request.interventions)):
             raise MisuseError("'strength' above 2 is beyond this engine")
 
 
@@ -40,7 +45,7 @@ def engine(tiny: LanguageModel) -> Elsewhere:
 
 
 def test_the_protocol_is_the_engines(engine: Elsewhere, tiny: LanguageModel, tmp_path: Path) -> None:
-    run = sweep(engine, [vector()], layers=[6], strengths=[1], limit=4, out=tmp_path)
+    run = sweep(engine, Grid(vector(), 6, 1), FOUR, out=tmp_path)
     directory = RunDirectory(tmp_path)
     protocol = directory.protocol
     assert (protocol.model, protocol.fingerprint, protocol.dtype) == (tiny.name, tiny.fingerprint, "bfloat16")
@@ -51,31 +56,73 @@ def test_the_protocol_is_the_engines(engine: Elsewhere, tiny: LanguageModel, tmp
     assert {row.role for row in run.summary()} == {"unsteered", "steered", "random"}
 
 
+def test_cells_can_be_given_themselves(engine: Elsewhere, tmp_path: Path) -> None:
+    run = sweep(engine, [Cell(), Cell((vector().at(6),))], FOUR, out=tmp_path)
+    assert [row.role for row in run.summary()] == ["unsteered", "steered"]
+
+
+def test_scorers_are_the_suites_and_those_beside_them(engine: Elsewhere, tmp_path: Path) -> None:
+    plain, more = FOUR.scored_by, Measurement(limit=4, scorers=["perplexity", "abstention"]).scored_by
+    assert [scorer.name for scorer in more] == [*(scorer.name for scorer in plain), "perplexity"]
+    run = sweep(engine, [Cell()], Measurement(limit=4, scorers=["perplexity"]), out=tmp_path)
+    assert run.protocol.scorers == tuple(scorer.name for scorer in more)
+    with pytest.raises(MisuseError, match="no scorer 'charm'"):
+        sweep(engine, [Cell()], Measurement(scorers=["charm"]), out=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_measurement_reads_its_suite_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[object] = []
+
+    def counting(reference: Suite | str) -> Suite:
+        read.extend([] if isinstance(reference, Suite) else [reference])
+        return load_suite(reference)
+
+    monkeypatch.setattr("steerkit.sweeps.measurement.load_suite", counting)
+    measurement = Measurement("abstention", limit=4)
+    assert len(measurement.items) == len(measurement.on("report").items) == 4
+    assert measurement.whole is measurement.on("report").on("choose").whole
+    assert read == ["abstention"]
+
+
+def test_a_suite_is_given_itself_or_by_name() -> None:
+    whole = load_suite("abstention")
+    assert Measurement(whole, limit=6).items == Measurement("abstention", limit=6).items
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"split": "test"}, "choose one of fit, choose, report"),
+        ({"limit": 0}, "limit is at least 1, got 0"),
+        ({"samples": 0}, "samples is at least 1, got 0"),
+    ],
+)
+def test_a_measurement_that_cannot_be_is_said_when_it_is_made(asked: dict, said: str) -> None:
+    with pytest.raises(MisuseError, match=said):
+        Measurement(**asked)
+
+
 def test_every_cell_and_every_item_is_checked_before_anything_is_written(
     engine: Elsewhere, tmp_path: Path
 ) -> None:
+    polite = PromptEdit(instruction="Be polite.")
     with pytest.raises(MisuseError, match="'strength' above 2"):
-        sweep(engine, [vector()], layers=[6], strengths=[1, 3], limit=4, out=tmp_path / "run")
+        sweep(engine, Grid(vector(), 6, [1, 3]), FOUR, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert engine.drawn == 0
     engine.checked.clear()
-    sweep(engine, [vector()], layers=[6], strengths=[1], limit=4, out=tmp_path / "run")
-    assert len({request.prompt for request in engine.checked}) == 4
-    assert {request.steerings[0].vector.name for request in engine.checked if request.steerings} == {
+    sweep(engine, Grid(vector(), 6, 1, {"edit": [None, polite]}), FOUR, out=tmp_path / "run")
+    for edits in ((), (polite,)):
+        assert len({r.prompt for r in engine.checked if r.interventions == edits}) == 4
+    assert {s.vector.name for r in engine.checked for s in steerings_of(r.interventions)} == {
         "abstain",
         vector().random_control(0).name,
     }
 
 
-def test_a_model_gets_the_transformers_engine_with_these_options(tiny: LanguageModel) -> None:
-    made = carrier(tiny, 5, allow_mismatch=True)
-    assert isinstance(made, TransformersEngine)
-    assert (made.batch_size, made.dtype, made.model) == (5, "float32", tiny)
-
-
 @pytest.mark.parametrize("options", [{"batch_size": 4}, {"allow_mismatch": True}])
 def test_an_engines_options_are_given_to_the_engine(engine: Elsewhere, options: dict, tmp_path: Path) -> None:
-    assert carrier(engine) is engine
     with pytest.raises(MisuseError, match="engine's own"):
-        sweep(engine, [vector()], layers=[6], strengths=[1], out=tmp_path / "run", **options)
+        sweep(engine, Grid(vector(), 6, 1), FOUR, out=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()

@@ -5,21 +5,30 @@ import random
 import signal
 import time
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 
 from steerkit.core.errors import SteerkitError
-from steerkit.engines.base import Completion
-from steerkit.runs.directory import RecordIndex, RunDirectory, RunWriter, record_key
+from steerkit.engines.base import Completion, GateReading
+from steerkit.runs.cells import Cell
+from steerkit.runs.directory import RecordIndex, RunDirectory, RunWriter
+from steerkit.scoring.metrics import scorers_of
 from steerkit.sweeps import runner
-from steerkit.sweeps.grid import Cell, build_grid
+from steerkit.sweeps.grid import Grid
 from steerkit.sweeps.runner import run_sweep
 from tests.sweeps.synthetic import SyntheticEngine, environment, items, protocol, vector
 
+SCORERS = scorers_of(["abstention", "answers", "lengths"])
 
-def sweep(path, cells, suite, engine=None, samples=1, **options):
-    with RunWriter(path, protocol(samples=samples), environment()) as writer:
-        run_sweep(engine or SyntheticEngine(window=3), suite, cells, writer, **options)
+
+def sweep(path, cells, suite, engine=None, samples=1, scorers=SCORERS, **options):
+    with RunWriter(path, protocol(samples=samples), environment(), cells) as writer:
+        run_sweep(engine or SyntheticEngine(window=3), suite, cells, writer, scorers, **options)
+
+
+def grid(layers, strengths) -> list[Cell]:
+    return Grid(vector(), layers, strengths).cells()
 
 
 def sorted_lines(path) -> list[bytes]:
@@ -27,35 +36,47 @@ def sorted_lines(path) -> list[bytes]:
 
 
 def test_every_cell_item_and_sample_is_recorded_once(tmp_path):
-    cells = build_grid([vector()], [4, 6], [-1, 1])
+    cells = grid([4, 6], [-1, 1])
     sweep(tmp_path, cells, items(6), samples=2)
-    keys = [record_key(record) for record in RunDirectory(tmp_path).records()]
+    keys = [record.key for record in RunDirectory(tmp_path).records()]
     assert sorted(keys) == sorted((c.id, i.id, s) for c in cells for i in items(6) for s in range(2))
 
 
-def test_a_record_holds_what_the_contract_names(tmp_path):
-    sweep(tmp_path, build_grid([vector()], [6], [2]), items(2), perplexity=True)
-    record = next(
-        r for r in RunDirectory(tmp_path).records() if r["role"] == "steered" and r["should_abstain"]
-    )
-    named = "cell steering decoration vector layer strength scope item sample split prompt completion "
-    named += "tokens finish scores"
-    assert set(named.split()) <= record.keys()
-    assert record["steering"] == "abstain@layer=6,strength=2,scope=completion"
-    assert (record["vector"], record["layer"], record["strength"], record["scope"]) == (
-        "abstain",
-        6,
-        2.0,
-        "completion",
-    )
-    assert record["prompt"] == items(2)[0].prompt
-    assert record["group"] == "item-00000"
-    assert all(value is None or isinstance(value, int | float | bool) for value in record["scores"].values())
-    assert record["scores"]["perplexity"] > 0
+def test_a_record_holds_the_item_the_completion_and_its_scores(tmp_path):
+    scorers = scorers_of(["abstention", "answers", "lengths", "perplexity"])
+    cells = grid([6], [2])
+    sweep(tmp_path, cells, items(2), scorers=scorers)
+    steered = next(cell for cell in cells if cell.role == "steered")
+    record = next(r for r in RunDirectory(tmp_path).records() if r.cell == steered.id and r.should_abstain)
+    item = items(2)[0]
+    assert (record.item, record.prompt, record.group) == (item.id, item.prompt, "item-00000")
+    assert (record.should_abstain, record.answers, record.kind) == (True, None, "text")
+    assert {"abstained", "correct", "tokens", "perplexity"} & record.scores.keys() >= {
+        "abstained",
+        "perplexity",
+    }
+    assert all(value is None or isinstance(value, int | float | bool) for value in record.scores.values())
+    assert record.scores["perplexity"] > 0
+
+
+def test_only_the_scorers_that_are_asked_for_score(tmp_path):
+    sweep(tmp_path, [Cell()], items(2), scorers=scorers_of(["abstention"]))
+    assert all(record.scores.keys() == {"abstained"} for record in RunDirectory(tmp_path).records())
+
+
+def test_what_each_gate_read_is_in_the_record(tmp_path):
+    reading = GateReading(0, "p", 0.75, True)
+
+    class Gated(SyntheticEngine):
+        def _complete(self, request):
+            return replace(super()._complete(request), gates=(reading,))
+
+    sweep(tmp_path, [Cell()], items(2), Gated())
+    assert all(record.gates == (reading,) for record in RunDirectory(tmp_path).records())
 
 
 def test_a_finished_sweep_asks_the_engine_for_nothing(tmp_path):
-    cells = build_grid([vector()], [6], [1])
+    cells = grid([6], [1])
     sweep(tmp_path, cells, items(4))
     engine = SyntheticEngine()
     sweep(tmp_path, cells, items(4), engine)
@@ -63,14 +84,14 @@ def test_a_finished_sweep_asks_the_engine_for_nothing(tmp_path):
 
 
 def test_more_cells_and_items_add_to_a_run(tmp_path):
-    sweep(tmp_path / "grown", build_grid([vector()], [6], [1]), items(4))
-    sweep(tmp_path / "grown", build_grid([vector()], [4, 6], [1, 2]), items(8))
-    sweep(tmp_path / "at-once", build_grid([vector()], [4, 6], [1, 2]), items(8))
+    sweep(tmp_path / "grown", grid([6], [1]), items(4))
+    sweep(tmp_path / "grown", grid([4, 6], [1, 2]), items(8))
+    sweep(tmp_path / "at-once", grid([4, 6], [1, 2]), items(8))
     assert sorted_lines(tmp_path / "grown") == sorted_lines(tmp_path / "at-once")
 
 
 def test_requests_are_drawn_lazily_with_the_cells_of_an_item_side_by_side(tmp_path):
-    cells, suite = build_grid([vector()], [4], [1, 2]), items(3)
+    cells, suite = grid([4], [1, 2]), items(3)
     prompts: list[str] = []
 
     class Recording(SyntheticEngine):
@@ -105,8 +126,8 @@ def test_an_engine_that_drops_requests_is_not_taken_for_finished(tmp_path):
         sweep(tmp_path, [Cell()], items(4), Dropping())
 
 
-def test_perplexity_never_enters_a_running_engine(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "PERPLEXITY_CHUNK", 5)
+def test_a_scorer_that_needs_the_engine_never_enters_a_running_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "CHUNK", 5)
 
     class Guarded(SyntheticEngine):
         running = False
@@ -120,12 +141,12 @@ def test_perplexity_never_enters_a_running_engine(tmp_path, monkeypatch):
             assert not self.running
             return super().score(requests)
 
-    sweep(tmp_path, build_grid([vector()], [6], [1]), items(4), Guarded(), perplexity=True)
-    assert all(record["scores"]["perplexity"] > 0 for record in RunDirectory(tmp_path).records())
+    sweep(tmp_path, grid([6], [1]), items(4), Guarded(), scorers=scorers_of(["abstention", "perplexity"]))
+    assert all(record.scores["perplexity"] > 0 for record in RunDirectory(tmp_path).records())
 
 
 def test_killed_at_ten_random_moments_a_sweep_ends_with_the_records_of_an_undisturbed_one(tmp_path):
-    cells, suite = build_grid([vector()], [4, 6, 8], [-1, 1]), items(40)
+    cells, suite = grid([4, 6, 8], [-1, 1]), items(40)
     assert len({cell.id for cell in cells}) == 13
     sweep(tmp_path / "undisturbed", cells, suite)
 
@@ -158,7 +179,7 @@ def test_a_stream_of_a_million_rows_takes_no_more_memory_than_a_short_one(monkey
             return key in self.index
 
         def append(self, record):
-            self.index.add(record_key(record))
+            self.index.add(record)
             self.count += 1
 
     class Parrot(SyntheticEngine):
@@ -167,16 +188,14 @@ def test_a_stream_of_a_million_rows_takes_no_more_memory_than_a_short_one(monkey
                 yield Completion(request, "yes", (1,), "stop", 3)
 
     monkeypatch.setattr(runner, "score_completion", lambda *_: {})
-    monkeypatch.setattr(
-        runner, "make_record", lambda cell, item, sample, *_: dict(cell=cell.id, item=item.id, sample=sample)
-    )
-    cells = build_grid([vector(n_layers=12)], range(10), [0.1 * s for s in range(1, 11)])[:200]
+    monkeypatch.setattr(runner, "make_record", lambda cell, item, sample, *_: (cell.id, item.id, sample))
+    cells = grid(range(10), [0.1 * s for s in range(1, 11)])[:200]
     assert len(cells) == 200
 
     def peak(suite) -> int:
         writer = Counting()
         tracemalloc.start()
-        run_sweep(Parrot(), suite, cells, writer)  # type: ignore[arg-type]
+        run_sweep(Parrot(), suite, cells, writer, SCORERS)  # type: ignore[arg-type]
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert writer.count == len(suite) * 200

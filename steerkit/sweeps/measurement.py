@@ -1,0 +1,65 @@
+"""Measurement: what the cells of a sweep are measured on, and how."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from steerkit.core.errors import MisuseError
+from steerkit.engines.base import Decoding
+from steerkit.scoring.metrics import Scorer, scorers_of
+from steerkit.suites.items import SuiteItem
+from steerkit.suites.splits import SPLITS
+from steerkit.suites.suite import Suite, load_suite
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A suite's split, how its prompts are completed, and how the completions are scored.
+
+    `suite` is a suite, its name or a `.jsonl` file; it is read once. `limit` takes a balanced part of the split's
+    items. `samples` counts completions per item and cell. `system` stands before every prompt. `scorers` are names or
+    scorers beside those that the suite names. Raises MisuseError for a split that there is not and for counts below 1.
+    """
+
+    suite: Suite | str | os.PathLike[str] = "abstention"
+    split: str = "choose"
+    limit: int | None = None
+    decoding: Decoding = Decoding()
+    samples: int = 1
+    system: str | None = None
+    scorers: Sequence[Scorer | str] = ()
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise MisuseError(f"unknown split {self.split!r}: choose one of {', '.join(SPLITS)}")
+        for name in ("limit", "samples"):
+            if (count := getattr(self, name)) is not None and count < 1:
+                raise MisuseError(f"{name} is at least 1, got {count}")
+
+    @functools.cached_property
+    def whole(self) -> Suite:
+        """The whole suite. Raises MisuseError or InputError where it cannot be had."""
+        return load_suite(self.suite)
+
+    @functools.cached_property
+    def items(self) -> tuple[SuiteItem, ...]:
+        """The items that are asked. Raises MisuseError where the split has none."""
+        part = self.whole.split(self.split)
+        return tuple(part if self.limit is None else part.limit(self.limit))
+
+    @functools.cached_property
+    def scored_by(self) -> tuple[Scorer, ...]:
+        """The suite's scorers and those beside them, each once. Raises MisuseError for an unknown name."""
+        scorers = scorers_of([*self.whole.scorers, *self.scorers])
+        return tuple({scorer.name: scorer for scorer in scorers}.values())
+
+    def check(self) -> None:
+        """Raise what `items` and `scored_by` raise, where that is to be known beforehand."""
+        _ = self.items, self.scored_by
+
+    def on(self, split: str) -> Measurement:
+        """Return the same measurement on another split of the suite, which is not read again."""
+        return replace(self, suite=self.whole, split=split)
