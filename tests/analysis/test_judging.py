@@ -20,7 +20,7 @@ class Critic:
         self.silent = silent
         self.seen = []
 
-    def verdicts(self, examples, _progress=None):
+    def verdicts(self, examples, _progress=None, **_):
         self.seen = list(examples)
         said = [not text.startswith(("The answer", "I'm not sure")) and text != "" for _, text in self.seen]
         return [None] * self.silent + said[self.silent :]

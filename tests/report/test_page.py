@@ -25,7 +25,7 @@ class Contrary:
 
     base_url, model, instruction_digest = "http://host/v1", "critic <3", "ab" * 6
 
-    def verdicts(self, examples, _progress=None):
+    def verdicts(self, examples, _progress=None, **_):
         return ["don't know" not in completion for _, completion in examples]
 
 
