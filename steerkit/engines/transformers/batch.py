@@ -211,7 +211,8 @@ class RunningBatch:
 
     @property
     def _width(self) -> int:
-        return self._cache.get_seq_length()
+        length: int = self._cache.get_seq_length()
+        return length
 
     def _bind(self, width: int) -> None:
         """Write all that a step reads of its rows: mask, positions, newest tokens, steerings, random numbers."""
