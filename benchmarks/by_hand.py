@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steerkit.engines.base import steerings_of
 from steerkit.models import LanguageModel
-from steerkit.sweeps.grid import Cell
+from steerkit.runs.cells import Cell
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def adding(cell: Cell, blocks: Sequence[nn.Module], device: torch.device) -> Ite
         blocks[layer].register_forward_hook(
             hook(steering.strength * steering.vector.direction[layer].to(device))
         )
-        for steering in cell.steerings
+        for steering in steerings_of(cell.interventions)
         for layer in steering.layers
     ]
     try:

@@ -10,7 +10,7 @@ from benchmarks.memory import peak_bytes, peak_is_measurable
 from benchmarks.rows import Row, at_most
 from benchmarks.setting import Workbench
 from benchmarks.sweep import packed
-from steerkit.sweeps.grid import Cell
+from steerkit.runs.cells import Cell
 
 
 def run(bench: Workbench) -> Iterator[Row]:

@@ -18,24 +18,23 @@ from benchmarks.measure import Seconds, seconds_of
 from benchmarks.rows import Row, at_least
 from benchmarks.setting import Workbench
 from steerkit.suites.items import SuiteItem
-from steerkit.sweeps.grid import Cell, build_grid
 
 Made = TypeVar("Made")
 STRIDE = 7  # between the records that are run one at a time, so that they come from many cells and items
 
 
 def grid_requests(
-    items: Sequence[SuiteItem], cells: Sequence[Cell], max_new_tokens: int
+    items: Sequence[SuiteItem], cells: Sequence[sk.Cell], max_new_tokens: int
 ) -> Iterator[sk.Request]:
     """The requests of a sweep, in the order in which `run_sweep` makes them: all cells of an item in a row."""
     decoding = sk.Decoding(max_new_tokens)
     for i, item in enumerate(items):
         for c, cell in enumerate(cells):
-            yield sk.Request(item.prompt, cell.steerings, decoding, key=(i, c))
+            yield sk.Request(item.prompt, cell.interventions, decoding, key=(i, c))
 
 
 def packed(
-    bench: Workbench, items: Sequence[SuiteItem], cells: Sequence[Cell], max_new_tokens: int
+    bench: Workbench, items: Sequence[SuiteItem], cells: Sequence[sk.Cell], max_new_tokens: int
 ) -> tuple[Produced, dict[tuple[int, int], tuple[int, ...]]]:
     """The grid in the engine's stream of rows, with the completions by (item, cell)."""
     engine = sk.TransformersEngine(bench.lm)
@@ -49,9 +48,8 @@ def run(bench: Workbench) -> Iterator[Row]:
     sizes, lm = bench.sizes, bench.lm
     items = bench.items(sizes.items)
     prompts = [lm.renderer.render(item.prompt) for item in items]
-    cells = build_grid(
-        [bench.vector], bench.spaced_layers(sizes.layers), sizes.strengths, control_strengths=()
-    )
+    layers = bench.spaced_layers(sizes.layers)
+    cells = sk.Grid(bench.vector, layers, sizes.strengths, control_strengths=()).cells()
     seconds: Seconds = {"packed": [], "batched by hand": [], "one at a time": [], "dense": []}
     rates: dict[str, list[float]] = {"batched": [], "single": [], "dense": []}
     equal: list[bool] = []
@@ -109,7 +107,7 @@ def run(bench: Workbench) -> Iterator[Row]:
 
 
 def _cells_by_hand(
-    bench: Workbench, cells: Sequence[Cell], which: Sequence[int], prompts: Sequence[str]
+    bench: Workbench, cells: Sequence[sk.Cell], which: Sequence[int], prompts: Sequence[str]
 ) -> Produced:
     parts = [
         generate_cell(bench.lm, cells[c], prompts, bench.sizes.max_new_tokens, len(prompts)) for c in which
@@ -118,7 +116,7 @@ def _cells_by_hand(
 
 
 def _singles_by_hand(
-    bench: Workbench, cells: Sequence[Cell], picked: Sequence[int], prompts: Sequence[str]
+    bench: Workbench, cells: Sequence[sk.Cell], picked: Sequence[int], prompts: Sequence[str]
 ) -> Produced:
     parts = [
         generate_cell(

@@ -16,7 +16,7 @@ from benchmarks.rows import Part, Row, at_least, at_most
 from benchmarks.setting import QUICK, Setting, Workbench
 from benchmarks.sweep import packed
 from benchmarks.table import as_markdown
-from steerkit.sweeps.grid import Cell
+from steerkit.runs.cells import Cell
 from tests.conftest import save_model
 from tests.tiny import random_vector, tiny_model
 

@@ -452,3 +452,22 @@ def test_steered_prompts_share_the_blocks_below_and_lose_nothing(bundled: Langua
     alone = run(bundled, requests, batch_size=1)
     for key, completion in packed.items():
         assert reference.same_or_tied(bundled, alone[key], completion)
+
+
+def test_a_prompt_is_encoded_once_however_often_it_is_asked_and_checked(
+    tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[str] = []
+    encode = tiny.renderer.encode
+
+    def counting(text: str) -> list[int]:
+        encoded.append(text)
+        return encode(text)
+
+    monkeypatch.setattr(tiny.renderer, "encode", counting)
+    engine = TransformersEngine(tiny)
+    requests = [Request(f"Why {i % 2}?", (random_vector(tiny).at(1, i),), Decoding(2)) for i in range(1, 9)]
+    for request in requests:
+        engine.check(request)
+    list(engine.generate(requests))
+    assert len(encoded) == len(set(encoded)) == 2

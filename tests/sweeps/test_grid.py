@@ -9,8 +9,9 @@ import torch
 
 from steerkit.core.errors import MisuseError
 from steerkit.interventions.gate import ProbeGate
+from steerkit.interventions.presets import presets
 from steerkit.interventions.probe import Probe, ProbeMetadata
-from steerkit.interventions.prompt_edit import PromptEdit, presets
+from steerkit.interventions.prompt_edit import PromptEdit
 from steerkit.interventions.steering import Steering
 from steerkit.runs.cells import Cell
 from steerkit.sweeps.axes import AXES, parse_axis

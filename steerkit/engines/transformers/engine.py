@@ -48,6 +48,7 @@ BATCH_SIZE = {"cpu": 128, "cuda": 256}  # beyond it throughput grows no more; se
 WINDOW_IN_BATCHES = 4
 JOIN_AT = 32  # rows join when this share of the batch (one in 32) has places for them
 SCORED_TOKENS = 1024
+KEPT_PROMPTS = 4096
 
 
 class TransformersEngine:
@@ -76,6 +77,7 @@ class TransformersEngine:
         self._exact = not allow_mismatch
         self._checked: set[str] = set()
         self._rules: dict[str, BoundRule] = {}  # by the intervention's digest, without its gate
+        self._prompts: dict[str, PromptIds] = {}
 
     @property
     def model(self) -> LanguageModel:
@@ -96,8 +98,8 @@ class TransformersEngine:
     def check(self, request: Request) -> None:
         """Raise what `generate` would raise for this request before running it."""
         self._check(request.interventions)
-        plain = self._prompt_ids(request.prompt, request.system, {})
-        edited = self._edited(request.prompt, request.system, request.interventions, {})
+        plain = self._prompt_ids(request.prompt, request.system)
+        edited = self._edited(request.prompt, request.system, request.interventions)
         self._check_length(max(len(plain), len(edited)) + request.decoding.max_new_tokens)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
@@ -152,8 +154,7 @@ class TransformersEngine:
 
     def _rows(self, requests: Sequence[Request], readings: Readings) -> list[Row]:
         """One row for all requests that come to the same completion, in order of the first of them."""
-        encoded: dict[str, PromptIds] = {}
-        plain = [self._prompt_ids(r.prompt, r.system, encoded) for r in requests]
+        plain = [self._prompt_ids(r.prompt, r.system) for r in requests]
         for request, ids in zip(requests, plain, strict=True):
             self._check(request.interventions)
             self._check_length(len(ids) + request.decoding.max_new_tokens)
@@ -164,7 +165,7 @@ class TransformersEngine:
             program, rules = Program.of(steerings_of(acting)), self._bound(acting)
             uniforms = row_uniforms(decoding, ids, request.sample) if decoding.temperature > 0 else None
             verdicts = readings.verdicts(request.interventions, ids)
-            ids = self._edited(request.prompt, request.system, acting, encoded)
+            ids = self._edited(request.prompt, request.system, acting)
             self._check_length(len(ids) + decoding.max_new_tokens)
             key = ids, program.key, decoding, None if uniforms is None else uniforms.tobytes(), rules
             row = rows.get(key) or rows.setdefault(key, Row([], ids, program, uniforms, rules))
@@ -193,15 +194,9 @@ class TransformersEngine:
                 rules.append(self._rules[each.digest])
         return tuple(rules)
 
-    def _edited(
-        self,
-        prompt: Prompt,
-        system: str | None,
-        acting: Sequence[Intervention],
-        known: dict[str, PromptIds],
-    ) -> PromptIds:
+    def _edited(self, prompt: Prompt, system: str | None, acting: Sequence[Intervention]) -> PromptIds:
         """The tokens of the prompt with all its edits, each applied to the result of those before it."""
-        return self._prompt_ids(*edited_prompt(prompt, system, acting), known)
+        return self._prompt_ids(*edited_prompt(prompt, system, acting))
 
     def _scored_text(self, request: ScoreRequest, acting: Sequence[Intervention]) -> EncodedText:
         for each in acting:
@@ -212,12 +207,14 @@ class TransformersEngine:
         prompt, system = edited_prompt(request.prompt, request.system, acting)
         return self.lm.renderer.encode_pair(prompt, request.continuation, system)
 
-    def _prompt_ids(self, prompt: Prompt, system: str | None, known: dict[str, PromptIds]) -> PromptIds:
-        """The rendered prompt's tokens; a grid asks for the same prompt once a cell."""
+    def _prompt_ids(self, prompt: Prompt, system: str | None) -> PromptIds:
+        """The rendered prompt's tokens, kept: a grid asks for the same prompt once a cell, and before to check it."""
         key = json.dumps([prompt, system])
-        if key not in known:
-            known[key] = tuple(self.lm.renderer.encode_prompt(prompt, system))
-        return known[key]
+        if key not in self._prompts:
+            if len(self._prompts) == KEPT_PROMPTS:
+                self._prompts.clear()
+            self._prompts[key] = tuple(self.lm.renderer.encode_prompt(prompt, system))
+        return self._prompts[key]
 
     def _check(self, interventions: Sequence[Intervention]) -> None:
         refuse(self, interventions)
@@ -280,7 +277,7 @@ class TransformersEngine:
         for request in requests:
             self._check(request.interventions)
         readings = Readings(self.lm)
-        prompts = [self._prompt_ids(r.prompt, r.system, {}) for r in requests]
+        prompts = [self._prompt_ids(r.prompt, r.system) for r in requests]
         self._read(readings, requests, prompts)
         return [readings.opened(r.interventions, ids) for r, ids in zip(requests, prompts, strict=True)]
 
