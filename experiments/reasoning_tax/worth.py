@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.progress import Progress
+from steerkit.chains.instruction_rows import INSTRUCTION_METRICS, instruction_rows
+from steerkit.chains.results import read_findings
+from steerkit.chains.summary import METRICS, faithfulness_rows
+from steerkit.chains.twin_gap import TWIN_METRICS, twin_rows
 
 import steerkit as sk
 from experiments.reasoning_tax.results import in_order, labelled, side_by_side
 from experiments.reasoning_tax.setting import LEVELS, Setting, Write, records_of
-from steerkit.chains.instruction_rows import INSTRUCTION_METRICS, instruction_rows
 from steerkit.chains.measurement import measure_faithfulness
-from steerkit.chains.results import read_findings
-from steerkit.chains.summary import METRICS, faithfulness_rows
-from steerkit.chains.twin_gap import TWIN_METRICS, twin_rows
 from steerkit.runs.directory import Record
 from steerkit.sweeps.grid import Cell
 

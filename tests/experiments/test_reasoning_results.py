@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from steerkit.chains.summary import METRICS, faithfulness_rows
 
 from experiments.reasoning_tax.before import targets
 from experiments.reasoning_tax.recovery import recovery
@@ -19,7 +20,6 @@ from experiments.reasoning_tax.results import (
     table,
 )
 from experiments.reasoning_tax.worth import section
-from steerkit.chains.summary import METRICS, faithfulness_rows
 from steerkit.sweeps.grid import Cell
 from tests.experiments.sums import abstentions, records
 
