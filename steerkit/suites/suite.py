@@ -173,7 +173,7 @@ def load_suite(reference: Suite | str | os.PathLike[str]) -> Suite:
     if text.endswith(".jsonl"):
         return Suite(Path(text).stem, load_items(text))
     raise MisuseError(
-        f"unknown suite {text!r}: name one of {', '.join(SUITES)}, a NAME:PATH, or a .jsonl file of items"
+        f"unknown suite {text!r}: name one of {', '.join(sorted(SUITES))}, a NAME:PATH, or a .jsonl file of items"
     )
 
 
