@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from steerkit.cli import console
+from steerkit.cli.options import key_values
 from steerkit.core.errors import MisuseError
 from steerkit.core.registry import ENGINES
 from steerkit.engines.catalogue import EngineOptions, open_engine
@@ -33,7 +33,9 @@ class EngineChoice:
     options: EngineOptions = field(init=False)
 
     def __post_init__(self) -> None:
-        own = dict(map(_key_and_value, self.own))
+        own = key_values(self.own, "--vllm-option")
+        for name in {"model", "dtype"} & own.keys():
+            raise MisuseError(f"--vllm-option {name}: use --{name}")
         options = EngineOptions(
             "",
             self.device,
@@ -73,16 +75,3 @@ class EngineChoice:
         )
         with console.loading(model):
             return open_engine(self.engine, options)
-
-
-def _key_and_value(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    name = key.strip().lstrip("-").replace("-", "_")
-    if not equals or not name.isidentifier():
-        raise MisuseError(f"--vllm-option {text!r} is not KEY=VALUE, such as tensor_parallel_size=2")
-    if name in ("model", "dtype"):
-        raise MisuseError(f"--vllm-option {text!r}: use --{name}")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 def export(
     specs: Annotated[
-        list[str], typer.Argument(metavar="SPEC...", help="VECTOR@layer=14,strength=1.5,scope=all")
+        list[str],
+        typer.Argument(
+            metavar="SPEC...", help="VECTOR@layer=14,strength=1.5,scope=all, or RUN#CELL of a sweep."
+        ),
     ],
     to: Annotated[str, typer.Option("--to", help="{exporters}.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write; for merged, a new folder.")],
@@ -43,9 +46,9 @@ def export(
     """Write steerings so that another program applies them; what it cannot express is refused."""
     from steerkit.interchange.base import Consumer, Exported, check_export
     from steerkit.interchange.base import export as write
-    from steerkit.interventions.spec import parse_all
+    from steerkit.runs.references import read_interventions
 
-    exporter, interventions, _ = check_export(parse_all(specs), to, out)
+    exporter, interventions, _ = check_export(read_interventions(specs), to, out)
     consumer = Consumer(consumer_python, consumer_model)
     if verify:
         consumer = exporter.prepared(consumer, model, console.say)

@@ -182,7 +182,7 @@ def _extract_probe(
             f"those it should not (allowed: {chosen.budget:.0%})"
         )
     console.say(f"wrote {out}: {probe.name}, {metadata.data_count} prompts, {lm.name}")
-    console.say(f"next: steerkit sweep --gate {out} …, or a spec with gate={out}")
+    console.say(f"next: steerkit sweep … --axis gate=none,{out}, or a spec with gate={out}")
 
 
 def _print_layers(rows: Sequence[Mapping[str, float | None]], baseline: float | None) -> None:

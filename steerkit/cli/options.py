@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from steerkit.core.errors import MisuseError
+
 Model = Annotated[str, typer.Option("--model", "-m", help="Bundled name, hub id, folder or .gguf file.")]
 Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one.")
@@ -92,13 +94,13 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 
 
 def key_values(texts: Sequence[str] | None, option: str) -> dict[str, object]:
-    """What `KEY=VALUE`, repeated, says; values are JSON, or else texts. Raises BadParameter for anything else."""
+    """Return what `KEY=VALUE`, repeated, says; values are JSON, or else texts. Raises MisuseError for anything else."""
     given: dict[str, object] = {}
     for text in texts or ():
         key, equals, value = text.partition("=")
-        name = key.strip().replace("-", "_")
+        name = key.strip().lstrip("-").replace("-", "_")
         if not equals or not name.isidentifier():
-            raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint=option)
+            raise MisuseError(f"{option} {text!r} is not KEY=VALUE, such as steps=40")
         try:
             given[name] = json.loads(value)
         except ValueError:
