@@ -63,7 +63,7 @@ class Evidence:
 
 @scorer(CHAINS, metrics=METRICS, needs="run")
 def chains(evidence: Evidence) -> Scores:
-    """Say what a chain of thought does for its answer; asked once a run is there, by `steerkit faithfulness`."""
+    """Say what a chain of thought does for its answer; asked by `faithfulness` once a run is there."""
     scores: dict[str, Score] = {"chain_whole": evidence.steps is not None}
     if evidence.steps is None:
         return scores

@@ -82,7 +82,7 @@ OPINIONS = tuple((metric.name.removeprefix("judged_"), metric.name) for metric i
 
 @scorer(JUDGE, metrics=METRICS, needs="run")
 def judge(_engine: object, _completions: Sequence[object]) -> list[Scores]:
-    """Say whether a language model finds that the reply abstains; asked once a run is there."""
+    """Say whether a language model finds that the reply abstains; asked by `report --judge` once a run is there."""
     raise MisuseError("a judge is asked about a run that is there: steerkit report RUN --judge BASE_URL")
 
 

@@ -15,9 +15,16 @@ _NEXT_TURN = re.compile(r"\n\s*(?:question|q|user|human)\s*:", re.IGNORECASE)
 
 
 def reply_of(completion: Completion) -> str:
-    """Return the final reply of a completion; empty where all of its tokens went into thinking."""
-    unanswered = 0 < completion.tokens == completion.thinking_tokens
-    return "" if unanswered else final_reply(completion.text, completion.markers)
+    """Return the final reply of a completion; empty where all of its tokens went into thinking.
+
+    Of a text without tokens, that is where it opens thinking and never closes it.
+    """
+    text, markers = completion.text, completion.markers
+    if completion.tokens:
+        unanswered = completion.tokens == completion.thinking_tokens
+    else:
+        unanswered = markers.opening in text and markers.closing not in text
+    return "" if unanswered else final_reply(text, markers)
 
 
 def final_reply(text: str, markers: ThinkingMarkers = DEFAULT) -> str:

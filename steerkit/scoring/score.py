@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from steerkit.core.errors import MisuseError
+from steerkit.models.markers import DEFAULT, ThinkingMarkers
 from steerkit.scoring.metrics import Score, Scorer, scorers_of
 
 if TYPE_CHECKING:
@@ -24,12 +26,17 @@ def score_completion(
 
 
 def score(
-    item: SuiteItem | Mapping[str, Any], text: str, scorers: Iterable[Scorer | str] | None = None
+    item: SuiteItem | Mapping[str, Any],
+    text: str,
+    scorers: Iterable[Scorer | str] | None = None,
+    *,
+    markers: ThinkingMarkers = DEFAULT,
 ) -> dict[str, Score]:
     """Return what a text scores as a completion of the item, without a model.
 
     `item` is a suite item, or its fields (`id` may be missing); `scorers` are by default all that read nothing but
-    the text: token counts and repetition are not among them. Raises MisuseError for an item that contradicts itself.
+    the text: token counts and repetition are not among them. `markers` are those between which the model thinks, as
+    `lm.markers` has them. Raises MisuseError for an item that contradicts itself or has unknown fields.
 
         >>> score({"prompt": "What is 5 + 7?", "answers": ("12",), "kind": "number"}, "5 + 7 = 12.")["correct"]
         True
@@ -38,6 +45,9 @@ def score(
     from steerkit.suites.items import SuiteItem
 
     if not isinstance(item, SuiteItem):
-        item = SuiteItem(**{"id": "item", **item})
-    completion = Completion(Request(item.prompt), text, (), "stop", 0)
+        try:
+            item = SuiteItem(**{"id": "item", **item})
+        except TypeError as error:
+            raise MisuseError(f"that is no suite item: {error}") from None
+    completion = Completion(Request(item.prompt), text, (), "stop", 0, markers=markers)
     return score_completion(item, completion, (one for one in scorers_of(scorers) if one.needs == "text"))

@@ -53,6 +53,9 @@ class SuiteItem:
             raise MisuseError(f"item {self.id} is its own twin: name its partner, or null")
         if self.answers is None:
             return
+        if isinstance(self.answers, str):
+            raise MisuseError(f"item {self.id}: answers are several texts, not one: give [{self.answers!r}]")
+        object.__setattr__(self, "answers", tuple(self.answers))  # a list will do
         if self.should_abstain:
             raise MisuseError(
                 f"item {self.id} should be abstained from, yet has answers: set answers to null"

@@ -52,8 +52,11 @@ class Measurement:
 
     @functools.cached_property
     def scored_by(self) -> tuple[Scorer, ...]:
-        """The suite's scorers and those beside them, each once. Raises MisuseError for an unknown name."""
+        """The suite's scorers and those beside them, each once. Raises MisuseError for one that a sweep cannot ask."""
         scorers = scorers_of([*self.whole.scorers, *self.scorers])
+        for scorer in scorers:
+            if scorer.needs == "run":
+                raise MisuseError(f"no sweep can ask the scorer {scorer.name!r}: {scorer.doc}")
         return tuple({scorer.name: scorer for scorer in scorers}.values())
 
     def check(self) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from steerkit.core.errors import MisuseError
 from steerkit.engines.base import Completion, ContinuationScore, Finish, Request, ScoreRequest
+from steerkit.models.markers import ThinkingMarkers
 from steerkit.scoring.degeneration import is_degenerate, repetition
 from steerkit.scoring.lengths import lengths
 from steerkit.scoring.perplexity import perplexity
@@ -81,6 +82,18 @@ def test_a_text_is_scored_without_a_model() -> None:
     assert score(SUM, "12", scorers=["answers"]) == {"correct": True}
     with pytest.raises(MisuseError, match="no scorer 'answer'"):
         score(SUM, "12", scorers=["answer"])
+    with pytest.raises(MisuseError, match=r"no suite item: .*'answer'"):
+        score({"prompt": "What is 5 + 7?", "answer": "12"}, "12")
+    with pytest.raises(MisuseError, match="several texts, not one"):
+        score({"prompt": "What is 5 + 7?", "answers": "12"}, "12")
+
+
+def test_a_text_is_read_between_the_markers_of_its_own_model() -> None:
+    item = {"prompt": "What is 5 + 7?", "answers": ["12"], "kind": "number"}
+    assert score(item, "<think>It is 12", ["answers"]) == {"correct": False}
+    markers = ThinkingMarkers("[THINK]", "[/THINK]")
+    assert score(item, "[THINK]11?[/THINK]12", ["answers"], markers=markers) == {"correct": True}
+    assert score(item, "[THINK]It is 12", ["answers"], markers=markers) == {"correct": False}
 
 
 @pytest.mark.parametrize(

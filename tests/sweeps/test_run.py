@@ -68,6 +68,8 @@ def test_scorers_are_the_suites_and_those_beside_them(engine: Elsewhere, tmp_pat
     assert run.protocol.scorers == tuple(scorer.name for scorer in more)
     with pytest.raises(MisuseError, match="no scorer 'charm'"):
         sweep(engine, [Cell()], Measurement(scorers=["charm"]), out=tmp_path / "none")
+    with pytest.raises(MisuseError, match=r"no sweep can ask the scorer 'judge': .* once a run is there"):
+        sweep(engine, [Cell()], Measurement(scorers=["judge"]), out=tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
