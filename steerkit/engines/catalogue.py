@@ -135,7 +135,7 @@ def vllm(options: EngineOptions) -> Engine:
         window=options.batch_size or WINDOW,
         dtype=options.dtype,
         allow_mismatch=options.allow_mismatch,
-        **options.options,
+        options=options.options,
     )
 
 

@@ -7,7 +7,7 @@ iterator as others finish, and vLLM batches them as it likes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from steerkit.core.errors import MisuseError, SteerkitError
@@ -46,7 +46,7 @@ class VllmEngine:
         window: int = WINDOW,
         dtype: str | None = None,
         allow_mismatch: bool = False,
-        **options: Any,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         try:
             import vllm
@@ -59,9 +59,9 @@ class VllmEngine:
         self.model = reference if isinstance(reference, ServedModel) else ServedModel(reference)
         self.batch_size = window
         self._exact = not allow_mismatch
-        options["dtype"] = dtype or ("float32" if current_platform.is_cpu() else "auto")
+        dtype = dtype or ("float32" if current_platform.is_cpu() else "auto")
         try:
-            self._llm = vllm.LLM(model=str(self.model.folder), **options)
+            self._llm = vllm.LLM(model=str(self.model.folder), dtype=dtype, **(options or {}))
         except (TypeError, ValueError) as error:
             raise MisuseError(f"vLLM refuses its options: {_first_line(error)}") from error
         except RuntimeError as error:
@@ -208,7 +208,7 @@ class VllmEngine:
         return outputs
 
 
-def _parameters(steerings: Sequence[Steering], more: dict[str, Any] | None = None, **options: Any) -> Any:
+def _parameters(steerings: Sequence[Steering], more: dict[str, Any] | None = None, **sampling: object) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -219,7 +219,7 @@ def _parameters(steerings: Sequence[Steering], more: dict[str, Any] | None = Non
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
         skip_clone=True,
-        **options,
+        **sampling,
     )
 
 

@@ -40,7 +40,6 @@ pytestmark = pytest.mark.vllm
 
 MODEL = "smollm2-135m-instruct"
 OPTIONS: dict[str, Any] = {
-    "dtype": "float32",
     "enforce_eager": True,
     "max_model_len": 512,
     "max_num_seqs": 64,
@@ -68,7 +67,7 @@ def _others_gone() -> None:
 
 @pytest.fixture(scope="module")
 def engine() -> VllmEngine:
-    return VllmEngine(MODEL, **OPTIONS)
+    return VllmEngine(MODEL, dtype="float32", options=OPTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +312,7 @@ def test_other_ways_to_run_agree_too(
     strong: SteeringVector,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    engine = VllmEngine(MODEL, **OPTIONS | changes)
+    engine = VllmEngine(MODEL, dtype="float32", options=OPTIONS | changes)
     preempted = _counted(engine, monkeypatch)
     prompts = ["What is the capital of France?", "Count to nine.", "Tell me a story.", "Why is the sky blue?"]
     assert_agree(smollm, engine, grid(prompts, cells, tokens))
@@ -338,8 +337,8 @@ def test_tensor_parallel_workers_steer_as_one(gemma: LanguageModel, monkeypatch:
     """Two workers that hold a part of every matrix each; Gemma 3, as SmolLM2's nine heads cannot be halved."""
     cores = sorted(os.sched_getaffinity(0))  # one each, where there are two
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", f"{cores[0]}|{cores[-1]}")
-    options = {"dtype": "float32", "enforce_eager": True, "max_model_len": 256, "max_num_seqs": 16}
-    engine = VllmEngine("gemma3-270m", tensor_parallel_size=2, **options)
+    options = {"enforce_eager": True, "max_model_len": 256, "max_num_seqs": 16, "tensor_parallel_size": 2}
+    engine = VllmEngine("gemma3-270m", dtype="float32", options=options)
     v, w = (random_vector(gemma, seed, size=8.0, name=f"v{seed}") for seed in (1, 2))
     cells: list[tuple[Steering, ...]] = [
         (),

@@ -73,10 +73,12 @@ def main() -> None:
     engine = VllmEngine(
         "smollm2-135m-instruct",
         dtype="float32",
-        enforce_eager=True,
-        max_model_len=512,
-        max_num_seqs=options.rows,
-        enable_prefix_caching=False,
+        options={
+            "enforce_eager": True,
+            "max_model_len": 512,
+            "max_num_seqs": options.rows,
+            "enable_prefix_caching": False,
+        },
     )
     prompts = [
         engine.model.renderer.encode_prompt(item.prompt)
