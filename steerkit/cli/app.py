@@ -62,7 +62,9 @@ def _load(verb: str) -> Any:
         only = typer.Typer(add_completion=False, context_settings=SETTINGS)
         only.command(verb)(found)
         found = only
-    return typer.main.get_command(found)
+    command = typer.main.get_command(found)
+    command.name = verb  # which a group of commands does not know
+    return command
 
 
 def _fill_help(command: Any) -> None:

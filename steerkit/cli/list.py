@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -17,19 +18,23 @@ def list_registered(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List estimators, operations, rules, gates, scorers, suites, exporters and engines by name."""
+    """List estimators, operations, rules, edits, gates, scorers, suites, exporters and engines by name."""
     from rich.table import Table
 
-    from steerkit.core.registry import REGISTRIES, origin, summary_of
+    from steerkit.core.registry import REGISTRIES, origin
+    from steerkit.interventions.presets import presets
 
-    kinds = {registry.plural: registry for registry in REGISTRIES}
+    kinds: dict[str, Mapping[str, object]] = {
+        registry.plural: dict(registry.items()) for registry in REGISTRIES
+    }
+    kinds["edits"] = presets()
     if kind is not None and kind not in kinds:
         raise MisuseError(f"no kind {kind!r}; there are {', '.join(kinds)}")
     listed = [
-        {"kind": plural, "name": name, "summary": summary_of(thing), "from": origin(thing)}
-        for plural, registry in kinds.items()
+        {"kind": plural, "name": name, "summary": _summary(thing), "from": origin(thing)}
+        for plural, things in kinds.items()
         if kind in (None, plural)
-        for name, thing in registry.items()
+        for name, thing in things.items()
     ]
     if as_json:
         print_json(listed)
@@ -38,3 +43,15 @@ def list_registered(
     for entry in listed:
         table.add_row(*entry.values())
     out.print(table)
+
+
+def _summary(thing: object) -> str:
+    """The first line of what a thing says of itself; of a named edit, its texts."""
+    from steerkit.core.registry import summary_of
+    from steerkit.interventions.base import Intervention
+
+    if not isinstance(thing, Intervention):
+        return summary_of(thing)
+    form = thing.to_json()
+    texts = [form[part] for part in ("system", "instruction", "begin", "openers") if form.get(part)]
+    return ", ".join(texts[0]) if isinstance(texts[0], list) else texts[0]
