@@ -26,6 +26,7 @@ they are written.
 
 from __future__ import annotations
 
+import functools
 import re
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -78,6 +79,7 @@ def abstention(_item: SuiteItem, completion: Completion) -> Scores:
     return {"abstained": abstains(reply_of(completion))}
 
 
+@functools.lru_cache(maxsize=1024)  # several scorers ask it of one reply, and many cells give the same
 def abstains(text: str) -> bool:
     """Whether the completion abstains from answering, by the rules above. An empty text does not."""
     plain = _FALSE_FRIENDS.sub("…", _written_out(text))
