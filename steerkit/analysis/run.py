@@ -63,10 +63,10 @@ class Run:
     @functools.cached_property
     def scorers(self) -> tuple[str, ...]:
         """The scorers of its records and of the scores that were added; those that are not installed are left out."""
-        named = {*self.protocol.scorers, *self._added}
-        for name in sorted(named.difference(SCORERS)):
+        named = dict.fromkeys((*self.protocol.scorers, *self._added))
+        for name in sorted(named.keys() - set(SCORERS)):
             warnings.warn(f"{self.path} was scored by {name!r}, which is not installed here", stacklevel=2)
-        return tuple(name for name in SCORERS if name in named)
+        return tuple(name for name in named if name in SCORERS)
 
     @functools.cached_property
     def _added(self) -> dict[str, Mapping[str, Any]]:

@@ -21,7 +21,6 @@ from steerkit.core.files import replacing
 from steerkit.runs.cells import Role, RunCell
 from steerkit.runs.directory import REMEDY
 from steerkit.runs.record import Record
-from steerkit.scoring.metrics import metrics
 
 PARTS = ("", "_low", "_high", "_n", "_change", "_change_low", "_change_high", "_change_n")
 
@@ -110,8 +109,8 @@ def _measured(estimates: Mapping[str, list[Estimate | None]], number: int) -> di
 
 
 def measured_metrics(rows: Sequence[Row]) -> list[str]:
-    """Return the metrics that some row has a level of, in their order."""
-    return [name for name in metrics() if any(name in row.levels for row in rows)]
+    """Return the metrics that some row has a level of, in the order of the run's scorers."""
+    return list(dict.fromkeys(name for row in rows for name in row.levels))
 
 
 def write_summary(rows: Sequence[Row], path: Path) -> Path:

@@ -20,7 +20,7 @@ from steerkit.core.bootstrap import Floats
 from steerkit.core.files import replacing
 from steerkit.report.curves import actuator_plot, risk_coverage_plot
 from steerkit.report.marks import FRONTIER, RANDOM, UNSTEERED, VECTOR_MARKS, axis_name, new_figure
-from steerkit.report.tables import cell_name, cell_strength, format_value, scopes
+from steerkit.report.tables import cell_name, cell_strength, format_value, main_metrics, scopes
 from steerkit.runs.directory import REMEDY
 from steerkit.scoring.metrics import Question, metrics
 
@@ -43,13 +43,17 @@ def write_plots(
     """Write the PNG files that the run has the data for into `folder`; `subject` ends each title.
 
     For each of the `questions` that the run answers, `QUESTION-heatmap.png` shows its two metrics over layers and
-    strengths, `QUESTION-frontier.png` one against the other. `actuators.png` holds the frontier of each
-    actuator, `risk-coverage.png` what `selective` does. Raises SteerkitError where the folder cannot be written.
+    strengths, `QUESTION-frontier.png` one against the other. `metrics-heatmap.png` shows the main metrics that no
+    question is about, `actuators.png` the frontier of each actuator, `risk-coverage.png` what `selective` does.
+    Raises SteerkitError where the folder cannot be written.
     """
     figures: dict[Path, Figure | None] = {}
     for question in questions:
         figures[folder / f"{question.name}-heatmap.png"] = heat_maps(rows, (question.y, question.x), subject)
         figures[folder / f"{question.name}-frontier.png"] = trade_off(rows, question, subject)
+    traded = {name for question in questions for name in question.metrics}
+    others = [metric.name for metric in main_metrics(rows) if metric.name not in traded]
+    figures[folder / "metrics-heatmap.png"] = heat_maps(rows, others, subject)
     figures[folder / "actuators.png"] = actuator_plot(rows, questions, subject)
     if selective is not None:
         figures[folder / "risk-coverage.png"] = risk_coverage_plot(selective, rows, subject)

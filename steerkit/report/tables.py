@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from steerkit.analysis.judging import Judged
-from steerkit.analysis.summary import Row
+from steerkit.analysis.summary import Row, measured_metrics
 from steerkit.core.bootstrap import Estimate
 from steerkit.scoring.judge import OPINIONS
 from steerkit.scoring.metrics import Metric, metrics
@@ -21,22 +21,22 @@ Column = tuple[str, Callable[[Row], str]]  # its header, and what stands there
 
 def main_metrics(rows: Sequence[Row]) -> list[Metric]:
     """Return the main metrics that were measured: shown with intervals where there is room."""
-    return [metric for metric in metrics().values() if metric.show == "main" and _measured(rows, metric)]
+    return _shown(rows, "main")
 
 
 def side_effects(rows: Sequence[Row]) -> list[Metric]:
     """Return what a steering costs besides, shown as plain numbers; tokens only where there are any."""
     return [
         metric
-        for metric in metrics().values()
-        if metric.show == "side"
-        and (found := _measured(rows, metric))
-        and (metric.unit != "tokens" or any(estimate.value > 0 for estimate in found))
+        for metric in _shown(rows, "side")
+        if metric.unit != "tokens"
+        or any(row.levels[metric.name].value > 0 for row in rows if metric.name in row.levels)
     ]
 
 
-def _measured(rows: Sequence[Row], metric: Metric) -> list[Estimate]:
-    return [row.levels[metric.name] for row in rows if metric.name in row.levels]
+def _shown(rows: Sequence[Row], how: str) -> list[Metric]:
+    known = metrics()
+    return [known[name] for name in measured_metrics(rows) if known[name].show == how]
 
 
 def format_value(value: float, unit: str = "share") -> str:

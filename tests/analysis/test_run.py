@@ -8,6 +8,7 @@ from steerkit.analysis.judging import judge_run
 from steerkit.analysis.run import Run, open_run
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.core.registry import SCORERS
+from steerkit.report.tables import main_metrics
 from steerkit.runs.directory import RunWriter
 from steerkit.runs.record import Record
 from steerkit.scoring.metrics import Metric, Question, scorer
@@ -87,6 +88,17 @@ def test_a_scorer_of_somebody_elses_is_measured_chosen_by_and_asked_about(tmp_pa
     assert run.choose("sweetness s.t. tokens<=3").cell == cells[1].id
     assert [question.name for question in run.questions] == ["taste"]
     assert [row.cell for row in run.frontier()] == [cells[1].id, cells[0].id]
+
+
+@pytest.mark.usefixtures("taste")
+def test_metrics_stand_in_the_order_in_which_the_suite_names_its_scorers(tmp_path):
+    for number, scorers in enumerate((("taste", "lengths"), ("lengths", "taste"))):
+        out = tmp_path / str(number)
+        with RunWriter(out, protocol(scorers=scorers), environment(), grid()) as writer:
+            for cell in grid():
+                writer.append(scored(cell.id, "a", sweetness=1.0, tokens=2))
+        measured = [metric.name for metric in main_metrics(open_run(out).summary())]
+        assert measured == [{"taste": "sweetness", "lengths": "tokens"}[name] for name in scorers]
 
 
 def test_a_scorer_that_is_not_installed_is_left_out_with_a_warning(tmp_path):

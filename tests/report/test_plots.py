@@ -96,6 +96,13 @@ def test_no_label_of_the_frontier_meets_another(make_run):
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
+def test_main_metrics_that_no_question_is_about_have_a_heat_map_of_their_own(make_run, tmp_path):
+    run = open_run(make_run())
+    assert [path.stem for path in write_plots(run.summary(), [], tmp_path, "boats")] == ["metrics-heatmap"]
+    asked = write_plots(run.summary(), run.questions, tmp_path, "boats")
+    assert "metrics-heatmap" not in [path.stem for path in asked]
+
+
 def test_strength_zero_of_a_heat_map_is_the_unsteered_model(make_run):
     rows = open_run(make_run()).summary()
     panel = heat_maps(rows, ("accuracy",), "boats").axes[0]
