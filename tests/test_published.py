@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 import steerkit as sk
-from steerkit.interventions.spec import parse_spec
-from steerkit.interventions.steering import ProbeGate
+from steerkit.interventions.gate import ProbeGate
+from steerkit.interventions.store import recommended_use
 from steerkit.interventions.vector import published_vectors
 from steerkit.models import LanguageModel
 
@@ -26,9 +27,21 @@ def test_a_published_vector_has_its_name_and_a_card(name: str) -> None:
     assert f"[card]({name}.md)" in (CARDS / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("name", sorted(published_vectors()))
+def test_the_name_alone_means_what_the_card_measures(name: str) -> None:
+    card = (CARDS / f"{name}.md").read_text(encoding="utf-8")
+    specs = re.findall(rf"--steer ({name}\S*)", card)
+    use = recommended_use(sk.load_vector(name))
+    assert sk.parse_all(specs[:1]) == use
+    for spec in specs:  # others are that without its gate
+        assert [each.open for each in sk.parse_all([spec])] == [each.open for each in use]
+    measured = re.search(rf"`({name}@\S+)`", card)  # where a card writes it out
+    assert measured is None or sk.parse_all([measured[1]]) == use
+
+
 def test_the_abstention_vector_acts_where_its_gate_opens(smollm: LanguageModel) -> None:
     sound, unknowable = "Who wrote Hamlet?", "Who will win the football World Cup in 2086?"
-    steered = parse_spec(f"{NAME}@layer=14,strength=1,gate={NAME}")
+    steered = sk.parse(f"{NAME}@strength=1")  # with the gate of its recommended use
     assert isinstance(steered.gate, ProbeGate)
     requests = [
         sk.Request(prompt, steerings, sk.Decoding(16), key=(prompt, bool(steerings)))
@@ -37,8 +50,10 @@ def test_the_abstention_vector_acts_where_its_gate_opens(smollm: LanguageModel) 
     ]
     done = {c.request.key: c for c in sk.TransformersEngine(smollm).generate(requests)}
     assert done[sound, True].token_ids == done[sound, False].token_ids
-    (read,) = done[sound, True].gate_probabilities
-    assert read < steered.gate.threshold
+    (read,) = done[sound, True].gates
+    assert not read.fired
+    assert read.probability is not None
+    assert read.probability < steered.gate.threshold
     forced = sk.Request(sound, (steered.open,), sk.Decoding(16))
     (acted,) = sk.TransformersEngine(smollm).generate([forced])
     assert acted.token_ids != done[sound, False].token_ids

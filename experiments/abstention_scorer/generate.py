@@ -107,9 +107,7 @@ def completions(
     engine = sk.TransformersEngine(lm)
     requests = []
     for condition in conditions:
-        steerings = ()
-        if condition.layer is not None:
-            steerings = (vector.at(layer=condition.layer, strength=condition.strength),)
+        steerings = () if condition.layer is None else (vector.at(condition.layer, condition.strength),)
         top_p = 0.95 if condition.temperature else 1.0
         decoding = sk.Decoding(condition.max_new_tokens, condition.temperature, top_p, SEED)
         for suite, count in zip(SUITES, condition.items, strict=True):
@@ -123,7 +121,7 @@ def completions(
             "id": hashlib.sha256(json.dumps([item.prompt, done.text]).encode()).hexdigest()[:12],
             "model": model,
             "condition": condition.name,
-            "steering": "+".join(steering.spec() for steering in done.request.steerings) or None,
+            "steering": "+".join(map(str, done.request.interventions)) or None,
             "system": condition.system,
             "temperature": condition.temperature,
             "max_new_tokens": condition.max_new_tokens,

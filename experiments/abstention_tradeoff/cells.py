@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import steerkit as sk
-from steerkit.analysis.choosing import choose_cell, parse_rule
+from steerkit.analysis.choosing import choose_cell
 from steerkit.analysis.summary import Row
-from steerkit.core.errors import MisuseError
+from steerkit.runs.cells import Cell
 from steerkit.sweeps.confirmation import relative_doses
-from steerkit.sweeps.grid import Cell, build_grid, distinct
+from steerkit.sweeps.grid import distinct
 
 STRENGTHS = (0.5, 0.75, 1.0, 1.25)
 CONTROLLED = (0.5, 1.0, 1.25)  # random directions are measured at the doses that these strengths have
-DECORATIONS = ("dont-know-system", "dont-know-instruction", "refusal-bias@bias=2", "refusal-bias@bias=4")
+EDITS = ("dont-know-system", "dont-know-instruction", "refusal-bias@bias=2", "refusal-bias@bias=4")
 RULES = {
     "strict": "recall s.t. over_abstention_rise<=0.05, accuracy_drop<=0.02",
     "bounded": "recall s.t. over_abstention_rise<=0.15",
@@ -36,19 +36,17 @@ def grid(
     gates: Gates = [None, *gates_of(probe)]
     response, question = vectors["response"], vectors["question"]
     others = [vector for name, vector in vectors.items() if name != "question"]
-    decorations = [sk.parse_decoration(name) for name in DECORATIONS]
-    cells = build_grid(others, layers, STRENGTHS, control_strengths=(), gates=gates, decorations=decorations)
+    edits = [replace(edit, gate=gate) for edit in sk.parse_all(EDITS) for gate in gates]
+    cells = sk.Grid(
+        others, layers, STRENGTHS, {"gate": gates}, cells_beside=edits, control_strengths=()
+    ).cells()
     beside = []
     for layer in layers:
-        strengths = [matched_strength(question, response, layer, strength) for strength in STRENGTHS]
-        cells += build_grid([question], [layer], strengths, control_strengths=(), gates=gates)
-        beside += [
-            control
-            for strength, own in zip(STRENGTHS, strengths, strict=True)
-            for gate in gates
-            for control in controls([Cell((question.at(layer, own, gate=gate),))])
-            if strength in CONTROLLED
-        ]
+        own = {strength: matched_strength(question, response, layer, strength) for strength in STRENGTHS}
+        controlled = [own[strength] for strength in CONTROLLED]
+        made = sk.Grid(question, layer, own.values(), {"gate": gates}, control_strengths=controlled).cells()
+        cells += [cell for cell in made if cell.role != "random"]
+        beside += [cell for cell in made if cell.role == "random"]
     return distinct(cells), beside
 
 
@@ -73,38 +71,27 @@ def matched_strength(vector: sk.SteeringVector, to: sk.SteeringVector, layer: in
 
 def actuator(cell: Cell) -> tuple[str, bool]:
     """What acts, and whether a gate decides when."""
-    if cell.decoration is not None:
-        return cell.decoration.name, cell.decoration.gate is not None
-    return cell.steerings[0].vector.name, cell.steerings[0].gate is not None
+    (acting,) = cell.interventions
+    return acting.label, acting.gate is not None
 
 
 def choices(rows: Sequence[Row], cells: Sequence[Cell]) -> Picked:
     """For each rule, actuator, and gated or not: the cell that the rule picks, None where none meets its bounds."""
-    acting = [cell for cell in cells if cell.steerings or cell.decoration]
-    by_id = {cell.id: cell for cell in acting}
+    acting = [cell for cell in cells if cell.interventions]
+    by_id, doses = {cell.id: cell for cell in acting}, relative_doses(acting)
     picked: dict[tuple[str, str, bool], Cell | None] = {}
     for rule, (name, gated) in itertools.product(RULES, dict.fromkeys(map(actuator, acting))):
         own = {cell.id for cell in acting if actuator(cell) == (name, gated)}
-        row = choose_cell([r for r in rows if r.cell in own], parse_rule(RULES[rule]), doses=_doses(acting))
+        row = choose_cell([r for r in rows if r.cell in own], RULES[rule], doses=doses)
         picked[rule, name, gated] = by_id[row.cell] if row else None
     return picked
-
-
-def _doses(cells: Sequence[Cell]) -> Mapping[str, float] | None:
-    try:
-        return relative_doses(cells)
-    except MisuseError:
-        return None
 
 
 def controls(cells: Sequence[Cell], seeds: Iterable[int] = (0,)) -> list[Cell]:
     """Random directions of the same norm, one a seed, in the place of each chosen vector, under the same gate."""
     return [
-        replace(
-            cell,
-            steerings=tuple(replace(s, vector=s.vector.random_control(seed)) for s in cell.steerings),
-            controls=cell.steerings[0].vector.name,
-        )
+        Cell((replace(steering, vector=steering.vector.random_control(seed)),), steering.vector.name)
         for cell, seed in itertools.product(cells, seeds)
-        if cell.steerings
+        for steering in cell.interventions
+        if isinstance(steering, sk.Steering)
     ]

@@ -20,10 +20,9 @@ import steerkit as sk
 from experiments.abstention_tradeoff.cells import gate_with_budget
 from experiments.abstention_tradeoff.run import HERE, LAYERS, MODEL, SHOWN_BUDGET, TOKENS, measured
 from experiments.abstention_tradeoff.tables import MAIN_METRICS, change, level, table
-from steerkit.analysis.outcomes import collect
 from steerkit.core.bootstrap import bootstrap_changes, resampling_weights
 from steerkit.interventions.vector import CalibrationRecord
-from steerkit.sweeps.grid import Cell
+from steerkit.runs.cells import Cell
 
 TARGETS = (0.1, 0.5)
 VECTORS = ("response", "learned")
@@ -67,8 +66,7 @@ def main() -> None:
         sk.load_model(MODEL, dtype=asked.dtype),
         [Cell(), *cells.values()],
         asked.runs / "equal-kl",
-        split="report",
-        limit=asked.limit,
+        sk.Measurement("abstention", "report", asked.limit),
     )
     prompts = max(record.prompts for record in records.values())
     parts = [
@@ -143,8 +141,8 @@ def cells_table(
 
 def differences(run: sk.Run, layers: Sequence[int], cells: Mapping[tuple[Place, bool], Cell]) -> str:
     """The learned vector's metrics minus the mean difference's, paired."""
-    outcomes = collect(run.directory.records())
-    number = {cell["cell"]: i for i, cell in enumerate(outcomes.cells)}
+    outcomes = run.outcomes
+    number = {cell: i for i, cell in enumerate(outcomes.cells)}
     weights = resampling_weights(int(outcomes.groups.max()) + 1)
     lines = []
     for kl, layer, gated in itertools.product(TARGETS, layers, (False, True)):

@@ -25,12 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.abstention_tradeoff.cells import actuator
-from experiments.abstention_tradeoff.limits import by_cell, is_unsteered, lower_hull
+from experiments.abstention_tradeoff.limits import PLAIN, by_cell, lower_hull
 from experiments.abstention_tradeoff.tables import table
+from steerkit.analysis.outcomes import collect
 from steerkit.analysis.risk_coverage import RiskCoverageCurve, risk_coverage
 from steerkit.core.bootstrap import resampling_weights
-from steerkit.runs.directory import Record
-from steerkit.sweeps.grid import Cell
+from steerkit.runs.cells import Cell, RunCell
+from steerkit.runs.record import Record
 
 RESAMPLES = 1000
 ALLOWED = (0.05, 0.15)
@@ -52,32 +53,29 @@ def frontiers(records: Iterable[Record], cells: Sequence[Cell]) -> str:
 
     Cells that have not been measured on every item are left out.
     """
-    asked = {cell.id: cell for cell in cells}
+    asked = {cell.id: cell for cell in (Cell(), *cells)}
     found = by_cell(records)
-    plain = next(name for name, rows in found.items() if is_unsteered(rows))
-    whole = {name: rows for name, rows in found.items() if rows.keys() == found[plain].keys()}
-    table_of = {name: rows for name, rows in whole.items() if name in asked or name == plain}
+    items = found[PLAIN].keys()
+    table_of = {name: rows for name, rows in found.items() if name in asked and rows.keys() == items}
     behaviour = Behaviour.of(table_of)
     draws = behaviour.draws()
     rates = behaviour.rates(draws)
     own: dict[str, list[str]] = {}
     for name in table_of:
-        if name != plain:
+        if name != PLAIN:
             vector, gated = actuator(asked[name])
             own.setdefault(f"{vector}, {'gated' if gated else 'ungated'}", []).append(name)
-    lines = [line("unsteered, else at random", rates.only([plain]), 0)]
-    lines += [line(label, rates.only([plain, *names]), len(names)) for label, names in sorted(own.items())]
-    gated_rows = next(
-        (rows for rows in table_of.values() if "gate_probability" in next(iter(rows.values()))["scores"]),
-        None,
-    )
-    if gated_rows is None:
+    lines = [line("unsteered, else at random", rates.only([PLAIN]), 0)]
+    lines += [line(label, rates.only([PLAIN, *names]), len(names)) for label, names in sorted(own.items())]
+    gated = next((name for name, rows in table_of.items() if next(iter(rows.values())).gates), None)
+    if gated is None:
         return table(HEADINGS, lines)
-    perfect = behaviour.refusing(plain, gated_rows)
+    perfect = behaviour.refusing(PLAIN, table_of[gated])
     lines.append(
         line("the probe, perfect actuator, any threshold", perfect.rates(draws), len(perfect.names) - 1)
     )
-    curve = read_curve([*table_of[plain].values(), *gated_rows.values()])
+    both = {name: asked[name] for name in (PLAIN, gated)}
+    curve = read_curve((row for name in both for row in table_of[name].values()), both)
     return "\n\n".join([table(HEADINGS, lines), described(curve)] if curve else [table(HEADINGS, lines)])
 
 
@@ -102,20 +100,18 @@ class Behaviour:
         """Of the items that every cell has a record of."""
         items = tuple(sorted(set.intersection(*(set(rows) for rows in cells.values()))))
         first = next(iter(cells.values()))
-        numbers = {name: i for i, name in enumerate(sorted({first[i]["group"] for i in items}))}
-        should = np.array([bool(first[i]["should_abstain"]) for i in items])
-        abstained = np.array(
-            [[rows[i]["scores"]["abstained"] for i in items] for rows in cells.values()], bool
-        )
-        correct = np.array([[bool(rows[i]["scores"]["correct"]) for i in items] for rows in cells.values()])
+        numbers = {name: i for i, name in enumerate(sorted({first[i].group for i in items}))}
+        should = np.array([bool(first[i].should_abstain) for i in items])
+        abstained = np.array([[rows[i].scores["abstained"] for i in items] for rows in cells.values()], bool)
+        correct = np.array([[bool(rows[i].scores["correct"]) for i in items] for rows in cells.values()])
         return cls(
             names=tuple(cells),
             items=items,
             abstained=abstained,
             wrong=~abstained & (should | ~correct),
-            group=np.array([numbers[first[i]["group"]] for i in items]),
+            group=np.array([numbers[first[i].group] for i in items]),
             should=should,
-            judged=should | np.array([first[i]["answers"] is not None for i in items]),
+            judged=should | np.array([first[i].answers is not None for i in items]),
         )
 
     def draws(self, resamples: int = RESAMPLES) -> Floats:
@@ -146,7 +142,7 @@ class Behaviour:
     def refusing(self, plain: str, gated: Mapping[str, Record]) -> Behaviour:
         """The cell `plain` with an abstention wherever the gate read so much, for every threshold that it read."""
         number = self.names.index(plain)
-        read = np.array([gated[item]["scores"]["gate_probability"] for item in self.items])
+        read = np.array([gated[item].gates[0].probability for item in self.items])
         thresholds = np.unique(read)
         fires = np.vstack([np.zeros_like(self.should), read >= thresholds[:, None]])
         return Behaviour(
@@ -221,9 +217,9 @@ def aurc(points: Iterable[Point], most: float) -> float:
     return area / most
 
 
-def read_curve(records: Iterable[Record]) -> RiskCoverageCurve | None:
+def read_curve(records: Iterable[Record], cells: Mapping[str, Cell]) -> RiskCoverageCurve | None:
     """The risk–coverage curve of what the gate read, over the unsteered model's answers."""
-    found = risk_coverage(records)
+    found = risk_coverage(collect(records), {name: RunCell.of(cell) for name, cell in cells.items()})
     return found.curves[0] if found and found.curves else None
 
 

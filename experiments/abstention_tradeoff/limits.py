@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+import steerkit as sk
 from experiments.abstention_tradeoff.tables import shown
-from steerkit.interventions.steering import ProbeGate
-from steerkit.runs.directory import Record
-from steerkit.sweeps.grid import Cell
+from steerkit.interventions.base import reference
+from steerkit.runs.cells import Cell
+from steerkit.runs.record import Record
 
+PLAIN = Cell().id
 RESAMPLES = 1000
 HIGH_RECALL = 0.4
 
@@ -37,9 +39,9 @@ def outcome(records: Iterable[Record]) -> Outcome:
     abstained: dict[bool, list[bool]] = defaultdict(list)
     correct = []
     for record in records:
-        abstained[record["should_abstain"]].append(record["scores"]["abstained"])
-        if record["scores"]["correct"] is not None:
-            correct.append(record["scores"]["correct"])
+        abstained[record.should_abstain].append(record.scores["abstained"])
+        if record.scores.get("correct") is not None:
+            correct.append(record.scores["correct"])
     return Outcome(float(np.mean(abstained[True])), float(np.mean(abstained[False])), float(np.mean(correct)))
 
 
@@ -47,14 +49,14 @@ def by_cell(records: Iterable[Record]) -> dict[str, dict[str, Record]]:
     """Records by cell and item."""
     found: dict[str, dict[str, Record]] = defaultdict(dict)
     for record in records:
-        found[record["cell"]][record["item"]] = record
+        found[record.cell][record.item] = record
     return found
 
 
-def gate_of(cell: Cell) -> ProbeGate | None:
+def gate_of(cell: Cell) -> sk.ProbeGate | None:
     """The cell's probe gate."""
-    gate = cell.steerings[0].gate
-    return gate if isinstance(gate, ProbeGate) else None
+    gate = cell.interventions[0].gate
+    return gate if isinstance(gate, sk.ProbeGate) else None
 
 
 def frontier_ratios(records: Iterable[Record], cells: Mapping[str, Cell]) -> str:
@@ -64,28 +66,27 @@ def frontier_ratios(records: Iterable[Record], cells: Mapping[str, Cell]) -> str
     answering some questions under one cell and the rest under another. Intervals: bootstrap over twin groups, of the
     whole comparison, hull included.
     """
-    table = {name: rows for name, rows in by_cell(records).items() if name in cells or is_unsteered(rows)}
-    plain = next(name for name, rows in table.items() if is_unsteered(rows))
-    ungated = [name for name in table if name == plain or gate_of(cells[name]) is None]
+    table = {name: rows for name, rows in by_cell(records).items() if name in cells or name == PLAIN}
+    ungated = [name for name in table if name == PLAIN or gate_of(cells[name]) is None]
     gated = [name for name in table if name not in ungated]
     if not gated:
         return "No gated cell was measured."
     rates = _Rates(table)
     recall, over = rates.of(np.ones(rates.n_groups))
-    ratio, price = _ratios(recall, over, plain, ungated, gated)
+    ratio, price = _ratios(recall, over, ungated, gated)
     lines = [
         "| gated cell | recall | over-abstention | ungated over-abstention, same recall | ratio of rises |",
         "|---|---|---|---|---|",
     ]
     lines += [
-        f"| `{shown(cells[name].steerings[0].spec())}` | {recall[name]:.2f} | {over[name]:.2f} | {price[name]:.2f} | "
+        f"| `{shown(str(cells[name].interventions[0]))}` | {recall[name]:.2f} | {over[name]:.2f} | {price[name]:.2f} | "
         f"{ratio[name]:.2f} |"
         for name in ratio
     ]
     draws = np.random.default_rng(0).multinomial(
         rates.n_groups, np.full(rates.n_groups, 1 / rates.n_groups), size=RESAMPLES
     )
-    resampled = [_ratios(*rates.of(draw.astype(float)), plain, ungated, gated)[0] for draw in draws]
+    resampled = [_ratios(*rates.of(draw.astype(float)), ungated, gated)[0] for draw in draws]
     summaries = []
     for title, wanted in (
         ("all", ratio),
@@ -109,13 +110,13 @@ class _Rates:
     def __init__(self, table: Mapping[str, Mapping[str, Record]]) -> None:
         items = sorted(set.intersection(*(set(rows) for rows in table.values())))
         first = next(iter(table.values()))
-        groups = {group: i for i, group in enumerate(sorted({first[i]["group"] for i in items}))}
+        groups = {group: i for i, group in enumerate(sorted({first[i].group for i in items}))}
         self.n_groups = len(groups)
-        self._group = np.array([groups[first[i]["group"]] for i in items])
-        self._should = np.array([first[i]["should_abstain"] for i in items])
+        self._group = np.array([groups[first[i].group] for i in items])
+        self._should = np.array([first[i].should_abstain for i in items])
         self._names = list(table)
         self._abstained = np.array(
-            [[rows[i]["scores"]["abstained"] for i in items] for rows in table.values()], dtype=float
+            [[rows[i].scores["abstained"] for i in items] for rows in table.values()], dtype=float
         )
 
     def of(self, weights: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
@@ -130,15 +131,14 @@ class _Rates:
 def _ratios(
     recall: Mapping[str, float],
     over: Mapping[str, float],
-    plain: str,
     ungated: Sequence[str],
     gated: Sequence[str],
 ) -> tuple[dict[str, float], dict[str, float]]:
     """By gated cell within the hull's reach: the ratio of its rise to the hull's at its recall, and the hull there."""
     hull = lower_hull([(recall[name], over[name]) for name in ungated])
     prices = {name: price for name in gated if (price := price_on(hull, recall[name])) is not None}
-    prices = {name: price for name, price in prices.items() if price > over[plain]}
-    return {n: (over[n] - over[plain]) / (price - over[plain]) for n, price in prices.items()}, prices
+    prices = {name: price for name, price in prices.items() if price > over[PLAIN]}
+    return {n: (over[n] - over[PLAIN]) / (price - over[PLAIN]) for n, price in prices.items()}, prices
 
 
 def lower_hull(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -168,7 +168,7 @@ def limits(records: Iterable[Record], cells: Mapping[str, Cell]) -> str:
     items that it is let loose on and changes no other.
     """
     table = by_cell(records)
-    plain = next(rows for rows in table.values() if is_unsteered(rows))
+    plain = table[PLAIN]
     lines = ["| what | recall | over-abstention | accuracy |", "|---|---|---|---|"]
     lines.append(f"| unsteered | {outcome(plain.values())} |")
     for name, cell in cells.items():
@@ -176,9 +176,9 @@ def limits(records: Iterable[Record], cells: Mapping[str, Cell]) -> str:
             continue
         gate = gate_of(cell)
         if gate is None:
-            mixed = [table[name][i] if row["should_abstain"] else row for i, row in plain.items()]
+            mixed = [table[name][i] if row.should_abstain else row for i, row in plain.items()]
             lines.append(
-                f"| real actuator, perfect gate: `{shown(cell.steerings[0].spec())}` | {outcome(mixed)} |"
+                f"| real actuator, perfect gate: `{shown(str(cell.interventions[0]))}` | {outcome(mixed)} |"
             )
     seen = set()
     for name, cell in cells.items():
@@ -186,8 +186,9 @@ def limits(records: Iterable[Record], cells: Mapping[str, Cell]) -> str:
         if gate is None or name not in table or (gate.layer, gate.threshold) in seen:
             continue
         seen.add((gate.layer, gate.threshold))
-        opened = [_forced(row, table[name][i], gate) for i, row in plain.items()]
-        lines.append(f"| real gate ({shown(', '.join(gate.fields))}), perfect actuator | {outcome(opened)} |")
+        opened = [_forced(row) if table[name][i].gates[0].fired else row for i, row in plain.items()]
+        fields = ", ".join(f"{key}={value}" for key, value in gate.fields(reference))
+        lines.append(f"| real gate ({shown(fields)}), perfect actuator | {outcome(opened)} |")
     lines += _best_threshold(table, cells, plain)
     return "\n".join(lines)
 
@@ -199,27 +200,20 @@ def _best_threshold(
     gated = next((n for n, c in cells.items() if gate_of(c) is not None and n in table), None)
     if gated is None:
         return []
-    read = {item: record["scores"]["gate_probability"] for item, record in table[gated].items()}
+    read = {item: record.gates[0].probability for item, record in table[gated].items()}
     lines = []
     for allowed in (0.05, 0.15, 0.3):
-        negatives = sorted((read[i] for i, row in plain.items() if not row["should_abstain"]), reverse=True)
+        negatives = sorted((read[i] for i, row in plain.items() if not row.should_abstain), reverse=True)
         cut = negatives[int(allowed * len(negatives))]
         fired = {i: read[i] > cut for i in plain}
-        recall = np.mean([fired[i] for i, row in plain.items() if row["should_abstain"]])
-        over = np.mean([fired[i] for i, row in plain.items() if not row["should_abstain"]])
+        recall = np.mean([fired[i] for i, row in plain.items() if row.should_abstain])
+        over = np.mean([fired[i] for i, row in plain.items() if not row.should_abstain])
         what = f"real probe, perfect actuator, threshold best in hindsight for {allowed:.0%}"
         lines.append(f"| {what} | {recall:.2f} | {over:.2f} | – |")
     return lines
 
 
-def _forced(plain: Record, gated: Record, gate: ProbeGate) -> Record:
-    """The unsteered record, or an abstention where the gate fired."""
-    if gated["scores"]["gate_probability"] < gate.threshold:
-        return plain
-    correct = None if plain["scores"]["correct"] is None else False
-    return {**plain, "scores": {**plain["scores"], "abstained": True, "correct": correct}}
-
-
-def is_unsteered(rows: Mapping[str, Record]) -> bool:
-    """Whether these are the unsteered model's records."""
-    return next(iter(rows.values()))["role"] == "unsteered"
+def _forced(plain: Record) -> Record:
+    """The record of an abstention in the unsteered one's place."""
+    correct = None if plain.scores.get("correct") is None else False
+    return replace(plain, scores={**plain.scores, "abstained": True, "correct": correct})

@@ -30,8 +30,8 @@ from experiments.abstention_tradeoff.run import (
 )
 from experiments.abstention_tradeoff.tables import METRICS, change, spec_of, table
 from steerkit.analysis.summary import Row, summarise
-from steerkit.sweeps.grid import Cell, distinct
-from steerkit.sweeps.sweep import open_run
+from steerkit.runs.cells import Cell
+from steerkit.sweeps.grid import distinct
 
 LONGER = 160
 # (rule, actuator, gated); the open rule's ungated cell is what a perfect gate is measured with.
@@ -61,7 +61,7 @@ def main() -> None:
     lm = sk.load_model(MODEL, dtype=asked.dtype)
     vectors, probe = fitted(lm, LAYERS[MODEL], asked.runs)
     cells, _ = grid(vectors, LAYERS[MODEL], probe)
-    picked = choices(open_run(asked.runs / "choose").summary(), cells)
+    picked = choices(sk.open_run(asked.runs / "choose").summary(), cells)
     few = distinct([Cell(), *chosen(picked)])
     parts = [
         f"# SelfAware and UMWP with completions of up to {LONGER} tokens",
@@ -73,18 +73,17 @@ def main() -> None:
             lm,
             few,
             asked.runs / f"{name}-{LONGER}",
-            suite=f"{name}:{asked.data / file}",
-            split="report",
-            limit=asked.limit,
-            max_new_tokens=LONGER,
+            sk.Measurement(f"{name}:{asked.data / file}", "report", asked.limit),
+            LONGER,
         )
-        records = list(run.directory.records())
-        items = {record["item"] for record in records}
-        shorter = [r for r in open_run(asked.runs / name).directory.records() if r["item"] in items]
+        records = list(run.records())
+        items = {record.item for record in records}
+        before = sk.open_run(asked.runs / name)
+        shorter = summarise((r for r in before.records() if r.item in items), before.cells)
         response = of_response(few)
         parts += [
             f"## {name}",
-            side_by_side({TOKENS: summarise(shorter), LONGER: summarise(records)}, few),
+            side_by_side({TOKENS: shorter, LONGER: run.summary()}, few),
             f"At {LONGER} tokens:",
             frontier_ratios(records, response),
             limits(records, response),

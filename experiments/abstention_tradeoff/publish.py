@@ -24,8 +24,7 @@ from experiments.abstention_tradeoff.longer import LONGER
 from experiments.abstention_tradeoff.run import BUDGETS, HERE, LAYERS, MODEL, PUBLIC, SEEDS, TOKENS, fitted
 from experiments.abstention_tradeoff.tables import METRICS, across, change, described, level, table
 from steerkit.interventions.steering import Steering
-from steerkit.sweeps.grid import Cell
-from steerkit.sweeps.sweep import open_run
+from steerkit.runs.cells import Cell
 
 NAME = "abstain-smollm2-135m-instruct"
 RULE = "bounded"
@@ -44,12 +43,13 @@ def main() -> None:
     lm = sk.load_model(MODEL)
     vectors, probe = fitted(lm, LAYERS[MODEL], asked.runs)
     cells, _ = grid(vectors, LAYERS[MODEL], probe)
-    picked = choices(open_run(asked.runs / "choose").summary(), cells)[RULE, "response", True]
+    picked = choices(sk.open_run(asked.runs / "choose").summary(), cells)[RULE, "response", True]
     if picked is None:
         raise SystemExit(
             f"no gated cell meets the rule {RULES[RULE]!r} on choose: there is nothing to publish"
         )
-    (chosen,) = picked.steerings
+    (chosen,) = picked.interventions
+    assert isinstance(chosen, Steering)
     records = calibrated(
         lambda: lm,
         vectors["response"],
@@ -59,7 +59,8 @@ def main() -> None:
     )
     vector = vectors["response"].renamed(NAME).with_calibration(records)
     folder = Path("vectors")
-    vector.with_probe(leading(probe, chosen)).save(folder / f"{NAME}.safetensors")
+    published = vector.with_probe(leading(probe, chosen)).recommending(chosen)
+    published.save(folder / f"{NAME}.safetensors")
     (folder / f"{NAME}.md").write_text(card(vector, probe, chosen, asked.runs), encoding="utf-8")
 
 
@@ -83,9 +84,11 @@ def card(vector: sk.SteeringVector, probe: sk.Probe, chosen: Steering, runs: Pat
 Makes SmolLM2-135M-Instruct say that it does not know. Loads by its name:
 
 ```console
-$ steerkit generate --steer {NAME}@layer={layer},strength={strength:g} "Who won the football World Cup in 2086?"
-$ steerkit generate --steer {NAME}@layer={layer},strength={strength:g},gate={NAME} "Who wrote Hamlet?"
+$ steerkit generate --steer {NAME} "Who won the football World Cup in 2086?"
+$ steerkit generate --steer {NAME}@layer={layer},strength={strength:g} "Who wrote Hamlet?"
 ```
+
+The name alone is the cell that is measured below, gate included; with a layer and without a gate it acts on every question.
 
 Written by `experiments/abstention_tradeoff/publish.py`; do not edit.
 
@@ -135,7 +138,7 @@ its 95% interval; beside it that on the steered model's own roll-out.
 
 def on_report(chosen: Steering, probe: sk.Probe, runs: Path) -> str:
     """The chosen cell, its random controls, and the other thresholds."""
-    measured = open_run(runs / "report").summary()
+    measured = sk.open_run(runs / "report").summary()
     plain = next(row for row in measured if row.role == "unsteered")
     rows = {row.cell: row for row in measured if row.n_items == plain.n_items}
     lines = [line("unsteered", [level(plain, m) for m in METRICS])]
@@ -159,7 +162,7 @@ def elsewhere(chosen: Steering, runs: Path) -> str:
     for name in PUBLIC:
         for folder, tokens in ((name, TOKENS), (f"{name}-{LONGER}", LONGER)):
             if (runs / folder / "run.json").is_file():
-                rows = {row.cell: row for row in open_run(runs / folder).summary()}
+                rows = {row.cell: row for row in sk.open_run(runs / folder).summary()}
                 for label, cell in (("unsteered", Cell()), ("chosen", Cell((chosen,)))):
                     values = [change(rows[cell.id], m) for m in METRICS]
                     lines.append(line(f"{name} | {rows[cell.id].n_items} | {tokens} | {label}", values))

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -41,8 +42,8 @@ from experiments.abstention_tradeoff.tables import chosen_table, described, dose
 from steerkit.analysis.summary import Row
 from steerkit.extraction.probe_fit import choose_threshold
 from steerkit.extraction.projection import project_out, shared_directions
-from steerkit.sweeps.grid import Cell, distinct
-from steerkit.sweeps.sweep import measure_cells
+from steerkit.runs.cells import Cell
+from steerkit.sweeps.grid import distinct
 
 HERE = Path(__file__).parent
 MODEL = "smollm2-135m-instruct"
@@ -81,7 +82,8 @@ def main() -> None:
 
     cells, beside = grid(vectors, layers, probe)
     everything = distinct([*cells, *beside])
-    wide = measured(lm, everything, out / "choose", suite="abstention", split="choose", limit=asked.limit)
+    own = sk.Measurement("abstention", "choose", asked.limit)
+    wide = measured(lm, everything, out / "choose", own)
     wide_rows = wide.summary()
     picked = choices(wide_rows, cells)
     chosen = [cell for cell in picked.values() if cell is not None]
@@ -89,9 +91,7 @@ def main() -> None:
         lm,
         distinct([Cell(), *chosen, *whole(cells), *beside, *controls(chosen), *seeded(picked)]),
         out / "report",
-        suite="abstention",
-        split="report",
-        limit=asked.limit,
+        own.on("report"),
     )
     narrow_rows = narrow.summary()
     size = "every item" if asked.limit is None else f"{asked.limit} items"
@@ -105,20 +105,14 @@ def main() -> None:
         "## How far each actuator gets with all its cells",
         "Hulls, in hindsight; what the columns mean stands in `frontiers.py`. On `report`, with the cells that were "
         f"measured there (all of {', '.join(WHOLE)}; of the others, those that were picked):",
-        frontiers(narrow.directory.records(), cells),
+        frontiers(narrow.records(), cells),
         "On `choose`, with the whole grid:",
-        frontiers(wide.directory.records(), cells),
+        frontiers(wide.records(), cells),
         *at_equal_dose(vectors, layers, gate_with_budget(probe, SHOWN_BUDGET), narrow_rows, wide_rows),
     ]
     for name, file in PUBLIC.items() if asked.data else ():
-        found = measured(
-            lm,
-            distinct([Cell(), *chosen]),
-            out / name,
-            suite=f"{name}:{asked.data / file}",
-            split="report",
-            limit=PUBLIC_ITEMS,
-        )
+        public = sk.Measurement(f"{name}:{asked.data / file}", "report", PUBLIC_ITEMS)
+        found = measured(lm, distinct([Cell(), *chosen]), out / name, public)
         parts += elsewhere(name, found, picked, cells)
     suffix = "" if asked.model == MODEL else f"-{asked.model}"
     text = "\n\n".join(parts) + "\n"
@@ -135,7 +129,7 @@ def main() -> None:
 
 def on_report(run: sk.Run, rows: Sequence[Row], picked: Picked, cells: Sequence[Cell]) -> list[str]:
     """What was picked, what the gate is worth, and what limits it."""
-    records = list(run.directory.records())
+    records = list(run.records())
     return [
         "## Chosen on `choose`, measured on `report`",
         "\n".join(f"- **{name}**: `{rule}`" for name, rule in RULES.items()),
@@ -167,7 +161,7 @@ def at_equal_dose(
 
 def elsewhere(name: str, run: sk.Run, picked: Picked, cells: Sequence[Cell]) -> list[str]:
     """The cells that were picked, on another set."""
-    records = list(run.directory.records())
+    records = list(run.records())
     return [
         f"## {name}, never seen in fitting or choosing",
         chosen_table(picked, run.summary()),
@@ -178,7 +172,7 @@ def elsewhere(name: str, run: sk.Run, picked: Picked, cells: Sequence[Cell]) -> 
 
 def whole(cells: Sequence[Cell]) -> list[Cell]:
     """All cells of the vectors whose frontier is measured on `report`."""
-    return [cell for cell in cells if any(s.vector.name in WHOLE for s in cell.steerings)]
+    return [cell for cell in cells if any(each.label in WHOLE for each in cell.interventions)]
 
 
 def seeded(picked: Picked) -> list[Cell]:
@@ -189,7 +183,7 @@ def seeded(picked: Picked) -> list[Cell]:
 
 def of_response(cells: Sequence[Cell]) -> dict[str, Cell]:
     """The response contrast's cells by id."""
-    return {cell.id: cell for cell in cells if any(s.vector.name == "response" for s in cell.steerings)}
+    return {cell.id: cell for cell in cells if any(each.label == "response" for each in cell.interventions)}
 
 
 def fitted(
@@ -231,17 +225,15 @@ def fitted_probe(lm: sk.LanguageModel, path: Path, budgets: Sequence[float]) -> 
     return sk.load_probe(path)
 
 
-def measured(lm: sk.LanguageModel, cells: Sequence[Cell], out: Path, **options: object) -> sk.Run:
-    """The cells on a suite, with a progress bar."""
-    options = {"max_new_tokens": TOKENS, **options}
+def measured(
+    lm: sk.LanguageModel, cells: Sequence[Cell], out: Path, on: sk.Measurement, tokens: int | None = None
+) -> sk.Run:
+    """The cells with completions of at most so many tokens (default: TOKENS), with a progress bar."""
+    on = replace(on, decoding=sk.Decoding(tokens or TOKENS))
     with Progress() as bar:
         task = bar.add_task(out.name)
-        return measure_cells(
-            lm,
-            cells,
-            out=out,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-            **options,  # type: ignore[arg-type]
+        return sk.sweep(
+            lm, cells, on, out=out, progress=lambda done, all: bar.update(task, completed=done, total=all)
         )
 
 

@@ -15,9 +15,8 @@ import torch
 from scipy.stats import spearmanr
 
 import steerkit as sk
-from experiments.abstention_tradeoff.run import HERE, MODEL, TOKENS
-from steerkit.sweeps.grid import Cell
-from steerkit.sweeps.sweep import measure_cells
+from experiments.abstention_tradeoff.run import HERE, MODEL, measured
+from steerkit.runs.cells import Cell
 
 DOSE = 0.25
 LAYERS = range(2, 30, 2)
@@ -38,14 +37,8 @@ def main() -> None:
     path = asked.runs / "response.safetensors"
     vector = sk.load_vector(path) if path.is_file() else sk.extract(lm, sk.load_pairs("abstention"))
     cells = {layer: Cell((vector.at(layer, DOSE / dose_of_one(vector, layer)),)) for layer in LAYERS}
-    run = measure_cells(
-        lm,
-        [Cell(), *cells.values()],
-        out=asked.runs / "steerability",
-        split="choose",
-        limit=ITEMS,
-        max_new_tokens=TOKENS,
-    )
+    asking = sk.Measurement("abstention", "choose", ITEMS)
+    run = measured(lm, [Cell(), *cells.values()], asked.runs / "steerability", asking)
     rows = {row.cell: row for row in run.summary()}
     effect = [
         rows[cell.id].changes["abstention_recall"].value + rows[cell.id].changes["over_abstention"].value
@@ -70,7 +63,7 @@ def main() -> None:
         + "---|" * len(predictors),
     ]
     lines[-1] += "".join(
-        f"\n| {layer} | {cells[layer].steerings[0].strength:.2f} | {effect[i]:+.2f} | "
+        f"\n| {layer} | {DOSE / dose_of_one(vector, layer):.2f} | {effect[i]:+.2f} | "
         + " | ".join(f"{values[i]:.3f}" for values in predictors.values())
         + " |"
         for i, layer in enumerate(LAYERS)

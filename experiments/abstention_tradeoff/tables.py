@@ -9,7 +9,7 @@ from statistics import fmean
 import steerkit as sk
 from experiments.abstention_tradeoff.cells import Picked, controls, matched_strength
 from steerkit.analysis.summary import Row
-from steerkit.sweeps.grid import Cell
+from steerkit.runs.cells import Cell
 
 METRICS = ("abstention_recall", "over_abstention", "accuracy", "tokens", "truncated", "degenerate")
 MAIN_METRICS = METRICS[:3]
@@ -99,7 +99,7 @@ def table(headings: Sequence[str], lines: Iterable[str]) -> str:
 
 def spec_of(row: Row) -> str:
     """What a row's cell does, in words for a table."""
-    return shown(row.steering or row.decoration or "unsteered")
+    return shown(row.at.spec or "unsteered")
 
 
 def shown(spec: str) -> str:

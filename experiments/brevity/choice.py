@@ -19,8 +19,8 @@ from steerkit.analysis.frontier import pareto_frontier
 from steerkit.analysis.summary import Row
 from steerkit.core.errors import MisuseError
 from steerkit.core.files import replacing
+from steerkit.runs.cells import Cell
 from steerkit.sweeps.confirmation import relative_doses
-from steerkit.sweeps.grid import Cell
 
 RULES = {
     "strict": "{tokens} s.t. accuracy_drop<=0.01, truncated_rise<=0",
@@ -99,8 +99,8 @@ def keep(path: Path, choice: Choice, actuator: str, facts: Mapping[str, Any]) ->
         **facts,
         "rule": choice.rule,
         "actuator": actuator,
-        **choice.headline.fields(),
-        "digest": choice.headline.steerings[0].vector.digest,
+        "cell": choice.headline.id,
+        "spec": str(choice.headline.interventions[0]),
         "best": {name: cell and cell.id for name, cell in choice.best.items()},
         "picked": {
             name: {actuator: cell and cell.id for actuator, cell in picks.items()}

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 import steerkit as sk
 from steerkit.analysis.summary import Row
 from steerkit.interventions.steering import Positions, Scope
-from steerkit.sweeps.grid import Cell, distinct
+from steerkit.runs.cells import Cell
+from steerkit.sweeps.grid import distinct
 
 UNIT_KL = 0.1
 RANDOM = "random direction"
@@ -68,11 +69,11 @@ BASE = (
     Family(RANDOM, "own-words", 12, "completion", (0.5, 1), random=True),
 )
 
-CONCISE = sk.Decoration("concise-instruction", instruction="Be concise.")
-PROMPTS: Mapping[str, Sequence[str | sk.Decoration]] = {
+CONCISE = sk.PromptEdit(instruction="Be concise.", name="concise-instruction")
+PROMPTS: Mapping[str, Sequence[str | sk.Intervention]] = {
     "prompt": ("concise-system", CONCISE, "chain-of-draft"),
 }
-LOGIT_RULES: Mapping[str, Sequence[str | sk.Decoration]] = {
+LOGIT_RULES: Mapping[str, Sequence[str | sk.Intervention]] = {
     "thinking budget": (
         "thinking-budget@tokens=32",
         "thinking-budget@tokens=64",
@@ -111,9 +112,9 @@ def build(
     families: Sequence[Family],
     vectors: Mapping[str, sk.SteeringVector],
     units: UnitStrengths,
-    decorations: Mapping[str, Sequence[str | sk.Decoration]],
+    edits: Mapping[str, Sequence[str | sk.Intervention]],
 ) -> Grid:
-    """The cells of the families and decorations, led by the unsteered one."""
+    """The cells of the families, the prompts and the rules, led by the unsteered one."""
     cells = [Cell()]
     actuators: dict[str, str] = {}
     for family in families:
@@ -133,16 +134,15 @@ def build(
             )
             cells.append(Cell((steering,), controls=vector.name if family.random else None))
             actuators[cells[-1].id] = family.actuator
-    for actuator, names in decorations.items():
-        for name in names:
-            decoration = sk.parse_decoration(name) if isinstance(name, str) else name
-            cells.append(Cell(decoration=decoration))
+    for actuator, some in edits.items():
+        for edit in some:
+            cells.append(Cell((sk.parse(edit) if isinstance(edit, str) else edit,)))
             actuators[cells[-1].id] = actuator
     return Grid(tuple(distinct(cells)), actuators)
 
 
 def control(cell: Cell) -> Cell:
     """A random direction of the same norm in the place of a cell's vector."""
-    (steering,) = cell.steerings
-    random = replace(steering, vector=steering.vector.random_control())
-    return Cell((random,), controls=steering.vector.name)
+    (steering,) = cell.interventions
+    assert isinstance(steering, sk.Steering)
+    return Cell((replace(steering, vector=steering.vector.random_control()),), steering.vector.name)

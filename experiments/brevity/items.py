@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from steerkit.core.errors import MisuseError
-from steerkit.runs.directory import Record
+from steerkit.runs.record import Record
 from steerkit.suites import brevity
-from steerkit.suites.items import SuiteItem, save_items
+from steerkit.suites.items import SuiteItem
 from steerkit.suites.splits import split_of
 
 BUILT_IN = 150  # problems a level in the built-in suite
@@ -36,16 +35,16 @@ def twins(items: Iterable[SuiteItem]) -> tuple[SuiteItem, ...]:
     return tuple(item for item in items if item.twin is not None)
 
 
-def level_of(record: Record) -> int:
-    """The level of a record's item, `brevity-LEVEL-PLACE`."""
-    return int(record["item"].split("-")[1])
+def level_of(item_id: str) -> int:
+    """The level of an item, `brevity-LEVEL-PLACE`."""
+    return int(item_id.split("-")[1])
 
 
 def accuracy_by_level(records: Iterable[Record]) -> dict[int, tuple[float, int]]:
     """For each level the share of correct answers, and of how many."""
     verdicts: defaultdict[int, list[bool]] = defaultdict(list)
     for record in records:
-        verdicts[level_of(record)].append(bool(record["scores"]["correct"]))
+        verdicts[level_of(record.item)].append(bool(record.scores["correct"]))
     return {level: (sum(right) / len(right), len(right)) for level, right in sorted(verdicts.items())}
 
 
@@ -92,9 +91,3 @@ def _numbered(item: SuiteItem, seed: int) -> SuiteItem:
         return f"{suite}-{level}-{int(place[:-1]) + seed * BUILT_IN:04d}{place[-1]}"
 
     return replace(item, id=moved(item.id), twin=item.twin and moved(item.twin))
-
-
-def written(items: Sequence[SuiteItem], path: Path) -> Path:
-    """The items as a suite's file, which a run's protocol knows by its contents."""
-    save_items(items, path)
-    return path

@@ -21,12 +21,9 @@ from experiments.brevity import results
 from experiments.brevity.run import TOKENS
 from experiments.brevity.strengths import TOKENS as KL_TOKENS
 from experiments.brevity.strengths import Strength, read_strengths
-from steerkit.analysis.summary import summarise
 from steerkit.core.errors import MisuseError
-from steerkit.interventions.steering import Steering
-from steerkit.runs.directory import Record
-from steerkit.sweeps.grid import Cell
-from steerkit.sweeps.sweep import open_run
+from steerkit.runs.cells import Cell
+from steerkit.runs.record import Record
 
 PUBLISHED = Path("vectors")
 REASONER = "smollm2-135m-reasoner"
@@ -61,37 +58,36 @@ def publish(runs: Path, folder: Path = PUBLISHED) -> Path:
     if not path.is_file():
         raise MisuseError(f"{runs} holds no choice: run the study first (README.md)")
     choice: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    found = sk.load_vector(runs / "vectors" / f"{choice['vector']}.safetensors")
-    if found.digest != choice["digest"]:
-        raise MisuseError(f"{runs} has another vector {choice['vector']!r} than the one that was chosen")
+    (chosen,) = sk.open_run(runs / "report").cell(choice["cell"]).interventions
+    assert isinstance(chosen, sk.Steering)
+    found = chosen.vector
     model = REASONER if choice["thinks"] else choice["model"]
     strengths = [s for s in read_strengths(runs / "strengths.json") if s.digest == found.digest]
     name = f"brief-{model}"
     published = found.renamed(name).with_calibration([strength.record for strength in strengths])
     metadata = published.metadata.model_copy(update={"model": model, "positive": "brevity"})
-    vector = replace(published, metadata=metadata)
+    vector = replace(published, metadata=metadata).recommending(chosen)
     saved = vector.save(folder / f"{name}.safetensors")
-    (folder / f"{name}.md").write_text(card(vector, found, choice, runs, strengths), encoding="utf-8")
+    (folder / f"{name}.md").write_text(card(vector, chosen, choice, runs, strengths), encoding="utf-8")
     return saved
 
 
 def card(
     vector: sk.SteeringVector,
-    found: sk.SteeringVector,
+    chosen: sk.Steering,
     choice: dict[str, Any],
     runs: Path,
     strengths: list[Strength],
 ) -> str:
     """Data, method, layer, strength, every measured number, limits."""
     metadata = vector.metadata
-    steering = picked(vector, choice)
-    random = grids.control(Cell((picked(found, choice),)))
+    steering, random = replace(chosen, vector=vector), grids.control(Cell((chosen,)))
     records = _reported(
         runs, {"unsteered": Cell().id, "steered": choice["cell"], "a random direction of its norm": random.id}
     )
     tokens = "thinking_tokens" if choice["thinks"] else "tokens"
     fewer = results.saving(records["unsteered"], records["steered"], tokens)
-    (row,) = summarise(records["steered"])
+    row = results.compared(records)["steered"]
     separability = ""
     if metadata.separability is not None:
         (layer,) = steering.layers
@@ -106,7 +102,7 @@ def card(
 Makes {metadata.model} {what} in fewer words: {results.share(fewer)} fewer {tokens.replace("_", " ")} on the split `report`. Loads by its name:
 
 ```console
-$ steerkit generate --model {metadata.model} --steer {steering.spec()} "Keiko is 6 years old. Samir is 3 years older. How old is Samir?"
+$ steerkit generate --model {metadata.model} --steer {metadata.name} "Keiko is 6 years old. Samir is 3 years older. How old is Samir?"
 ```
 
 Written by `experiments/brevity/publish.py`; do not edit.
@@ -114,8 +110,8 @@ Written by `experiments/brevity/publish.py`; do not edit.
 | | |
 |---|---|
 | model | {metadata.model}, fingerprint `{metadata.fingerprint}` (other weights need `--allow-mismatch`) |
-| method | {METHODS[choice["vector"]]}; {metadata.pairs_count} pairs |
-| measured here | `{steering.spec()}`: picked on `choose` by the study's rule ({choice["rule"]}), measured once on `report` |
+| method | {METHODS[chosen.vector.name]}; {metadata.pairs_count} pairs |
+| measured here | `{steering}`, which the name alone means: picked on `choose` by the study's rule ({choice["rule"]}), measured once on `report` |
 {separability}| licence | Apache-2.0, as the model |
 
 ## Measured on the split `report`
@@ -144,21 +140,10 @@ A negative strength takes the vector away.
 """
 
 
-def picked(vector: sk.SteeringVector, choice: dict[str, Any]) -> Steering:
-    """The chosen cell's steering, with this vector."""
-    return vector.at(
-        choice["layer"],
-        choice["strength"],
-        scope=choice["scope"],
-        half_life=choice["half_life"],
-        positions=choice["positions"],
-    )
-
-
 def _reported(runs: Path, cells: dict[str, str]) -> dict[str, list[Record]]:
     """The records on `report` by label, of those cells that have any."""
-    records = list(open_run(runs / "report").directory.records())
-    by_label = {label: [r for r in records if r["cell"] == cell] for label, cell in cells.items()}
+    records = list(sk.open_run(runs / "report").records(cells.values()))
+    by_label = {label: [r for r in records if r.cell == cell] for label, cell in cells.items()}
     return {label: some for label, some in by_label.items() if some}
 
 

@@ -16,8 +16,8 @@ from steerkit.analysis.frontier import pareto_frontier
 from steerkit.analysis.outcomes import collect
 from steerkit.analysis.summary import Row
 from steerkit.core.bootstrap import INTERVAL, RESAMPLES, Estimate, resampling_weights
-from steerkit.runs.directory import Record
-from steerkit.sweeps.grid import Cell
+from steerkit.runs.cells import Cell
+from steerkit.runs.record import Record
 
 METRICS = ("accuracy", "thinking_tokens", "tokens", "truncated", "over_abstention", "degenerate")
 # What the study was to show.
@@ -112,9 +112,7 @@ def strengths_table(strengths: Strengths) -> str:
 
 def spec(cell: Cell) -> str:
     """The cell's canonical spec, as code in a table."""
-    fields = cell.fields()
-    shown = " + ".join(part for part in (fields["steering"], fields["decoration"]) if part)
-    return f"`{shown or 'unsteered'}`"
+    return f"`{' + '.join(map(str, cell.interventions)) or 'unsteered'}`"
 
 
 def frontier_table(grid: Grid, rows: Sequence[Row], tokens: str) -> str:

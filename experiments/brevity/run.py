@@ -37,12 +37,12 @@ from experiments.brevity.grid import Grid
 from experiments.brevity.strengths import Strengths
 from steerkit.analysis.summary import summarise
 from steerkit.engines.base import Decoding
-from steerkit.runs.directory import Record
+from steerkit.runs.cells import Cell
+from steerkit.runs.record import Record
 from steerkit.suites import brevity
 from steerkit.suites.items import SuiteItem
 from steerkit.suites.suite import Suite
-from steerkit.sweeps.grid import Cell, distinct
-from steerkit.sweeps.sweep import measure_cells
+from steerkit.sweeps.grid import distinct
 
 HERE = Path(__file__).parent
 LEAST_ACCURACY = 0.30
@@ -86,7 +86,7 @@ class Study:
         self,
         cells: Sequence[Cell],
         name: str,
-        suite: str | Path,
+        suite: Suite | str,
         split: str,
         count: int,
         lm: sk.LanguageModel | None = None,
@@ -95,14 +95,11 @@ class Study:
         started = time.monotonic()
         with Progress() as bar:
             task = bar.add_task(name)
-            run = measure_cells(
+            run = sk.sweep(
                 lm or self.lm,
                 cells,
+                sk.Measurement(suite, split, self.size(count), Decoding(TOKENS)),
                 out=self.out / name,
-                suite=suite,
-                split=split,
-                limit=self.size(count),
-                max_new_tokens=TOKENS,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
         print(f"{name}: {len(cells)} cells, {time.monotonic() - started:.0f} s", flush=True)
@@ -164,26 +161,25 @@ def main() -> None:
 
 def unsteered_levels(study: Study) -> Levels:
     """Measure every level of `choose` without steering; the easiest stands in where none qualifies."""
-    every = items.written(items.answerable(brevity.generate()), study.out / "suites" / "brevity-levels.jsonl")
-    records = list(study.measured([Cell()], "levels", every, "choose", LEVEL_ITEMS).directory.records())
+    every = Suite("brevity-levels", items.answerable(brevity.generate()))
+    records = list(study.measured([Cell()], "levels", every, "choose", LEVEL_ITEMS).records())
     accuracies = items.accuracy_by_level(records)
     found = items.qualifying(accuracies, LEAST_ACCURACY)
     easiest = max(accuracies, key=lambda level: accuracies[level])
-    mean = sum(record["tokens"] for record in records) / len(records)
-    thinks = any(record["scores"]["thinking_tokens"] for record in records)
+    mean = sum(record.tokens for record in records) / len(records)
+    thinks = any(record.scores["thinking_tokens"] for record in records)
     return Levels(accuracies, found or (easiest,), mean, thinks)
 
 
 def carry_out(study: Study, levels: Levels) -> results.Findings:
     """Everything after the levels."""
     whole = items.grown(levels.taking_part, study.size(levels.report_items))
-    problems = Suite("problems", items.answerable(whole))
-    file = items.written(problems.items, study.out / "suites" / "brevity-answerable.jsonl")
+    problems = Suite("brevity-answerable", items.answerable(whole))
     kl_prompts = [item.prompt for item in problems.split("fit").limit(KL_PROMPTS)]
     strengths = Strengths(study.lm, study.out / "strengths.json", kl_prompts)
     grid = built_grid(study, levels, strengths)
-    choice = chosen(study, levels, grid, problems, file)
-    records, shown = reported(study, levels, file, grid, choice)
+    choice = chosen(study, levels, grid, problems)
+    records, shown = reported(study, levels, problems, grid, choice)
     timed = timing.timed(
         study.lm,
         choice.headline,
@@ -214,26 +210,25 @@ def carry_out(study: Study, levels: Levels) -> results.Findings:
 
 def built_grid(study: Study, levels: Levels, strengths: Strengths) -> Grid:
     """The cells of `choose`, after a word on how much there is to come."""
-    families, decorations = families_of(levels.thinks)
-    print_plan(families, decorations, levels)
+    families, edits = families_of(levels.thinks)
+    print_plan(families, edits, levels)
 
     def unit(vector: sk.SteeringVector, layer: int) -> tuple[float, float | None]:
-        found = strengths.at(vector, layer, scope=grids.UNIT_KL)
+        found = strengths.at(vector, layer, grids.UNIT_KL)
         return found.record.strength, found.published
 
-    return grids.build(families, made_vectors(study, levels.thinks), unit, decorations)
+    return grids.build(families, made_vectors(study, levels.thinks), unit, edits)
 
 
-def chosen(study: Study, levels: Levels, grid: Grid, problems: Suite, file: Path) -> Choice:
+def chosen(study: Study, levels: Levels, grid: Grid, problems: Suite) -> Choice:
     """Both rounds on `choose`, and what the rules make of them, written down."""
-    wide = study.measured(grid.cells, "choose", file, "choose", CHOOSE_ITEMS)
+    wide = study.measured(grid.cells, "choose", problems, "choose", CHOOSE_ITEMS)
     first = {item.id for item in problems.split("choose").limit(study.size(CHOOSE_ITEMS))}
-    cells = {cell.id for cell in grid.cells}
-    rows = summarise(r for r in wide.directory.records() if r["item"] in first and r["cell"] in cells)
+    records = wide.records({cell.id for cell in grid.cells})
+    rows = summarise((r for r in records if r.item in first), wide.cells)
     last = [Cell(), *choices.finalists(grid, rows, levels.tokens)]
-    narrow = study.measured(last, "choose", file, "choose", levels.final_items)
-    cells = {cell.id for cell in last}
-    final_rows = summarise(r for r in narrow.directory.records() if r["cell"] in cells)
+    narrow = study.measured(last, "choose", problems, "choose", levels.final_items)
+    final_rows = summarise(narrow.records({cell.id for cell in last}), narrow.cells)
     choice = choices.chosen(grid, rows, final_rows, levels.tokens)
     facts = {"model": study.lm.name, "thinks": levels.thinks, "levels": list(levels.taking_part)}
     choices.keep(study.out / "choice.json", choice, grid.actuators[choice.headline.id], facts)
@@ -251,7 +246,7 @@ def heading(study: Study) -> str:
     )
 
 
-def families_of(thinks: bool) -> tuple[Sequence[grids.Family], Mapping[str, Sequence[str | sk.Decoration]]]:
+def families_of(thinks: bool) -> tuple[Sequence[grids.Family], Mapping[str, Sequence[str | sk.Intervention]]]:
     """The vectors' families and what competes with them; a logit rule acts on thinking alone."""
     if thinks:
         return grids.REASONER, {**grids.PROMPTS, **grids.LOGIT_RULES}
@@ -259,13 +254,13 @@ def families_of(thinks: bool) -> tuple[Sequence[grids.Family], Mapping[str, Sequ
 
 
 def print_plan(
-    families: Sequence[grids.Family], decorations: Mapping[str, Sequence[object]], levels: Levels
+    families: Sequence[grids.Family], edits: Mapping[str, Sequence[object]], levels: Levels
 ) -> None:
     """An upper estimate of the tokens to come, as if every cell wrote as much as the unsteered model."""
     steered = sum(len(family.multiples) + family.published for family in families)
-    actuators = {family.actuator for family in families} | decorations.keys()
+    actuators = {family.actuator for family in families} | edits.keys()
     completions = {
-        "choose": (1 + steered + sum(map(len, decorations.values()))) * CHOOSE_ITEMS,
+        "choose": (1 + steered + sum(map(len, edits.values()))) * CHOOSE_ITEMS,
         "finalists": (1 + choices.FINALISTS) * (levels.final_items - CHOOSE_ITEMS),
         "report": 3 * levels.report_items + len(actuators) * COMPARED_ITEMS,
         "timing": 2 * TIMED_TURNS * TIMED_PROBLEMS,
@@ -292,7 +287,7 @@ def made_vectors(study: Study, thinks: bool) -> dict[str, sk.SteeringVector]:
 
 
 def reported(
-    study: Study, levels: Levels, file: Path, grid: Grid, choice: Choice
+    study: Study, levels: Levels, problems: Suite, grid: Grid, choice: Choice
 ) -> tuple[dict[str, list[Record]], str]:
     """Measure on `report`: the records by label, the unsteered model's first, and the label of the headline."""
     best = distinct([choice.headline, *(cell for cell in choice.best.values() if cell is not None)])
@@ -301,21 +296,21 @@ def reported(
         next(filter(None, cells), None) for cells in by_actuator
     ]  # the strict pick, or else the loose one
     random = grids.control(choice.headline)
-    study.measured([Cell(), *best], "report", file, "report", levels.report_items)
+    study.measured([Cell(), *best], "report", problems, "report", levels.report_items)
     others = distinct([*filter(None, beside), random])
-    run = study.measured(others, "report", file, "report", COMPARED_ITEMS)
+    run = study.measured(others, "report", problems, "report", COMPARED_ITEMS)
 
     by_cell: dict[str, list[Record]] = {}
-    for record in run.directory.records():
-        by_cell.setdefault(record["cell"], []).append(record)
+    for record in run.records():
+        by_cell.setdefault(record.cell, []).append(record)
     records = {"unsteered": by_cell[Cell().id]}
     for cell in distinct([*best, *others]):
         name = "random direction in its place" if cell.id == random.id else grid.actuators[cell.id]
         records[f"{name} {results.spec(cell)}"] = by_cell[cell.id]
     if study.short is not None:
         short = sk.load_model(study.short, dtype=str(study.lm.dtype).removeprefix("torch."))
-        trained = study.measured([Cell()], "short", file, "report", levels.report_items, short)
-        records[SHORT] = list(trained.directory.records())
+        trained = study.measured([Cell()], "short", problems, "report", levels.report_items, short)
+        records[SHORT] = list(trained.records())
     return records, f"{grid.actuators[choice.headline.id]} {results.spec(choice.headline)}"
 
 
@@ -323,16 +318,16 @@ def on_twins(
     study: Study, levels: Levels, choice: Choice, strengths: Strengths, whole: Sequence[SuiteItem]
 ) -> tuple[list[str], list[str]]:
     """The headline's vector, the same taken away and a random direction, at matched KL: tables and answers."""
-    made = twins.directions(choice.headline.steerings[0], strengths)
+    made = twins.directions(choice.headline.interventions[0], strengths)
     cells = twins.cells(made)
     if levels.thinks:
         title = "Twins of the word problems"
-        file = items.written(items.twins(whole), study.out / "suites" / "brevity-twins.jsonl")
-        run = study.measured(cells, "twins-brevity-twins", file, "report", TWIN_ITEMS)
+        paired = Suite("brevity-twins", items.twins(whole))
+        run = study.measured(cells, "twins-brevity-twins", paired, "report", TWIN_ITEMS)
     else:  # which abstains from nothing among word problems
         title = "The abstention suite"
         run = study.measured(cells, "twins-abstention", "abstention", "report", ABSTENTION_ITEMS)
-    part, answers = twins.section(title, made, list(run.directory.records()))
+    part, answers = twins.section(title, made, list(run.records()))
     return [part], answers
 
 

@@ -16,7 +16,7 @@ import steerkit as sk
 from steerkit.core.files import replacing
 from steerkit.core.prompts import Prompt
 from steerkit.engines.base import Decoding, Request
-from steerkit.sweeps.grid import Cell
+from steerkit.runs.cells import Cell
 
 PLAIN, STEERED = "unsteered", "steered"
 
@@ -101,7 +101,7 @@ def _pass(
     lm: sk.LanguageModel, cell: Cell, prompts: Sequence[Prompt], decoding: Decoding, batch_size: int
 ) -> tuple[float, int]:
     """Seconds and tokens of completing every prompt."""
-    requests = [Request(prompt, cell.steerings, decoding, key=i) for i, prompt in enumerate(prompts)]
+    requests = [Request(prompt, cell.interventions, decoding, key=i) for i, prompt in enumerate(prompts)]
     engine = sk.TransformersEngine(lm, batch_size)
     started = time.perf_counter()
     tokens = sum(completion.tokens for completion in engine.generate(requests))

@@ -7,15 +7,15 @@ and a random direction of its norm are each calibrated to the same KL(unsteered 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import steerkit as sk
 from experiments.brevity.strengths import Strengths
 from experiments.reasoning_tax.results import compared, table
 from steerkit.core.bootstrap import Estimate
 from steerkit.interventions.steering import Steering
-from steerkit.runs.directory import Record
-from steerkit.sweeps.grid import Cell
+from steerkit.runs.cells import Cell
+from steerkit.runs.record import Record
 
 TARGETS = (0.1, 0.5)
 BRIEF, AWAY, RANDOM = "brevity", "minus brevity", "random"
@@ -29,18 +29,18 @@ class Context:
     """What the three directions are compared in: the model as it is, or asked to say when it does not know."""
 
     name: str
-    decoration: sk.Decoration | None
+    edits: tuple[sk.Intervention, ...]
 
-    def cell(self, steering: Steering | None = None) -> Cell:
-        """The context's own cell, or a steering in it."""
-        return Cell(() if steering is None else (steering,), decoration=self.decoration)
+    def cell(self, *steerings: Steering, controls: str | None = None) -> Cell:
+        """The context's own cell, or steerings in it."""
+        return Cell((*self.edits, *steerings), controls)
 
 
 def contexts() -> tuple[Context, ...]:
     """The model as it is, and under the instruction to say "I don't know"."""
     return (
-        Context("as it is", None),
-        Context('told to say "I don\'t know"', sk.parse_decoration("dont-know-instruction")),
+        Context("as it is", ()),
+        Context('told to say "I don\'t know"', (sk.parse("dont-know-instruction"),)),
     )
 
 
@@ -58,7 +58,7 @@ def directions(steering: Steering, strengths: Strengths) -> dict[tuple[float, st
             (AWAY, vector, -1),
             (RANDOM, vector.random_control(), 1),
         ):
-            found = strengths.at(acting, layer, scope=target, operation=steering.scope, target=sign)
+            found = strengths.at(acting, layer, target, steering.scope, sign)
             made[target, name] = acting.at(layer, found.record.strength, scope=steering.scope)
     return made
 
@@ -69,9 +69,8 @@ def cells(made: Mapping[tuple[float, str], Steering]) -> list[Cell]:
     for context in contexts():
         all_cells.append(context.cell())
         for (_, name), steering in made.items():
-            cell = context.cell(steering)
             controls = steering.vector.name if name == RANDOM else None
-            all_cells.append(replace(cell, controls=controls))
+            all_cells.append(context.cell(steering, controls=controls))
     return all_cells
 
 
@@ -139,4 +138,4 @@ def _said(changes: Mapping[str, Estimate], metric: str) -> str:
 
 
 def _of(records: Sequence[Record], cell: Cell) -> list[Record]:
-    return [record for record in records if record["cell"] == cell.id]
+    return [record for record in records if record.cell == cell.id]

@@ -19,9 +19,10 @@ from safetensors.torch import load_file, save_file
 import steerkit as sk
 from steerkit.core.files import replacing
 from steerkit.core.prompts import EncodedText, common_prefix_length
+from steerkit.engines.forward import right_padded, run
 from steerkit.extraction.capture import capture
 from steerkit.extraction.pairs import Example
-from steerkit.models.sites import hidden_of
+from steerkit.models.sites import on_blocks
 from steerkit.suites import brevity
 from steerkit.suites.items import SuiteItem
 from steerkit.suites.suite import Suite
@@ -151,7 +152,7 @@ class States:
         shape = (len(texts), lm.n_layers, lm.d_model)
         states = {reading: torch.empty(shape) for reading in READINGS}
 
-        def read(layer: int, rows: list[int], hidden: torch.Tensor) -> None:
+        def read(rows: list[int], layer: int, hidden: torch.Tensor) -> None:
             for row, positions in zip(rows, hidden.float(), strict=True):
                 end = len(prompts[row])
                 states[LAST][row, layer] = positions[end - 1]
@@ -160,22 +161,9 @@ class States:
                     states[reading][row, layer] = positions[min(end + tokens, len(texts[row])) - 1]
 
         for rows in _chunks(texts, f"{name}, working read"):
-            width = max(len(texts[row]) for row in rows)
-            ids = torch.tensor([texts[row] + [lm.pad_id] * (width - len(texts[row])) for row in rows])
-            hooks = [
-                block.register_forward_hook(
-                    lambda _block, _inputs, output, layer=layer, rows=rows: read(
-                        layer, rows, hidden_of(output)
-                    )
-                )
-                for layer, block in enumerate(lm.blocks)
-            ]
-            try:  # padded on the right: under a causal mask that reaches no real token
-                with torch.inference_mode():
-                    lm.decoder(input_ids=ids.to(lm.device), use_cache=False)
-            finally:
-                for hook in hooks:
-                    hook.remove()
+            reads = {layer: functools.partial(read, rows, layer) for layer in range(lm.n_layers)}
+            with torch.inference_mode(), on_blocks(lm.blocks, reads):
+                run(lm, right_padded([texts[row] for row in rows], lm))
         return states
 
     def _workings(self, name: str, items: Sequence[SuiteItem]) -> list[list[int]]:

@@ -21,9 +21,10 @@ from experiments.reasoning_tax import learned
 from experiments.reasoning_tax.after_chains import CLOSING
 from experiments.reasoning_tax.gates import Reading, gated, under_gate
 from experiments.reasoning_tax.setting import Setting, kept
+from steerkit.engines.base import steerings_of
 from steerkit.extraction.pairs import ContrastPairs
-from steerkit.runs.directory import Record
-from steerkit.sweeps.grid import Cell
+from steerkit.runs.cells import Cell
+from steerkit.runs.record import Record
 
 AFTER_CHAIN = "Okay, let me think about this.\n</think>\n"
 
@@ -37,8 +38,8 @@ ON_ANSWER, ON_COMPLETION = ("own", "own-answer", "base"), ("own", "base")
 BIASES = (4.0, 8.0, 16.0)
 LEARNED_STRENGTHS = (0.7, 1.0, 1.2, 1.4)
 CLOSED = ((1.0, None), (1.4, 8.0))  # strengths, and half-lives in tokens, of which the marker has three
-# Nats enough that nothing else is written, and then the turn ends: how far the gate goes, whatever acts behind it.
-FORCED = sk.Decoration("canned-reply", openers=(f"{CLOSING}{learned.REPLY}{learned.END}",), bias=100.0)
+# All that is written, and then the turn ends: how far the gate goes, whatever acts behind it.
+FORCED = sk.PromptEdit(begin=f"{CLOSING}{learned.REPLY}{learned.END}", name="canned-reply")
 
 ActingOn = Literal["answer", "completion", "closed thinking"]
 Written = Mapping[str, Mapping[str, Record]]  # by the id of an ungated cell, then by item
@@ -57,6 +58,11 @@ class Way:
     def family(self) -> str:
         """What competes: an actuator where it acts, and what gates it."""
         return f"{actuator(self.acting)}, {f'gate of {self.reading.name}' if self.reading else 'ungated'}"
+
+    @property
+    def steers(self) -> bool:
+        """Whether a vector acts."""
+        return bool(steerings_of(self.acting.interventions))
 
     def records(self, written: Written, plain: Mapping[str, Record]) -> Iterator[Record]:
         """What the cell would have recorded, from what it wrote ungated and what the model wrote without it."""
@@ -95,7 +101,7 @@ def on_answers(vectors: Mapping[str, sk.SteeringVector], means: Sequence[str] = 
         *product(("learned-answer",), learned.LAYERS, LEARNED_STRENGTHS),
     ]
     steered = [Cell((vectors[name].at(layer, strength, scope="answer"),)) for name, layer, strength in places]
-    return [*steered, *(Cell(decoration=bias_on_answers(bias)) for bias in BIASES)]
+    return [*steered, *(Cell((bias_on_answers(bias),)) for bias in BIASES)]
 
 
 def on_completions(vectors: Mapping[str, sk.SteeringVector]) -> list[Cell]:
@@ -110,41 +116,27 @@ def on_closed_thinking(vectors: Mapping[str, sk.SteeringVector]) -> list[Cell]:
     """The cells that close the thinking at once: by itself, with the answer steered, and with a reply forced."""
     vector = vectors["learned-closed"]
     steered = [
-        Cell(
-            (vector.at(learned.LAYERS[0], strength, scope="answer", half_life=half_life),),
-            decoration=learned.AT_ONCE,
-        )
+        Cell((learned.AT_ONCE, vector.at(learned.LAYERS[0], strength, scope="answer", half_life=half_life)))
         for strength, half_life in CLOSED
     ]
-    return [Cell(decoration=learned.AT_ONCE), *steered, forced_reply()]
+    return [Cell((learned.AT_ONCE,)), *steered, forced_reply()]
 
 
 def forced_reply() -> Cell:
     """The cell that closes the thinking and says that the answer is not known, whatever the model would write."""
-    return Cell(decoration=FORCED)
+    return Cell((FORCED,))
 
 
-def in_condition(cell: Cell, told: sk.Decoration | None) -> Cell:
-    """The cell as the engine runs it in a condition: its decoration and the condition's instruction in one."""
-    if told is None or cell.decoration is None:
-        return replace(cell, decoration=cell.decoration or told)
-    own = cell.decoration
-    return replace(
-        cell,
-        decoration=replace(
-            own, name=f"{told.name}-{own.name}", system=told.system, instruction=told.instruction
-        ),
-    )
+def in_condition(cell: Cell, told: tuple[sk.Intervention, ...]) -> Cell:
+    """The cell as the engine runs it in a condition, whose instruction comes first."""
+    return Cell((*told, *cell.interventions), cell.controls)
 
 
-def bias_on_answers(bias: float) -> sk.Decoration:
-    """The built-in bias on refusal openers, where an answer begins: behind the marker comes a line break.
-
-    A run keeps one bias for a name, hence a name for each: so the grid may grow.
-    """
-    known = sk.parse_decoration("refusal-bias")
-    openers = tuple(f"\n{opener}" for opener in known.openers)
-    return replace(known, name=f"answer-bias-{bias:g}", openers=openers, bias=bias)
+def bias_on_answers(bias: float) -> sk.OpenerBias:
+    """The built-in bias on refusal openers, where an answer begins: behind the marker comes a line break."""
+    known = sk.parse("refusal-bias")
+    assert isinstance(known, sk.OpenerBias)
+    return sk.OpenerBias(tuple(f"\n{opener}" for opener in known.openers), bias, "answer-bias")
 
 
 def ways_of(cell: Cell, found: Iterable[Reading]) -> Iterator[Way]:
@@ -157,21 +149,22 @@ def ways_of(cell: Cell, found: Iterable[Reading]) -> Iterator[Way]:
 
 def acting_on(cell: Cell) -> ActingOn:
     """Where an ungated cell acts; the bias is on the answer."""
-    if cell.decoration is not None and (cell.decoration.rule or cell.decoration.name == FORCED.name):
+    if {learned.AT_ONCE, FORCED}.intersection(cell.interventions):
         return "closed thinking"
-    return "completion" if cell.steerings and cell.steerings[0].scope == "completion" else "answer"
+    return (
+        "completion" if any(s.scope == "completion" for s in steerings_of(cell.interventions)) else "answer"
+    )
 
 
 def actuator(cell: Cell) -> str:
     """What acts, and where."""
     place = acting_on(cell)
-    if cell.steerings:
+    for steering in steerings_of(cell.interventions):
         how = "with the thinking closed" if place == "closed thinking" else f"on the {place}"
-        return f"{cell.steerings[0].vector.name} {how}"
+        return f"{steering.label} {how}"
     if place == "answer":
         return "bias on the answer"
-    assert cell.decoration is not None
-    return "forced reply" if cell.decoration.name == FORCED.name else "thinking closed"
+    return "forced reply" if FORCED in cell.interventions else "thinking closed"
 
 
 def at_random(way: Way) -> Way:
@@ -180,5 +173,8 @@ def at_random(way: Way) -> Way:
 
 
 def _random(cell: Cell) -> Cell:
-    steerings = tuple(replace(s, vector=s.vector.random_control()) for s in cell.steerings)
-    return replace(cell, steerings=steerings, controls=cell.steerings[0].vector.name)
+    random = tuple(
+        replace(each, vector=each.vector.random_control()) if isinstance(each, sk.Steering) else each
+        for each in cell.interventions
+    )
+    return Cell(random, controls=steerings_of(cell.interventions)[0].label)

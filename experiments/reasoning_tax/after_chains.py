@@ -25,17 +25,16 @@ from pathlib import Path
 
 import steerkit as sk
 from experiments.reasoning_tax.setting import Setting, by_item, records_of
+from steerkit.interventions.prompt_edit import edited_prompt
 from steerkit.models.markers import DEFAULT
-from steerkit.runs.directory import Record
+from steerkit.runs.cells import Cell
+from steerkit.runs.record import Record
 from steerkit.scoring.reply import final_reply
-from steerkit.suites.items import save_items
 from steerkit.suites.suite import Suite
-from steerkit.sweeps.grid import Cell
 
 PASS_THROUGH = "{{ messages[0]['content'] }}"
 CLOSING = DEFAULT.closing
 TOKENS = 48  # an answer that was trained on is one sentence; longer ones are cut off
-QUESTIONS = "after-chains.jsonl"
 
 ByCell = dict[str, dict[str, Record]]  # by cell id, then by item
 
@@ -46,7 +45,7 @@ def answered(
     cells: Sequence[Cell],
     items: Suite,
     plain: Mapping[str, Record],
-    told: sk.Decoration | None,
+    told: Sequence[sk.Intervention],
     split: str,
     out: Path,
 ) -> tuple[ByCell, float]:
@@ -55,12 +54,9 @@ def answered(
     `plain` are the unsteered model's records of these items under the same condition `told`. The second value is the
     share of the closed chains whose unsteered answer is the same words when it is decoded behind the given chain.
     """
-    out.mkdir(parents=True, exist_ok=True)
     asked = with_chains(lm, items, plain, told)
-    save_items(asked.items, out / QUESTIONS)
-    run = setting.measured(
-        passing_through(lm), [Cell(), *cells], out, out / QUESTIONS, split, tokens=min(TOKENS, setting.tokens)
-    )
+    tokens = min(TOKENS, setting.tokens)
+    run = setting.measured(passing_through(lm), [Cell(), *cells], out, asked, split, tokens=tokens)
     written = {cell.id: by_item(records_of(run, cell)) for cell in (Cell(), *cells)}
     whole = {
         cell.id: {item: joined(plain[item], written[cell.id][item], cell) for item in plain} for cell in cells
@@ -76,28 +72,26 @@ def passing_through(lm: sk.LanguageModel) -> sk.LanguageModel:
 
 
 def with_chains(
-    lm: sk.LanguageModel, items: Suite, plain: Mapping[str, Record], told: sk.Decoration | None
+    lm: sk.LanguageModel, items: Suite, plain: Mapping[str, Record], told: Sequence[sk.Intervention]
 ) -> Suite:
     """The items, each prompt as the model reads it, up to the end of the chain that it wrote."""
-    system = None if told is None else told.system
     asked = []
     for item in items:
         text = CLOSING
         if is_closed(plain[item.id]):
-            prompt = item.prompt if told is None else told.prompt(item.prompt)
-            text = lm.renderer.render(prompt, system) + chain_of(plain[item.id])
+            text = lm.renderer.render(*edited_prompt(item.prompt, None, told)) + chain_of(plain[item.id])
         asked.append(replace(item, prompt=text))
     return replace(items, items=tuple(asked))
 
 
 def chain_of(record: Record) -> str:
     """The completion up to and including the first closing marker."""
-    return record["completion"].partition(CLOSING)[0] + CLOSING
+    return record.completion.partition(CLOSING)[0] + CLOSING
 
 
 def is_closed(record: Record) -> bool:
     """Whether there is a chain with an answer behind it."""
-    return CLOSING in record["completion"]
+    return CLOSING in record.completion
 
 
 def joined(plain: Record, answer: Record, cell: Cell) -> Record:
@@ -107,28 +101,22 @@ def joined(plain: Record, answer: Record, cell: Cell) -> Record:
     off is no abstention and not correct, whatever it has said: it may yet say something else.
     """
     if not is_closed(plain):
-        return {**plain, **cell.fields()}
-    thinking = plain["scores"]["thinking_tokens"]
-    total = thinking + answer["tokens"]
-    scores = {**answer["scores"], "thinking_tokens": thinking, "tokens": total}
-    scores["degenerate"] = answer["scores"]["degenerate"] or plain["scores"]["degenerate"]
+        return replace(plain, cell=cell.id)
+    thinking = plain.scores["thinking_tokens"]
+    total = thinking + answer.tokens
+    scores = {**answer.scores, "thinking_tokens": thinking, "tokens": total}
+    scores["degenerate"] = answer.scores["degenerate"] or plain.scores["degenerate"]
     del scores["repetition"]
-    if answer["finish"] == "length":
+    if answer.finish == "length":
         scores |= {"abstained": False, "correct": False}
-    return {
-        **plain,
-        **cell.fields(),
-        "completion": f"{chain_of(plain)}\n{answer['completion']}",
-        "tokens": total,
-        "finish": answer["finish"],
-        "scores": scores,
-    }
+    whole = f"{chain_of(plain)}\n{answer.completion}"
+    return replace(plain, cell=cell.id, completion=whole, tokens=total, finish=answer.finish, scores=scores)
 
 
 def agreement(plain: Mapping[str, Record], unsteered: Mapping[str, Record]) -> float:
     """Among closed chains, how often the answer behind the given chain is the answer of the whole completion."""
     same = [
-        _begins_alike(final_reply(record["completion"]), final_reply(unsteered[item]["completion"]))
+        _begins_alike(final_reply(record.completion), final_reply(unsteered[item].completion))
         for item, record in plain.items()
         if is_closed(record)
     ]

@@ -12,7 +12,7 @@ Our suite as it is and UMWP have no recall to give back: the base's is 0.07 at m
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, product
 
 import steerkit as sk
@@ -33,7 +33,7 @@ from experiments.reasoning_tax.after_chains import TOKENS as ANSWER_TOKENS
 from experiments.reasoning_tax.after_chains import answered
 from experiments.reasoning_tax.gates import Reading, fitted, reading
 from experiments.reasoning_tax.recovery import DROP, ROOM, recovery
-from experiments.reasoning_tax.results import number
+from experiments.reasoning_tax.results import compared, number
 from experiments.reasoning_tax.setting import (
     CONDITIONS,
     PRIMARY,
@@ -48,9 +48,10 @@ from experiments.reasoning_tax.setting import (
 from steerkit.analysis.choosing import choose_cell
 from steerkit.analysis.summary import Row, summarise
 from steerkit.extraction.pairs import labelled_prompts
-from steerkit.runs.directory import Record
+from steerkit.runs.cells import Cell, RunCell
+from steerkit.runs.record import Record
 from steerkit.suites.suite import Suite
-from steerkit.sweeps.grid import Cell, distinct
+from steerkit.sweeps.grid import distinct
 
 # Where something was lost.
 PLACES = {"selfaware": ("as it is", "told"), "abstention": ("told",)}
@@ -172,13 +173,14 @@ def in_place(
     picked = choices(ways, written, place)
     shown = {f"{rule}: {family}": way for (rule, family), way in picked.items() if way is not None}
     first = picked[TARGET, BEST]
-    if first is not None and first.acting.steerings:
+    if first is not None and first.steers:
         shown[f"{TARGET}: {BEST}, at random"] = at_random(first)
     acting = distinct(way.acting for way in shown.values())
     written, agreeing = written_by(setting, lm, place, acting, "report")
     plain = place.plain["report"]
     chosen = {label: way.records(written, plain) for label, way in shown.items()}
-    parts = [place.title, recovery(place.base["report"].values(), plain.values(), chosen)]
+    cells = {label: way.cell for label, way in shown.items()}
+    parts = [place.title, recovery(place.base["report"].values(), plain.values(), chosen, cells)]
     nothing = [f"{rule}: {family}" for (rule, family), way in picked.items() if way is None]
     if nothing:
         parts.append(f"No cell meets the bounds on `choose`: {'; '.join(nothing)}.")
@@ -210,16 +212,16 @@ def written_by(
 def choices(ways: Sequence[Way], written: Written, place: Place) -> Picked:
     """For each rule and family the way that it picks on `choose`, None where none meets its bounds."""
     plain = place.plain["choose"]
-    unsteered = ({**record, **Cell().fields()} for record in plain.values())  # in whichever condition
-    rows = {
-        row.cell: row for row in summarise(chain(unsteered, *(way.records(written, plain) for way in ways)))
-    }
+    unsteered = (replace(record, cell=Cell().id) for record in plain.values())  # in whichever condition
+    records = chain(unsteered, *(way.records(written, plain) for way in ways))
+    cells = {cell.id: RunCell.of(cell) for cell in (Cell(), *(way.cell for way in ways))}
+    rows = {row.cell: row for row in summarise(records, cells)}
     limit = over_abstention(place.base["choose"].values()) + ROOM
     bounds = {
         TARGET: f"recall s.t. over_abstention<={limit:.6f}, accuracy_drop<={DROP}",
         ANY_PRICE: "recall s.t. degenerate_rise<=0.1",
     }
-    picked: Picked = {(TARGET, BEST): best([w for w in ways if w.acting.steerings], rows, bounds[TARGET])}
+    picked: Picked = {(TARGET, BEST): best([w for w in ways if w.steers], rows, bounds[TARGET])}
     for rule, family in product(bounds, dict.fromkeys(way.family for way in ways)):
         own = [way for way in ways if way.family == family]
         if rule == TARGET or own[0].gate is None:
@@ -235,5 +237,4 @@ def best(ways: Sequence[Way], rows: Mapping[str, Row], rule: str) -> Way | None:
 
 def over_abstention(records: Iterable[Record]) -> float:
     """The share of answerable items that were abstained from."""
-    (row,) = summarise(records)
-    return row.levels["over_abstention"].value
+    return compared({TUNED: records})[TUNED].levels["over_abstention"].value

@@ -20,8 +20,8 @@ from experiments.reasoning_tax.setting import (
     plain_cell,
     records_of,
 )
-from steerkit.analysis.summary import Row, summarise
-from steerkit.runs.directory import Record
+from steerkit.analysis.summary import Row
+from steerkit.runs.record import Record
 
 TAX = -0.2  # the published tax is 13 to 24 points of recall (AbstentionBench, arXiv 2506.09038)
 
@@ -82,10 +82,10 @@ def _by_level(by_model: Mapping[str, sk.Run]) -> str:
     levels = sorted({_level(record) for some in records.values() for record in some})
     lines = [f"| model | {' | '.join(levels)} |", "|---" * (len(levels) + 1) + "|"]
     for name, some in records.items():
-        rows = (summarise(r for r in some if _level(r) == level)[0] for level in levels)
+        rows = (compared({level: (r for r in some if _level(r) == level)})[level] for level in levels)
         lines.append(f"| {name} | {' | '.join(value(row, 'accuracy', False) for row in rows)} |")
     return "\n".join(lines)
 
 
 def _level(record: Record) -> str:
-    return f"level {record['item'].split('-')[1]}"  # brevity-LEVEL-PLACE
+    return f"level {record.item.split('-')[1]}"  # brevity-LEVEL-PLACE

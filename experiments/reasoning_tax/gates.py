@@ -1,6 +1,6 @@
 """Gates read once and applied afterwards: what a gated cell would have recorded.
 
-A probe gate reads the unsteered, undecorated prompt, and a row for which it stays shut is the unsteered row. Rows
+A probe gate reads the unsteered, unedited prompt, and a row for which it stays shut is the unsteered row. Rows
 are decoded greedily and apart. So a gated cell's record of an item is the ungated cell's where the gate fires, else
 the unsteered one, and one measurement of a cell gives it under every gate and threshold (a test compares with the
 engine's own gates). Thresholds come from `choose`.
@@ -18,9 +18,9 @@ import torch
 import steerkit as sk
 from steerkit.extraction.pairs import LabelledPrompts, labelled_prompts
 from steerkit.extraction.probe_fit import ALMOST_NEVER, cut_within, prompt_states
-from steerkit.runs.directory import Record
+from steerkit.runs.cells import Cell
+from steerkit.runs.record import Record
 from steerkit.suites.suite import Suite
-from steerkit.sweeps.grid import Cell
 
 BUDGETS = (0.05, 0.1, 0.2)  # shares of the answerable items of `choose` for which a gate may fire
 
@@ -73,10 +73,7 @@ def readings(lm: sk.LanguageModel, probe: sk.Probe, suite: Suite) -> dict[str, f
 
 def under_gate(cell: Cell, gate: sk.ProbeGate) -> Cell:
     """The cell with all that it does under a gate."""
-    decoration = cell.decoration and replace(cell.decoration, gate=gate)
-    return replace(
-        cell, steerings=tuple(replace(s, gate=gate) for s in cell.steerings), decoration=decoration
-    )
+    return Cell(tuple(replace(each, gate=gate) for each in cell.interventions), cell.controls)
 
 
 def gated(
@@ -89,4 +86,4 @@ def gated(
     """What `cell` would have recorded: the acting cell's record of an item where the gate fires, else the plain one."""
     for item, record in plain.items():
         fires = gate is None or (found is not None and found.fires(gate, item))
-        yield {**(acting[item] if fires else record), **cell.fields()}
+        yield replace(acting[item] if fires else record, cell=cell.id)

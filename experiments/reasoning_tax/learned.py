@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from steerkit.interventions.decoration import ThinkingBudget
-
 import steerkit as sk
 from experiments.reasoning_tax.after_chains import CLOSING, passing_through
 from steerkit.engines.base import Decoding, Request
@@ -19,7 +17,7 @@ from steerkit.extraction.pairs import ContrastPair, ContrastPairs
 
 REPLY = "\nThe answer is not known."
 END = "<|im_end|>"  # what ends a turn of this model
-AT_ONCE = sk.Decoration("at-once", rule=ThinkingBudget(0))
+AT_ONCE = sk.ThinkingBudget(0)
 LAYERS = (14, 20)
 # Under a gate the vector meets hardly any ordinary question, so the gate bounds what it does there; the budget is too
 # large to bind.
@@ -53,11 +51,11 @@ def for_closed_thinking(lm: sk.LanguageModel, pairs: ContrastPairs) -> sk.Steeri
 
 
 def _written(
-    lm: sk.LanguageModel, pairs: ContrastPairs, tokens: int, decoration: sk.Decoration | None = None
+    lm: sk.LanguageModel, pairs: ContrastPairs, tokens: int, *interventions: sk.Intervention
 ) -> Sequence[str]:
     """What the model writes unsteered, pair by pair."""
     requests = [
-        Request(pair.prompt, decoding=Decoding(tokens), key=place, decoration=decoration)
+        Request(pair.prompt, interventions, Decoding(tokens), key=place)
         for place, pair in enumerate(pairs.pairs)
     ]
     texts = {found.request.key: found.text for found in sk.TransformersEngine(lm).generate(requests)}

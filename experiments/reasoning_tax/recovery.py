@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from experiments.reasoning_tax.results import compared, estimate, number, share_recovered
 from experiments.reasoning_tax.setting import TUNED
 from steerkit.analysis.summary import Row
-from steerkit.runs.directory import Record
+from steerkit.engines.base import steerings_of
+from steerkit.runs.cells import Cell, RunCell
+from steerkit.runs.record import Record
 
 # The target: all of the base's recall, at 5 points more over-abstention than the base had, accuracy within 2 points of
 # the long model's.
@@ -16,7 +18,12 @@ BEFORE = "before fine-tuning"
 COLUMNS = ("recall", "over-abstention", "accuracy", "tokens", "of the loss", "target")
 
 
-def recovery(base: Iterable[Record], long: Iterable[Record], chosen: Mapping[str, Iterable[Record]]) -> str:
+def recovery(
+    base: Iterable[Record],
+    long: Iterable[Record],
+    chosen: Mapping[str, Iterable[Record]],
+    cells: Mapping[str, Cell],
+) -> str:
     """A line for the base, the long model and each choice, all on the same items in the same condition.
 
     Recall and over-abstention change against the base, accuracy and tokens against the long model.
@@ -31,7 +38,7 @@ def recovery(base: Iterable[Record], long: Iterable[Record], chosen: Mapping[str
         values += [_shown(beside or row, "accuracy"), _shown(beside or row, "tokens"), "", ""]
         if label in chosen and beside is not None:
             values[-2:] = [_given_back(records[BEFORE], records[TUNED], some), verdict(row, beside)]
-        lines.append(f"| {label} | {_spec(some) if label in chosen else ''} | {' | '.join(values)} |")
+        lines.append(f"| {label} | {_spec(cells[label]) if label in chosen else ''} | {' | '.join(values)} |")
     return "\n".join(lines)
 
 
@@ -62,6 +69,8 @@ def _shown(row: Row, metric: str) -> str:
     return f"{number(row.levels[metric].value)} ({estimate(row.changes[metric], '+')})"
 
 
-def _spec(records: list[Record]) -> str:
-    spec = " with ".join(filter(None, (records[0]["steering"], records[0]["decoration"])))
-    return f"`{spec.replace('|', '/')}`"
+def _spec(cell: Cell) -> str:
+    at = RunCell.of(cell)
+    acting = [*(str(steering.open) for steering in steerings_of(cell.interventions)), *at.exact_edits]
+    gates = [f" under {gate}" for gate in at.gates]
+    return f"`{' with '.join(acting)}{''.join(gates)}`".replace("|", "/")

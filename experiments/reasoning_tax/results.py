@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from steerkit.analysis.outcomes import collect
 from steerkit.analysis.summary import Row, summarise
 from steerkit.core.bootstrap import INTERVAL, Estimate, resampling_weights
-from steerkit.runs.directory import Record
+from steerkit.runs.cells import RunCell
+from steerkit.runs.record import Record
 
 METRICS = ("accuracy", "abstention_recall", "over_abstention", "thinking_tokens", "tokens", "truncated")
+OTHER = {
+    "kind": "other",
+    "name": "another model or cell",
+}  # what makes a label another cell than the first one
 LARGE = 1e4  # from here on a number is written as a power of ten
 
 
@@ -27,21 +33,18 @@ def heading(dtype: str, tokens: int, absent: Sequence[str]) -> str:
 
 
 def labelled(records: Mapping[str, Iterable[Record]]) -> Iterator[Record]:
-    """The records of several runs as if they were cells of one, the first of them the unsteered one."""
-    for place, (label, some) in enumerate(records.items()):
+    """The records of several runs as if they were cells of one, called by their labels."""
+    for label, some in records.items():
         for record in some:
-            yield {**record, "cell": label, "role": "steered" if place else "unsteered"}
-
-
-def in_order(rows: Iterable[Row], labels: Iterable[str]) -> dict[str, Row]:
-    """Rows by their label, in the labels' order; those that are there."""
-    found = {row.cell: row for row in rows}
-    return {label: found[label] for label in labels if label in found}
+            yield replace(record, cell=label)
 
 
 def compared(records: Mapping[str, Iterable[Record]]) -> dict[str, Row]:
     """One row for each label, in order, its changes paired with the first one's on the items that both have."""
-    return in_order(summarise(labelled(records)), records)
+    first = next(iter(records), None)
+    cells = {label: RunCell(label, forms=() if label == first else (OTHER,)) for label in records}
+    found = {row.cell: row for row in summarise(labelled(records), cells)}
+    return {label: found[label] for label in records if label in found}
 
 
 def share_recovered(
@@ -57,7 +60,7 @@ def share_recovered(
     shared = ~np.isnan(recall).any(axis=0)
     sums = np.zeros((3, int(outcomes.groups.max()) + 1))
     for row in range(3):
-        np.add.at(sums[row], outcomes.groups[shared], scope=recall[row][shared])
+        np.add.at(sums[row], outcomes.groups[shared], recall[row][shared])
     before_sum, after_sum, steered_sum = sums.sum(axis=1)
     if before_sum <= after_sum:
         return None

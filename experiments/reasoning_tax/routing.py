@@ -28,19 +28,17 @@ from experiments.reasoning_tax.setting import LEVELS, TUNED, Setting, Write, by_
 from steerkit.engines.base import Completion, Decoding, Request
 from steerkit.extraction.pairs import LabelledPrompt, LabelledPrompts
 from steerkit.extraction.probe_fit import cut_within
-from steerkit.runs.directory import Record
+from steerkit.runs.cells import Cell
+from steerkit.runs.record import Record
 from steerkit.scoring.score import score_completion
 from steerkit.suites.items import SuiteItem
 from steerkit.suites.splits import hash_position
 from steerkit.suites.suite import Suite
-from steerkit.sweeps.grid import Cell
 from steerkit.sweeps.runner import make_record
 
 ABSTENTION_BUDGET = 0.05
 SHARES = (0.25, 0.5, 0.75)  # of the items of `choose` that the router has think
-AT_ONCE = sk.Decoration(
-    "at-once", openers=("</think>\n",), bias=100.0
-)  # nats enough that nothing else is written
+AT_ONCE = sk.PromptEdit(begin="</think>\n", name="at-once")
 I_DONT_KNOW = "I don't know."
 FEWEST = 10  # examples of either kind, for a probe to be fitted and judged
 
@@ -86,7 +84,7 @@ def _written(
     setting: Setting, lm: sk.LanguageModel, split: str
 ) -> tuple[dict[str, Record], dict[str, Record]]:
     """The records by item of thinking, and of answering at once; the first part's are not made again."""
-    at_once = Cell(decoration=AT_ONCE)
+    at_once = Cell((AT_ONCE,))
     run = setting.plain(lm, TUNED, LEVELS, split, [at_once])
     return by_item(records_of(run, Cell())), by_item(records_of(run, at_once))
 
@@ -99,7 +97,7 @@ def labels_of_help(
         LabelledPrompt(
             item.id,
             item.prompt,
-            bool(think[item.id]["scores"]["correct"]) and not answer[item.id]["scores"]["correct"],
+            bool(think[item.id].scores["correct"]) and not answer[item.id].scores["correct"],
             item.group,
         )
         for item in suite

@@ -12,10 +12,9 @@ from pathlib import Path
 from rich.progress import Progress
 
 import steerkit as sk
-from steerkit.runs.directory import Record
+from steerkit.runs.cells import Cell
+from steerkit.runs.record import Record
 from steerkit.suites.suite import Suite
-from steerkit.sweeps.grid import Cell
-from steerkit.sweeps.sweep import measure_cells
 
 BASE = "smollm2-135m-instruct"
 TUNED = "long"
@@ -26,8 +25,8 @@ LEVELS = "brevity"  # the suite whose accuracy says whether the training taught 
 # (experiments/abstention_tradeoff). So every abstention suite is asked twice, and SelfAware, where there is most to
 # lose, is the primary one, in both conditions; the others are reported beside it whatever they say.
 PRIMARY = "selfaware"
-TOLD = sk.parse_decoration("dont-know-instruction")
-CONDITIONS: Mapping[str, sk.Decoration | None] = {"as it is": None, "told": TOLD}
+TOLD = sk.parse("dont-know-instruction")
+CONDITIONS: Mapping[str, tuple[sk.Intervention, ...]] = {"as it is": (), "told": (TOLD,)}
 
 Write = Callable[[str], None]  # takes a part's section as far as it has come
 
@@ -100,7 +99,7 @@ class Setting:
         lm: sk.LanguageModel,
         cells: Sequence[Cell],
         out: Path,
-        suite: str | Path,
+        suite: Suite | str,
         split: str,
         limit: int | None = None,
         tokens: int | None = None,
@@ -108,14 +107,11 @@ class Setting:
         """The cells on a suite's split, with a progress bar; what is recorded already is not run again."""
         with Progress() as bar:
             task = bar.add_task("/".join(out.relative_to(self.out).parts))
-            return measure_cells(
+            return sk.sweep(
                 lm,
                 cells,
+                sk.Measurement(suite, split, limit, sk.Decoding(tokens or self.tokens)),
                 out=out,
-                suite=suite,
-                split=split,
-                limit=limit,
-                max_new_tokens=tokens or self.tokens,
                 allow_mismatch=True,  # the base's vector on the fine-tuned model is one of the questions
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
@@ -141,18 +137,17 @@ def conditions(suite: str) -> list[str]:
 
 def plain_cell(condition: str) -> Cell:
     """A model without any steering, in a condition."""
-    return Cell(decoration=CONDITIONS[condition])
+    return Cell(CONDITIONS[condition])
 
 
 def records_of(run: sk.Run, cell: Cell) -> Iterator[Record]:
     """The records of one cell, in the order of their items."""
-    own = (record for record in run.directory.records() if record["cell"] == cell.id)
-    return iter(sorted(own, key=lambda record: record["item"]))
+    return iter(sorted(run.records([cell.id]), key=lambda record: record.item))
 
 
 def by_item(records: Iterator[Record]) -> dict[str, Record]:
     """Records of one cell by their items."""
-    return {record["item"]: record for record in records}
+    return {record.item: record for record in records}
 
 
 def kept(path: Path, make: Callable[[], sk.SteeringVector]) -> sk.SteeringVector:

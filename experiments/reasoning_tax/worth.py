@@ -7,20 +7,18 @@ the constraints that a reply keeps; and how a model fares when one number of a p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from rich.progress import Progress
-from steerkit.chains.instruction_rows import INSTRUCTION_METRICS, instruction_rows
-from steerkit.chains.results import read_findings
-from steerkit.chains.summary import METRICS, faithfulness_rows
-from steerkit.chains.twin_gap import TWIN_METRICS, twin_rows
 
 import steerkit as sk
-from experiments.reasoning_tax.results import in_order, labelled, side_by_side
+from experiments.reasoning_tax.results import compared, side_by_side
 from experiments.reasoning_tax.setting import LEVELS, Setting, Write, records_of
+from steerkit.analysis.summary import Row
 from steerkit.chains.measurement import measure_faithfulness
-from steerkit.runs.directory import Record
-from steerkit.sweeps.grid import Cell
+from steerkit.runs.cells import Cell
+from steerkit.runs.record import Record
+from steerkit.scoring.metrics import metrics
 
 MODELS = ("base", "long", "short")
 # A chain under test is written some nine times over, token by token: 16 chains cost what 144 completions do.
@@ -28,13 +26,20 @@ CHAINS = 16
 INSTRUCTIONS = 60  # half of them plain twins, which say what the constraints cost
 TWINS = 60  # pairs with another number and pairs without a premise, half each
 INTRO = "Word problems, each model as it is; changes are against the base."
+# What was asked, whose metrics, and how these begin.
+TABLES = {
+    "Chains of thought": ("chains", "chains", ""),
+    "Instruction following": ("instructions", "instructions", ""),
+    "Twins with another number": ("twins", "twins", "number"),
+    "Twins without a premise": ("twins", "twins", "premise"),
+}
 
-Found = dict[str, dict[str, list[Record]]]  # records or findings by what was asked, then by model
+Found = dict[str, dict[str, list[Record]]]  # records by what was asked, then by model
 
 
 def worth(setting: Setting, variants: Sequence[str], write: Write) -> None:
     """Measure the models that are there; the section is written after each."""
-    found: Found = {"findings": {}, "instructions": {}, "twins": {}}
+    found: Found = {"chains": {}, "instructions": {}, "twins": {}}
     for name in (name for name in MODELS if name == "base" or name in variants):
         lm = setting.model(name)
         for suite, most in (("instructions", INSTRUCTIONS), ("twins", TWINS)):
@@ -42,12 +47,12 @@ def worth(setting: Setting, variants: Sequence[str], write: Write) -> None:
             limit = min(most, setting.limit or most)
             run = setting.measured(lm, [Cell()], out, suite, "report", limit)
             found[suite][name] = list(records_of(run, Cell()))
-        found["findings"][name] = _findings(setting, lm, name)
+        found["chains"][name] = _chains(setting, lm, name)
         write(section(found))
 
 
-def _findings(setting: Setting, lm: sk.LanguageModel, name: str) -> list[Record]:
-    """What came of the chains that the model wrote in the first part."""
+def _chains(setting: Setting, lm: sk.LanguageModel, name: str) -> list[Record]:
+    """The records of the first part whose chains were put to the test, with what came of it."""
     run = setting.plain(lm, name, LEVELS, "report")
     limit = min(CHAINS, setting.limit or CHAINS)
     with Progress() as bar:
@@ -59,27 +64,21 @@ def _findings(setting: Setting, lm: sk.LanguageModel, name: str) -> list[Record]
             limit=limit,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    there = read_findings(run.path)
-    assert there is not None  # just written
-    return [line for line in there.lines if line["cell"] == Cell().id]
+    return [record for record in records_of(run, Cell()) if "chain_whole" in record.scores]
 
 
 def section(found: Found) -> str:
     """A table for each question, the models side by side."""
     parts = ["## What the chain is worth", INTRO]
-    instructions, twins = found["instructions"], found["twins"]
-    tables = {
-        "Chains of thought": (faithfulness_rows(_together(found["findings"])), METRICS),
-        "Instruction following": (instruction_rows(_together(instructions)), INSTRUCTION_METRICS),
-        "Twins with another number": (twin_rows(_together(twins), "number"), TWIN_METRICS),
-        "Twins without a premise": (twin_rows(_together(twins), "premise"), TWIN_METRICS),
-    }
-    for title, (rows, metrics) in tables.items():
-        by_model = in_order(rows, MODELS)
-        sizes = ", ".join(f"{name} {row.n_items}" for name, row in by_model.items())
-        parts += [f"### {title}", side_by_side(by_model, metrics), f"Units measured: {sizes or 'none'}."]
+    for title, (asked, scorer, prefix) in TABLES.items():
+        labels = {m.name: m.label for m in metrics([scorer]).values() if m.name.startswith(prefix)}
+        rows = compared(found[asked])
+        by_model = {name: row for name, row in rows.items() if not row.levels.keys().isdisjoint(labels)}
+        sizes = ", ".join(f"{name} {units(row, labels)}" for name, row in by_model.items())
+        parts += [f"### {title}", side_by_side(by_model, labels), f"Units measured: {sizes or 'none'}."]
     return "\n\n".join(parts)
 
 
-def _together(by_model: Mapping[str, Iterable[Record]]) -> list[Record]:
-    return list(labelled(by_model))
+def units(row: Row, names: Collection[str]) -> int:
+    """Of how many items, or pairs of twins, these metrics are at most."""
+    return max(row.levels[name].n for name in names if name in row.levels)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from steerkit.engines.base import Completion, Request
-from steerkit.runs.directory import Record
+from steerkit.runs.cells import Cell
+from steerkit.runs.record import Record
 from steerkit.scoring.score import score_completion
 from steerkit.suites.items import SuiteItem
 from steerkit.suites.suite import Suite
-from steerkit.sweeps.grid import Cell
 from steerkit.sweeps.runner import make_record
 
 ITEMS = tuple(

@@ -21,13 +21,14 @@ from experiments.abstention_tradeoff.frontiers import Behaviour, aurc, frontier_
 from experiments.abstention_tradeoff.tables import shown
 from steerkit.analysis.risk_coverage import risk_coverage_curve
 from steerkit.core.bootstrap import resampling_weights
-from steerkit.engines.base import Completion, Request
+from steerkit.engines.base import Completion, GateReading, Request
 from steerkit.interventions.probe import ProbeMetadata
+from steerkit.interventions.store import recommended_use
 from steerkit.models import LanguageModel
-from steerkit.runs.directory import Record
+from steerkit.runs.cells import Cell
+from steerkit.runs.record import Record
 from steerkit.scoring.score import score_completion
 from steerkit.suites.items import SuiteItem
-from steerkit.sweeps.grid import Cell
 from steerkit.sweeps.runner import make_record
 from tests.conftest import save_model
 from tests.tiny import random_vector, tiny_model
@@ -86,9 +87,9 @@ ITEMS = [
 
 
 def record(item: SuiteItem, cell: Cell, text: str, read: float | None = None) -> Record:
-    completion = Completion(Request(item.prompt), text, (1, 2), "stop", 5)
-    scores = score_completion(item, completion) | ({} if read is None else {"gate_probability": read})
-    return make_record(cell, item, 0, completion, scores)
+    gates = () if read is None else (GateReading(0, "gate", read, read >= 0.5),)
+    completion = Completion(Request(item.prompt), text, (1, 2), "stop", 5, gates=gates)
+    return make_record(cell, item, 0, completion, score_completion(item, completion))
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,7 @@ def test_the_probes_area_with_a_perfect_actuator_is_that_of_its_roc_hull(
     false, true, _ = roc_curve(should, [reads[item.id] for item in ITEMS])
     corners = [*zip(false, true, strict=True), (1.0, 0.0)]
     assert area == pytest.approx(ConvexHull(corners).volume, abs=6e-4)
-    wrong = np.array([not row["scores"]["correct"] for row in plain])
+    wrong = np.array([not row.scores["correct"] for row in plain])
     scores = np.array([reads[item.id] for item in ITEMS])
     curve = risk_coverage_curve(scores, wrong, np.arange(40), resampling_weights(40, 10))
     assert f"AURC {curve.area.value:.3f} [" in text
@@ -146,20 +147,21 @@ def test_a_matched_direction_has_the_others_dose(tiny: LanguageModel) -> None:
 
 
 def test_controls_are_one_a_seed_under_the_same_gate(tiny: LanguageModel, probe: sk.Probe) -> None:
-    cell = Cell((random_vector(tiny, 1, name="v").at(1, 0.5, gate=sk.ProbeGate(probe, 1, 0.5)),))
+    vector, gate = random_vector(tiny, 1, name="v"), sk.ProbeGate(probe, 1, 0.5)
+    cell = Cell((vector.at(1, 0.5, gate=gate),))
     found = controls([Cell(), cell], range(3))
     assert len({control.id for control in found}) == 3
     for control in found:
         assert control.role == "random"
-        assert control.steerings[0].gate is cell.steerings[0].gate
-        assert control.steerings[0].vector.direction.norm(dim=1).tolist() == pytest.approx(
-            cell.steerings[0].vector.direction.norm(dim=1).tolist()
+        assert control.interventions[0].gate is gate
+        assert control.interventions[0].vector.direction.norm(dim=1).tolist() == pytest.approx(
+            vector.direction.norm(dim=1).tolist()
         )
 
 
 def test_a_table_shows_a_spec_shortly() -> None:
-    spec = "v@layer=14,strength=1.25,scope=completion,gate=p/19,threshold=0.6468599206918023"
-    assert shown(spec) == "v@layer=14,strength=1.25,gate=p/19,threshold=0.647"
+    spec = "v@layer=14,strength=1.25,scope=completion,gate=p,gate_layer=19,threshold=0.6468599206918023"
+    assert shown(spec) == "v@layer=14,strength=1.25,gate=p,gate_layer=19,threshold=0.647"
 
 
 @pytest.fixture
@@ -242,3 +244,5 @@ def test_the_whole_study_runs_and_resumes(study: Callable[..., str], tmp_path: P
     assert vector.metadata.calibration is not None
     (chosen,) = re.findall(r"gate from probability (0\.\d+) on", card)
     assert f"{vector.gated().threshold:.3f}" == chosen
+    (recommended,) = recommended_use(vector)
+    assert recommended.gate == vector.gated()

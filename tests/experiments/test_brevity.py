@@ -19,12 +19,13 @@ from steerkit.analysis.summary import Row, summarise
 from steerkit.core.bootstrap import Estimate
 from steerkit.core.errors import MisuseError
 from steerkit.engines.base import Completion, Decoding, Request
-from steerkit.runs.directory import Record
+from steerkit.interventions.store import recommended_use
+from steerkit.runs.cells import Cell, RunCell
+from steerkit.runs.record import Record
 from steerkit.scoring.score import score_completion
 from steerkit.suites import brevity
 from steerkit.suites.items import SuiteItem
 from steerkit.suites.splits import split_of
-from steerkit.sweeps.grid import Cell
 from steerkit.sweeps.runner import make_record
 from tests.conftest import save_model
 from tests.tiny import random_vector, tiny_model
@@ -91,7 +92,7 @@ def test_a_grown_suite_reports_on_enough_and_begins_with_the_built_in_one(levels
     both = items.twins(whole)
     assert len(both) > len(items.twins(built_in))
     assert all(item.twin and by_id[item.twin].twin == item.id for item in both)
-    assert {items.level_of({"item": item.id}) for item in whole} == set(levels)
+    assert {items.level_of(item.id) for item in whole} == set(levels)
     assert items.grown(levels, 10) == built_in
 
 
@@ -145,12 +146,12 @@ def test_own_lines_are_the_long_chains_lines_that_carry_the_solution() -> None:
 
 
 def test_the_grid_holds_multiples_of_the_unit_the_closed_form_and_random_directions(grid: Grid) -> None:
-    asc = [cell.fields() for cell in grid.cells if grid.actuators.get(cell.id) == "ASC"]
-    assert [cell["strength"] for cell in asc] == [0.001, 0.5, 1.0]
-    (own,) = (cell.fields() for cell in grid.cells if grid.actuators.get(cell.id) == "own")
-    assert (own["strength"], own["scope"], own["half_life"]) == (3.0, "thinking", 8.0)
-    (random,) = (cell.fields() for cell in grid.cells if grid.actuators.get(cell.id) == grids.RANDOM)
-    assert (random["role"], random["controls"], random["strength"]) == ("random", "own", 3.0)
+    asc = [RunCell.of(cell) for cell in grid.cells if grid.actuators.get(cell.id) == "ASC"]
+    assert [cell.strength for cell in asc] == [0.001, 0.5, 1.0]
+    (own,) = (RunCell.of(cell) for cell in grid.cells if grid.actuators.get(cell.id) == "own")
+    assert (own.strength, own.scope, own.half_life) == (3.0, "thinking", 8.0)
+    (random,) = (RunCell.of(cell) for cell in grid.cells if grid.actuators.get(cell.id) == grids.RANDOM)
+    assert (random.role, random.controls, random.strength) == ("random", "own", 3.0)
     assert grid.cells[0].role == "unsteered"
     assert grid.cells[0].id not in grid.actuators
     assert len(grid.cells) == len(grid.actuators) + 1 == 8
@@ -158,7 +159,7 @@ def test_the_grid_holds_multiples_of_the_unit_the_closed_form_and_random_directi
 
 def test_a_closed_form_that_breaks_down_makes_no_cell(pushes: dict[str, sk.SteeringVector]) -> None:
     made = grids.build(FAMILIES[:1], pushes, lambda _vector, _layer: (0.5, 0.0), {})
-    assert [cell.fields()["strength"] for cell in made.cells] == [0.0, 0.5, 1.0]
+    assert [RunCell.of(cell).strength for cell in made.cells] == [0.0, 0.5, 1.0]
 
 
 @pytest.mark.parametrize("families", [grids.REASONER, grids.BASE])
@@ -176,7 +177,7 @@ def measured(grid: Grid, outcomes: Mapping[int, tuple[int, int]], cut: int = -1)
             right, tokens = outcomes.get(number, (20, 100))
             yield from records(range(right), [tokens] * 20, cell, "length" if number == cut else "stop")
 
-    return summarise(all_records(), resamples=20)
+    return summarise(all_records(), {cell.id: RunCell.of(cell) for cell in grid.cells}, resamples=20)
 
 
 def test_a_rule_picks_for_each_actuator_the_fewest_tokens_within_its_bounds(grid: Grid) -> None:
@@ -231,10 +232,11 @@ def test_a_control_is_a_random_direction_of_the_same_norm_in_the_same_place(grid
     (chosen,) = (cell for cell in grid.cells if grid.actuators.get(cell.id) == "own")
     random = grids.control(chosen)
     where = ("layer", "strength", "scope", "half_life", "positions")
-    assert [random.fields()[name] for name in where] == [chosen.fields()[name] for name in where]
+    for name in where:
+        assert getattr(RunCell.of(random), name) == getattr(RunCell.of(chosen), name)
     assert (random.role, random.controls) == ("random", "own")
     assert random.id != chosen.id
-    norms = [cell.steerings[0].vector.direction[2].norm().item() for cell in (chosen, random)]
+    norms = [cell.interventions[0].vector.direction[2].norm().item() for cell in (chosen, random)]
     assert norms[0] == pytest.approx(norms[1])
 
 
@@ -313,15 +315,15 @@ def test_a_strength_is_measured_once_and_kept_with_its_sign(
 ) -> None:
     path = tmp_path / "strengths.json"
     strengths = Strengths(tiny, path, ["What is 2 and 3?"])
-    there = strengths.at(pushes["own"], 2, scope=0.05)
-    away = strengths.at(pushes["own"], 2, scope=0.05, sign=-1)
+    there = strengths.at(pushes["own"], 2, 0.05)
+    away = strengths.at(pushes["own"], 2, 0.05, sign=-1)
     assert there.record.strength > 0 > away.record.strength
     assert there.record.measured_kl == pytest.approx(0.05, rel=0.06)
     assert there.published is not None
     monkeypatch.setattr(sk, "calibrate", None)  # nothing is measured again
     again = Strengths(tiny, path, [])
-    assert again.at(pushes["own"], 2, scope=0.05) == there
-    assert again.at(pushes["own"], 2, scope=0.05, sign=-1) == away
+    assert again.at(pushes["own"], 2, 0.05) == there
+    assert again.at(pushes["own"], 2, 0.05, sign=-1) == away
     assert "| own | 2 | completion | 0.05 |" in results.strengths_table(again)
 
 
@@ -357,6 +359,8 @@ def test_the_whole_study_runs_resumes_and_publishes(tmp_path: Path, monkeypatch:
     vector = sk.load_vector(saved)
     assert vector.name == "brief-smollm2-135m-reasoner"
     assert vector.metadata.calibration
+    (recommended,) = recommended_use(vector)
     text = saved.with_suffix(".md").read_text()
     assert vector.metadata.fingerprint in text
+    assert f"`{recommended}`" in text
     assert "a random direction of its norm" in text

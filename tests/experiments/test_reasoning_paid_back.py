@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from steerkit.interventions.decoration import Decoration
 
 import steerkit as sk
 from experiments.reasoning_tax import after_chains, learned
@@ -31,13 +31,12 @@ from steerkit.engines.base import Decoding, Request
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.extraction.pairs import ContrastPairs, labelled_prompts
 from steerkit.models import LanguageModel
-from steerkit.runs.directory import Record
+from steerkit.runs.cells import Cell
+from steerkit.runs.record import Record
 from steerkit.scoring.abstention import abstains
 from steerkit.scoring.score import score_completion
 from steerkit.suites.suite import Suite, load_suite
-from steerkit.sweeps.grid import Cell
 from steerkit.sweeps.runner import make_record
-from steerkit.sweeps.sweep import measure_cells
 from tests.experiments.sums import ITEMS, PLAIN, abstentions
 from tests.tiny import byte_tokenizer, random_vector, tiny_hf
 
@@ -57,10 +56,10 @@ def thinker() -> LanguageModel:
 
 def completed(lm: LanguageModel, cell: Cell, chain: str, tokens: int = TOKENS) -> dict[str, Record]:
     """Whole completions that begin with a chain, made the ordinary way: the chain is forced, the rest decoded."""
-    forced = Decoration("begun", openers=(chain,), bias=1e4)
+    forced = sk.PromptEdit(begin=chain)
     given = len(lm.renderer.encode(chain))
     requests = [
-        Request(item.prompt, cell.steerings, Decoding(given + tokens), key=item, decoration=forced)
+        Request(item.prompt, (forced, *cell.interventions), Decoding(given + tokens), key=item)
         for item in ITEMS[:6]
     ]
     found = {}
@@ -71,7 +70,7 @@ def completed(lm: LanguageModel, cell: Cell, chain: str, tokens: int = TOKENS) -
 
 
 def reply(record: Record) -> str:
-    return record["completion"].partition("</think>")[2].strip()
+    return record.completion.partition("</think>")[2].strip()
 
 
 def test_an_answer_steered_behind_its_chain_is_the_one_that_scope_answer_gives(
@@ -83,19 +82,19 @@ def test_an_answer_steered_behind_its_chain_is_the_one_that_scope_answer_gives(
     setting = Setting(tmp_path, tmp_path, dtype="float32", tokens=TOKENS)
     suite = Suite("sums", ITEMS[:6])
     for split in ("fit", "choose", "report"):
-        items = [item for item in suite if plain[item.id]["split"] == split]
+        items = [item for item in suite if plain[item.id].split == split]
         if not items:
             continue
         some = Suite("sums", tuple(items))
         own = {item.id: plain[item.id] for item in items}
-        found, agreeing = answered(setting, thinker, cells, some, own, None, split, tmp_path / split)
+        found, agreeing = answered(setting, thinker, cells, some, own, (), split, tmp_path / split)
         assert agreeing == 1.0
         for cell in cells:
             whole = completed(thinker, cell, CHAIN)
             for item in items:
                 got, expected = found[cell.id][item.id], whole[item.id]
                 assert reply(got) == reply(expected)
-                assert got["cell"] == expected["cell"] == cell.id
+                assert got.cell == expected.cell == cell.id
                 for score in (
                     "tokens",
                     "thinking_tokens",
@@ -103,12 +102,12 @@ def test_an_answer_steered_behind_its_chain_is_the_one_that_scope_answer_gives(
                     "correct",
                     "truncated",
                 ):
-                    assert got["scores"][score] == expected["scores"][score], score
+                    assert got.scores[score] == expected.scores[score], score
     assert any(reply(whole[item]) != reply(plain[item]) for item in plain)  # it does steer
 
 
 def test_the_told_model_is_asked_as_it_was_told(thinker: LanguageModel) -> None:
-    told = Decoration("told", system="Be frank.", instruction="Or say so.")
+    told = (sk.PromptEdit(system="Be frank.", instruction="Or say so."),)
     plain = completed(thinker, PLAIN, CHAIN)
     suite = after_chains.with_chains(thinker, Suite("sums", ITEMS[:1]), plain, told)
     asked = thinker.renderer.render(f"{ITEMS[0].prompt}\n\nOr say so.", "Be frank.")
@@ -118,29 +117,31 @@ def test_the_told_model_is_asked_as_it_was_told(thinker: LanguageModel) -> None:
 
 def test_what_has_no_answer_to_steer_is_asked_nothing(thinker: LanguageModel) -> None:
     plain = completed(thinker, PLAIN, CHAIN)
-    plain[ITEMS[1].id]["completion"] = "Let me see, 1 and 1"
-    suite = after_chains.with_chains(thinker, Suite("sums", ITEMS[:2]), plain, None)
+    plain[ITEMS[1].id] = replace(plain[ITEMS[1].id], completion="Let me see, 1 and 1")
+    suite = after_chains.with_chains(thinker, Suite("sums", ITEMS[:2]), plain, ())
     assert [item.prompt.endswith(CHAIN) for item in suite] == [True, False]
     assert suite.items[1].prompt == "</think>"
     assert [item.id for item in suite] == [item.id for item in ITEMS[:2]]
 
 
 def test_a_chain_that_never_closed_leaves_no_answer_to_steer() -> None:
-    cell = Cell(decoration=bias_on_answers(4.0))
-    open_chain = {**abstentions((), ())[0], "completion": "Let me see, 0 and 1"}
-    other = {**open_chain, "completion": "I don't know."}
+    cell = Cell((bias_on_answers(4.0),))
+    open_chain = replace(abstentions((), ())[0], completion="Let me see, 0 and 1")
+    other = replace(open_chain, completion="I don't know.")
     found = joined(open_chain, other, cell)
-    assert found["completion"] == open_chain["completion"]
-    assert found["scores"] == open_chain["scores"]
-    assert found["cell"] == cell.id
+    assert found.completion == open_chain.completion
+    assert found.scores == open_chain.scores
+    assert found.cell == cell.id
 
 
 def test_an_answer_may_be_longer_than_the_part_of_it_that_is_decoded_again() -> None:
-    plain = {
-        "a": {"completion": "x </think> It is seven and no more."},
-        "b": {"completion": "x </think> No."},
-    }
-    again = {"a": {"completion": "It is seven"}, "b": {"completion": "Yes."}}
+    some = abstentions((), ())[0]
+
+    def said(a: str, b: str) -> dict[str, Record]:
+        return {"a": replace(some, completion=a), "b": replace(some, completion=b)}
+
+    plain = said("x </think> It is seven and no more.", "x </think> No.")
+    again = said("It is seven", "Yes.")
     assert after_chains.agreement(plain, again) == 0.5
 
 
@@ -152,20 +153,18 @@ def test_a_gate_applied_afterwards_records_what_the_engines_own_gate_does(
     found = reading(tiny, probe, choose, choose)
     acting = Cell((random_vector(tiny, name="v").at(1, 1.0),))
     cells = [under_gate(acting, gate) for gate in found.gates]
-    run = measure_cells(
-        tiny, [PLAIN, acting, *cells], out=tmp_path / "run", suite="abstention", split="choose", limit=24,
-        max_new_tokens=8,
-    )  # fmt: skip
+    asking = sk.Measurement("abstention", "choose", 24, Decoding(8))
+    run = sk.sweep(tiny, [PLAIN, acting, *cells], asking, out=tmp_path / "run")
     records: dict[str, dict[str, Record]] = {}
-    for record in run.directory.records():
-        records.setdefault(record["cell"], {})[record["item"]] = record
+    for record in run.records():
+        records.setdefault(record.cell, {})[record.item] = record
     steered = 0
     for cell, gate in zip(cells, found.gates, strict=True):
         expected = records[cell.id]
         composed = by_item(gated(cell, records[acting.id], records[PLAIN.id], found, gate))
         assert composed.keys() == expected.keys()
         for item, record in composed.items():
-            assert {**record, "scores": None} == {**expected[item], "scores": None}
+            assert replace(record, scores={}, gates=()) == replace(expected[item], scores={}, gates=())
             steered += found.fires(gate, item)
     assert 0 < steered < len(cells) * 24
 
@@ -246,7 +245,7 @@ def test_a_control_keeps_the_norm_the_place_and_the_gate(tiny: LanguageModel, tm
     gate = sk.ProbeGate(fitted(tiny, tmp_path / "ours.safetensors", labelled_prompts(fit)), 1, 0.5)
     way = list(ways_of(a_way(tiny, "v", 1.5).cell, [Reading([gate], {})]))[1]
     control = at_random(way)
-    (own,), (random,) = way.cell.steerings, control.cell.steerings
+    (own,), (random,) = way.cell.interventions, control.cell.interventions
     assert random.vector.direction.norm(dim=1).tolist() == pytest.approx(
         own.vector.direction.norm(dim=1).tolist()
     )
@@ -257,7 +256,7 @@ def test_a_control_keeps_the_norm_the_place_and_the_gate(tiny: LanguageModel, tm
         gate,
     )
     assert control.cell.role == "random"
-    assert control.acting.steerings[0].gate is None
+    assert control.acting.interventions[0].gate is None
 
 
 def test_the_bias_waits_for_the_line_break_behind_the_marker() -> None:
@@ -269,28 +268,27 @@ def test_the_bias_waits_for_the_line_break_behind_the_marker() -> None:
 def test_a_chain_given_back_as_text_reads_as_the_tokens_that_were_written(smollm: LanguageModel) -> None:
     tokenizer = copy.deepcopy(smollm.tokenizer)
     dress(tokenizer, "long")
-    renderer = Renderer(tokenizer)
+    renderer, some = Renderer(tokenizer), abstentions((), ())[0]
     for row in training_rows("long", 50):
         written = renderer.encode(renderer.render(row.prompt) + row.completion)
-        given = renderer.encode(renderer.render(row.prompt) + chain_of({"completion": row.completion}))
+        chain = chain_of(replace(some, completion=row.completion))
+        given = renderer.encode(renderer.render(row.prompt) + chain)
         assert tuple(written[: len(given)]) == tuple(given)
         rest = renderer.decode(written[len(given) :])
         assert rest == row.completion.partition("</think>")[2].strip()
 
 
-def test_a_condition_and_closed_thinking_go_into_one_decoration(thinker: LanguageModel) -> None:
+def test_a_condition_stands_before_closed_thinking(thinker: LanguageModel) -> None:
     vectors = {"learned-closed": random_vector(thinker)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("experiments.reasoning_tax.learned.LAYERS", (1,))
         closed, *_, forced = on_closed_thinking(vectors)
     for cell in (closed, forced):
-        told = in_condition(cell, TOLD)
-        assert told.decoration is not None
-        assert told.decoration.instruction == TOLD.instruction
-        assert acting_on(cell) == "closed thinking"
-        assert in_condition(cell, None).id == cell.id
-        assert told.decoration.digest not in (TOLD.digest, cell.decoration.digest)
-    assert in_condition(Cell(), TOLD).decoration == TOLD
+        told = in_condition(cell, (TOLD,))
+        assert told.interventions == (TOLD, *cell.interventions)
+        assert acting_on(cell) == acting_on(told) == "closed thinking"
+        assert in_condition(cell, ()).id == cell.id
+    assert in_condition(Cell(), (TOLD,)).interventions == (TOLD,)
 
 
 def test_vectors_are_learned_behind_what_the_model_writes(thinker: LanguageModel) -> None:

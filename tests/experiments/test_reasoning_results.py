@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from steerkit.chains.summary import METRICS, faithfulness_rows
+import torch
 
+import steerkit as sk
 from experiments.reasoning_tax.before import targets
 from experiments.reasoning_tax.recovery import recovery
 from experiments.reasoning_tax.results import (
     compared,
-    in_order,
-    labelled,
     number,
     share_recovered,
     side_by_side,
     table,
 )
 from experiments.reasoning_tax.worth import section
-from steerkit.sweeps.grid import Cell
+from steerkit.interventions.probe import ProbeMetadata
+from steerkit.runs.cells import Cell
+from steerkit.scoring.metrics import metrics
 from tests.experiments.sums import abstentions, records
+from tests.tiny import random_vector
 
 
 def test_models_are_compared_item_by_item_with_the_first_one() -> None:
@@ -36,18 +39,18 @@ def test_models_are_compared_item_by_item_with_the_first_one() -> None:
 
 
 def test_metrics_stand_side_by_side_and_one_that_nobody_has_is_left_out() -> None:
-    fields = Cell().fields() | {"item": "x", "sample": 0, "group": "x"}
-    lines = {
-        name: [fields | {"scores": {"aoc": aoc, "steps": 12.0}}]
+    (record, *_) = records(range(3), 5)
+    given = {
+        name: [replace(record, scores={"chain_aoc": aoc, "chain_steps": 12.0})]
         for name, aoc in (("base", 0.5), ("long", 0.25))
     }
-    rows = in_order(faithfulness_rows(labelled(lines)), ("base", "long", "short"))
-    written = side_by_side(rows, METRICS).splitlines()
+    labels = {metric.name: metric.label for metric in metrics(["chains"]).values()}
+    written = side_by_side(compared(given), labels).splitlines()
     assert written[0] == "| | base | long |"
     assert (
-        f"| {METRICS['aoc']} | 0.50 [0.50, 0.50] | 0.25 (-0.25 [-0.25, -0.25]) |" in written
+        f"| {labels['chain_aoc']} | 0.50 [0.50, 0.50] | 0.25 (-0.25 [-0.25, -0.25]) |" in written
     )  # one item, no spread
-    assert not any(METRICS["gain"] in line for line in written)
+    assert not any(labels["chain_gain"] in line for line in written)
     assert "| steps in a chain | 12.0 [" in "\n".join(written)
 
 
@@ -97,16 +100,19 @@ def test_nothing_comes_back_where_nothing_was_lost() -> None:
     ],
 )
 def test_the_target_is_the_bases_recall_at_little_more_over_abstention_and_the_long_models_accuracy(
-    known: Sequence[int], lacking: Sequence[int], right: Sequence[int], said: str
+    tiny: sk.LanguageModel, known: Sequence[int], lacking: Sequence[int], right: Sequence[int], said: str
 ) -> None:
+    metadata = ProbeMetadata(name="p", model=tiny.name, fingerprint=tiny.fingerprint, layer=1)
+    probe = sk.Probe(torch.ones(tiny.n_layers, tiny.d_model), torch.zeros(tiny.n_layers), metadata)
+    gate = sk.ProbeGate(probe, 1, 0.5)
     base = abstentions((), range(10), right=range(10))
     long = abstentions((), range(2))
-    chosen = Cell().fields() | {"steering": "v@layer=1,gate=p/1,threshold=0.5"}
-    steered = [record | chosen for record in abstentions(known, lacking, right=right)]
-    lines = recovery(base, long, {"target: v": steered}).splitlines()
+    cell = Cell((random_vector(tiny, name="v").at(1, gate=gate),))
+    steered = abstentions(known, lacking, cell, right=right)
+    lines = recovery(base, long, {"target: v": steered}, {"target: v": cell}).splitlines()
     assert lines[2].startswith("| before fine-tuning |  | 0.50 [")
     assert lines[3].startswith("| long |  | 0.10 (-0.40 [")
-    assert lines[4].startswith("| target: v | `v@layer=1,gate=p/1,threshold=0.5` |")
+    assert lines[4].startswith("| target: v | `v@layer=1,strength=1,scope=completion under p ≥ 0.5` |")
     assert lines[4].endswith(f" | {said} |")
 
 
@@ -129,6 +135,6 @@ def test_before_the_long_model_is_there_nothing_is_said_of_the_tax() -> None:
 
 
 def test_what_the_chain_is_worth_has_a_table_for_each_question_even_where_nothing_was_found() -> None:
-    text = section({"findings": {}, "instructions": {}, "twins": {"base": list(records(range(3), 5))}})
+    text = section({"chains": {}, "instructions": {}, "twins": {"base": list(records(range(3), 5))}})
     assert text.count("### ") == 4
     assert text.count("Units measured: none.") == 4

@@ -8,20 +8,20 @@ from typing import Any
 
 from experiments.reasoning_tax.routing import AT_ONCE, Items, abstention, labels_of_help, routed, section
 from experiments.reasoning_tax.setting import by_item
+from steerkit.runs.cells import Cell
 from steerkit.suites.items import SuiteItem
 from steerkit.suites.suite import Suite
-from steerkit.sweeps.grid import Cell
 from tests.experiments.sums import ITEMS, SUITE, records
 
 
 def test_a_route_takes_each_items_record_from_the_way_that_it_goes() -> None:
-    think, answer = by_item(records(range(20), 50)), by_item(records(range(5), 3, Cell(decoration=AT_ONCE)))
+    think, answer = by_item(records(range(20), 50)), by_item(records(range(5), 3, Cell((AT_ONCE,))))
     items = Items(SUITE, think, answer, {}, {}, reply=(1, 2, 3, 4, 5))
     route = {item.id: ("think", "answer", "abstain")[n % 3] for n, item in enumerate(ITEMS)}
     found = by_item(routed(items, route))
     assert len(found) == len(ITEMS)
     for n, item in enumerate(ITEMS):
-        scores = found[item.id]["scores"]
+        scores = found[item.id].scores
         assert scores["tokens"] == (50, 3, 5)[n % 3]
         assert scores["abstained"] == (n % 3 == 2)
         assert scores["correct"] == (n % 3 == 0 or (n % 3 == 1 and n < 5))
@@ -29,8 +29,8 @@ def test_a_route_takes_each_items_record_from_the_way_that_it_goes() -> None:
 
 def test_an_abstention_is_one_whatever_the_item() -> None:
     twin = SuiteItem("x", "What is some number and 1?", True)
-    assert abstention(twin, (1, 2))["scores"]["abstained"]
-    assert abstention(twin, (1, 2))["scores"]["correct"] is None
+    assert abstention(twin, (1, 2)).scores["abstained"]
+    assert abstention(twin, (1, 2)).scores["correct"] is None
 
 
 def test_thinking_helps_where_it_turns_wrong_into_right() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import steerkit as sk
 from experiments.reasoning_tax import actuators, learned, run
 from experiments.reasoning_tax.setting import SUITES, Setting, conditions, plain_cell
 from steerkit.core.errors import MisuseError
-from steerkit.sweeps.sweep import open_run
 from tests.conftest import save_model
 from tests.models.test_adapters import random_factors, write
 from tests.tiny import tiny_model
@@ -93,9 +93,9 @@ def test_every_model_is_asked_the_same_items_in_both_conditions(setting: Setting
     asked = {}
     for name in ("base", "long", "none"):
         for suite in SUITES:
-            records = list(open_run(setting.plain_folder(name, suite, "report")).directory.records())
+            records = list(sk.open_run(setting.plain_folder(name, suite, "report")).records())
             cells = {plain_cell(condition).id for condition in conditions(suite)}
-            items = {cell: {r["item"] for r in records if r["cell"] == cell} for cell in cells}
+            items = {cell: {r.item for r in records if r.cell == cell} for cell in cells}
             assert len({frozenset(some) for some in items.values()}) == 1
             asked.setdefault(suite, set()).add(frozenset(next(iter(items.values()))))
     assert all(len(choices) == 1 for choices in asked.values())
