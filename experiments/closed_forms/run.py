@@ -101,10 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     vector = sk.load_vector(asked.vector)
     layers, targets = parse_range(asked.layers, int), parse_range(asked.targets, float)
     head = (
-        "# Closed forms against measured KL\n\nWritten by `run.py`. "
-        f"{vector.name} on {lm.name}, {asked.limit} prompts of `fit`, KL(unsteered ‖ steered) in nats per token, "
-        "teacher-forced on the unsteered\nroll-out, float32. In brackets: the KL measured at the strength that the "
-        "formula gives.\n\n"
+        "# Closed forms against measured KL\n\n"
+        f"Written by `run.py`: {vector.name} on {lm.name}, {asked.limit} prompts of `fit`. KL(unsteered ‖ steered) in\n"
+        "nats per token, teacher-forced on the unsteered roll-out, float32. In brackets: the KL measured at the\n"
+        "strength that the formula gives.\n\n"
     )
     with replacing(asked.out, "the results") as scratch:
         scratch.write_text(head + table(lm, vector, layers, targets, asked.limit), encoding="utf-8")

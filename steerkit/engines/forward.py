@@ -45,7 +45,7 @@ class Rows(NamedTuple):
 
 
 def right_padded(texts: Sequence[Sequence[int]], lm: LanguageModel) -> Rows:
-    """Texts with their starts aligned: under a causal mask no real token sees the padding behind it."""
+    """Return texts with their starts aligned: under a causal mask no real token sees the padding behind it."""
     width = max(map(len, texts))
     ids = torch.tensor([[*text, *[lm.pad_id] * (width - len(text))] for text in texts])
     lengths = torch.tensor([len(text) for text in texts])[:, None]
@@ -53,7 +53,7 @@ def right_padded(texts: Sequence[Sequence[int]], lm: LanguageModel) -> Rows:
 
 
 def left_padded(texts: Sequence[Sequence[int]], lm: LanguageModel) -> Rows:
-    """Texts with their ends aligned.
+    """Return texts with their ends aligned.
 
     At least one position wide: a model cannot run on none, even where every text is empty.
     """
@@ -65,7 +65,7 @@ def left_padded(texts: Sequence[Sequence[int]], lm: LanguageModel) -> Rows:
 
 
 def chunk_by_tokens(items: Sequence[T], length: Callable[[T], int], budget: int) -> list[T]:
-    """The leading items whose padded batch stays within `budget` tokens; at least one."""
+    """Return the leading items whose padded batch stays within `budget` tokens; at least one."""
     longest = 0
     for count, item in enumerate(items):
         longest = max(longest, length(item))
@@ -75,7 +75,7 @@ def chunk_by_tokens(items: Sequence[T], length: Callable[[T], int], budget: int)
 
 
 def ran_out(error: RuntimeError) -> bool:
-    """Whether this is memory that could not be had. PyTorch has a class of its own for it on accelerators only."""
+    """Return whether memory could not be had. PyTorch has a class of its own for that on accelerators only."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
@@ -107,12 +107,12 @@ def in_passes(
 
 
 def empty_cache() -> Cache:
-    """A cache to prefill: every layer keeps all positions, sliding windows are left to the mask."""
+    """Return a cache to prefill: every layer keeps all positions, sliding windows are left to the mask."""
     return Cache(layer_class_to_replicate=DynamicLayer)
 
 
 def growing_cache(states: KeysAndValues) -> Cache:
-    """A cache that holds `states` and concatenates: gradients and forward mode do not follow writes in place."""
+    """Return a cache that holds `states` and concatenates: gradients and forward mode do not follow writes in place."""
     cache = empty_cache()
     for layer, (keys, values) in enumerate(states):
         cache.update(keys, values, layer)
