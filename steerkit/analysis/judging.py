@@ -54,7 +54,7 @@ def judge_run(run: RunDirectory, judge: Judge, progress: Progress | None = None)
 
 def judged(outcomes: Outcomes, model: str) -> Judged:
     """Return how far the verdicts of the judge `model` agree with those of the phrase rules."""
-    rules, judge = outcomes.verdicts["abstained"], outcomes.verdicts[JUDGED]
+    rules, judge = outcomes.scores["abstained"], outcomes.scores[JUDGED]
     cells = {
         cell: _agreement(rules[outcomes.cell == number], judge[outcomes.cell == number])
         for number, cell in enumerate(outcomes.cells)

@@ -19,15 +19,16 @@ from steerkit.runs.record import Record
 from steerkit.scoring.metrics import Metric, in_order, metrics
 
 VERDICTS = ("abstained", "correct", "judged_abstained")  # scores that risk and agreement are worked out from
+RECORDS_AT_ONCE = 4096  # as Python objects, before they become arrays
 
 
 @dataclass(frozen=True)
 class Outcomes:
     """What was measured. Records `[n_records]` and cells are in the order in which they came, items in that of ids.
 
-    `cell` and `item` `[n_records]` are numbers in `cells` and `items`, `sample` those of the samples.
-    `verdicts[name]` `[n_records]` are the scores of VERDICTS, NaN where there is none. `gate` `[n_records]` is what the
-    record's gates read, NaN where there is none or several disagree. `groups` `[n_items]` numbers the items' groups
+    `cell` and `item` `[n_records]` are numbers in `cells` and `items`, `sample` those of the samples. `scores[name]`
+    `[n_records]` are the scores of VERDICTS and of the metrics, NaN where there is none. `gate` `[n_records]` is what
+    the record's gates read, NaN where there is none or several disagree. `groups` `[n_items]` numbers the items' groups
     from 0; `should_abstain` `[n_items]` is 1, 0, or NaN where the source does not say. `values[metric]` is
     `[n_cells, n_items]`, the mean over samples, NaN where there is no measurement.
     """
@@ -39,8 +40,8 @@ class Outcomes:
     cell: Integers
     item: Integers
     sample: Integers
-    verdicts: Mapping[str, Floats]
     gate: Floats
+    scores: Mapping[str, Floats]
     values: Mapping[str, Floats]
 
     @functools.cached_property
@@ -56,58 +57,64 @@ def collect(records: Iterable[Record], measured: Mapping[str, Metric] | None = N
     The order of the records does not matter. Raises InputError where a metric cannot be worked out from a record.
     """
     measured = metrics() if measured is None else measured
+    plain = {name: metric for name, metric in measured.items() if not metric.measure and not metric.compare}
+    own = {name: metric for name, metric in measured.items() if metric.measure}
+    twins = _Twins({name: metric.compare for name, metric in measured.items() if metric.compare})
+    names = tuple(dict.fromkeys([*VERDICTS, *(metric.score or name for name, metric in plain.items())]))
     cells: dict[str, int] = {}
-    items: dict[str, tuple[int, str, float]] = {}
-    cell, item, sample, gate = array("q"), array("q"), array("q"), array("d")
-    verdicts = {name: array("d") for name in VERDICTS}
-    single = {name: array("d") for name, metric in measured.items() if metric.compare is None}
-    pairs = _Twins({name: metric.compare for name, metric in measured.items() if metric.compare})
+    items: dict[str, tuple[int, str, bool | None]] = {}
+    lines: list[list[float | None]] = []
+    blocks: list[Floats] = [np.empty((0, 4 + len(names) + len(own)))]
     for record in records:
-        number = cells.setdefault(record.cell, len(cells))
-        known = items.get(record.item)
-        if known is None:
-            label = np.nan if record.should_abstain is None else float(record.should_abstain)
-            known = items[record.item] = len(items), record.group, label
-        cell.append(number)
-        item.append(known[0])
-        sample.append(record.sample)
-        gate.append(_reading(record))
-        given = record.scores
-        for name, column in verdicts.items():
-            column.append(_number(given.get(name)))
+        cell = cells.setdefault(record.cell, len(cells))
+        item, *_ = items.setdefault(record.item, (len(items), record.group, record.should_abstain))
         try:
-            for name, column in single.items():
-                column.append(_number(measured[name].of(record)))
-            if pairs.compare:
-                pairs.add(record, number, known[0])
+            line = [cell, item, record.sample, _reading(record), *map(record.scores.get, names)]
+            line += [metric.of(record) for metric in own.values()]
+            twins.add(record, cell, item)
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"the record of cell {record.cell!r} and item {record.item!r} lacks what a metric needs ({error!r}): "
                 "delete its line and run the same sweep again to have it made anew"
             ) from error
+        lines.append(line)
+        if len(lines) == RECORDS_AT_ONCE:
+            blocks.append(np.array(lines, np.float64))  # None becomes NaN
+            lines.clear()
+    if lines:
+        blocks.append(np.array(lines, np.float64))
+    table = np.concatenate(blocks).T  # [column, record]
 
-    names = sorted(items)
-    place = np.empty(len(names), np.int64)  # from the order of arrival to that of the ids
-    place[[items[name][0] for name in names]] = np.arange(len(names))
+    ids = sorted(items)
+    place = np.empty(len(ids), np.int64)  # from the order of arrival to that of the ids
+    place[[items[name][0] for name in ids]] = np.arange(len(ids))
     groups = {group: i for i, group in enumerate(sorted({group for _, group, _ in items.values()}))}
-    shape = len(cells), len(names)
-    cell_of, item_of = _integers(cell), place[_integers(item)]
-    values = {name: _means(_floats(column), cell_of, item_of, shape) for name, column in single.items()}
-    values |= {
-        name: _means(_floats(column), _integers(pairs.cell), place[_integers(pairs.item)], shape)
-        for name, column in pairs.values.items()
-    }
+    labels = np.array([items[name][2] for name in ids], np.float64)
+    cell_of, item_of = table[0].astype(np.int64), place[table[1].astype(np.int64)]
+    scores = dict(zip((*names, *own), table[4:], strict=True))
+
+    def values_of(name: str, metric: Metric) -> Floats:
+        if metric.compare:
+            where = np.asarray(twins.cells, np.int64), place[np.asarray(twins.items, np.int64)]
+            found = np.asarray(twins.values[name], np.float64)
+        else:
+            where = cell_of, item_of
+            found = scores[name if metric.measure else metric.score or name]
+            if not metric.measure and metric.concerns != "all":
+                found = np.where(labels[item_of] == (metric.concerns == "unanswerable"), found, np.nan)
+        return _means(found, *where, (len(cells), len(ids)))
+
     return Outcomes(
         cells=tuple(cells),
-        items=tuple(names),
-        groups=np.array([groups[items[name][1]] for name in names], np.int64),
-        should_abstain=np.array([items[name][2] for name in names], np.float64),
+        items=tuple(ids),
+        groups=np.array([groups[items[name][1]] for name in ids], np.int64),
+        should_abstain=labels,
         cell=cell_of,
         item=item_of,
-        sample=_integers(sample),
-        verdicts={name: _floats(column) for name, column in verdicts.items()},
-        gate=_floats(gate),
-        values={name: values[name] for name in measured},
+        sample=table[2].astype(np.int64),
+        gate=table[3],
+        scores=scores,
+        values={name: values_of(name, metric) for name, metric in measured.items()},
     )
 
 
@@ -115,41 +122,31 @@ class _Twins:
     """The metrics of two records of one group, cell and sample: a value for each pair, at its first item."""
 
     def __init__(self, compare: Mapping[str, Callable[[Record, Record], float | None]]) -> None:
-        self.compare = compare
-        self.cell, self.item = array("q"), array("q")
-        self.values = {name: array("d") for name in compare}
+        self._compare = compare
+        self.cells, self.items = array("q"), array("q")
+        self.values: dict[str, list[float | None]] = {name: [] for name in compare}
         self._waiting: dict[tuple[str, str, int], tuple[Record, int]] = {}
 
     def add(self, record: Record, cell: int, item: int) -> None:
         """Compare the record with its twin if that has come, else keep it until it does."""
-        place = record.cell, record.group, record.sample
-        twin = self._waiting.pop(place, None)
+        if not self._compare:
+            return
+        key = record.cell, record.group, record.sample
+        twin = self._waiting.pop(key, None)
         if twin is None:
-            self._waiting[place] = record, item
+            self._waiting[key] = record, item
             return
         first, second = in_order(twin[0], record)
-        self.cell.append(cell)
-        self.item.append(twin[1] if first is twin[0] else item)
-        for name, compare in self.compare.items():
-            self.values[name].append(_number(compare(first, second)))
+        self.cells.append(cell)
+        self.items.append(twin[1] if first is twin[0] else item)
+        for name, compare in self._compare.items():
+            self.values[name].append(compare(first, second))
 
 
-def _number(value: float | None) -> float:
-    return np.nan if value is None else value
-
-
-def _reading(record: Record) -> float:
-    """What the record's gates read: the probability that all of them share, NaN where there is not one."""
+def _reading(record: Record) -> float | None:
+    """What the record's gates read: the probability that all of them share, None where there is not one."""
     read = {reading.probability for reading in record.gates} - {None}
-    return _number(read.pop()) if len(read) == 1 else np.nan
-
-
-def _integers(column: array[int]) -> Integers:
-    return np.asarray(column, np.int64)
-
-
-def _floats(column: array[float]) -> Floats:
-    return np.asarray(column, np.float64)
+    return read.pop() if len(read) == 1 else None
 
 
 def _means(values: Floats, cell: Integers, item: Integers, shape: tuple[int, int]) -> Floats:

@@ -126,7 +126,7 @@ class _Judged:
 def _judged(outcomes: Outcomes) -> _Judged:
     """Leave out the completions of which there is no saying whether they were right to answer."""
     unanswerable = outcomes.should_abstain[outcomes.item]
-    abstained, correct = outcomes.verdicts["abstained"], outcomes.verdicts["correct"]
+    abstained, correct = outcomes.scores["abstained"], outcomes.scores["correct"]
     known = (unanswerable == 1) | ((unanswerable == 0) & ~np.isnan(correct))
     kept = np.flatnonzero(known & ~np.isnan(abstained))
     answered = abstained[kept] == 0

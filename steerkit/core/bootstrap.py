@@ -72,7 +72,8 @@ def _bootstrap_block(values: Floats, groups: Integers, weights: Floats) -> list[
     by_group = np.argsort(groups, kind="stable")
     starts = np.searchsorted(groups[by_group], np.arange(weights.shape[1]))
     sums = np.add.reduceat(np.where(there, values, 0.0)[:, by_group], starts, axis=1)  # [n_rows, n_groups]
-    counts = np.add.reduceat(there[:, by_group].astype(np.float64), starts, axis=1)
+    alike = bool((there == there[:1]).all())  # then one row counts for all of them
+    counts = np.add.reduceat(there[: 1 if alike else None, by_group].astype(np.float64), starts, axis=1)
     drawn = ratio(weights @ sums.T, weights @ counts.T)  # [resamples, n_rows]
     lows, highs = np.percentile(drawn, INTERVAL, axis=0)
     estimates: list[Estimate | None] = []

@@ -72,13 +72,17 @@ class RecordIndex:
         row, place = self._rows.get(cell, b""), self._columns.get((item, sample))
         return place is not None and place >> 3 < len(row) and bool(row[place >> 3] >> (place & 7) & 1)
 
-    def add(self, key: Key) -> None:
-        """Mark a record as there."""
+    def add(self, key: Key) -> bool:
+        """Mark a record as there; whether it was not."""
         cell, item, sample = key
         place = self._columns.setdefault((item, sample), len(self._columns))
-        row = self._rows[cell]
-        row.extend(bytes(max(0, (place >> 3) + 1 - len(row))))
-        row[place >> 3] |= 1 << (place & 7)
+        row, byte, bit = self._rows[cell], place >> 3, 1 << (place & 7)
+        if byte >= len(row):
+            row.extend(bytes(byte + 1 - len(row)))
+        elif row[byte] & bit:
+            return False
+        row[byte] |= bit
+        return True
 
 
 class RunDirectory:
@@ -204,9 +208,8 @@ def _records(
 ) -> Iterator[tuple[Record, bytes]]:
     """Each record with its line; marks them in `index`. Lines that hold none of `wanted` are not looked at."""
     for number, line, record in _whole_lines(path, Record.from_line, "record", wanted):
-        if record.key in index:
+        if not index.add(record.key):
             raise InputError(f"{path}, line {number}: repeats record {record.key}; delete one of the two")
-        index.add(record.key)
         yield record, line
 
 

@@ -64,13 +64,14 @@ def test_half_a_character_survives():
         ({"scores": [1]}, "scores is"),
         ({"prompt": [{"role": "me", "content": "?"}]}, "role"),
         ({"prompt": []}, "a prompt is"),
-        ({"gates": [{}]}, "a gate's reading has intervention, gate, probability, fired"),
+        ({"gates": [{}]}, "a gate's reading: lacks fired, gate, intervention, probability"),
         (
             {"gates": [{"intervention": 0, "gate": "g", "probability": "high", "fired": True}]},
             "probability is 'high'",
         ),
-        ({"more": 1}, r"unknown fields \['more'\]"),
+        ({"more": 1}, r"unknown fields more"),
         ({"completion": None}, "completion is None"),
+        ({"gates": ["open"]}, "a gate's reading is an object"),
     ],
 )
 def test_what_is_no_record_is_said_in_one_line(changed, said):
@@ -86,10 +87,15 @@ def test_numbers_that_json_does_not_have_are_no_scores(number):
         Record.from_line(line)
 
 
+def test_a_second_record_in_the_line_is_an_error():
+    with pytest.raises(ValueError, match="not one object"):
+        Record.from_line(ONE.to_line().rstrip() * 2)
+
+
 def test_a_missing_field_is_named():
     form = json.loads(ONE.to_line())
     del form["group"]
-    with pytest.raises(ValueError, match=r"lacks \['group'\]"):
+    with pytest.raises(ValueError, match=r"lacks group"):
         Record.from_line(json.dumps(form).encode())
 
 
