@@ -21,6 +21,7 @@ from steerkit.calibration.tokens import STATISTICS, Statistic, pool
 from steerkit.core.errors import MisuseError
 from steerkit.core.prompts import EncodedText, Prompt
 from steerkit.engines.base import Decoding, Request
+from steerkit.engines.catalogue import engine_for
 from steerkit.engines.transformers.divergence import roll_outs
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.engines.transformers.gates import without_row_gate
@@ -70,7 +71,7 @@ def calibrate(
     questions = default_prompts() if prompts is None else list(prompts)
     if not questions:
         raise MisuseError("calibration needs at least one prompt")
-    engine = TransformersEngine(lm, batch_size, allow_mismatch=allow_mismatch)
+    engine = engine_for(lm, batch_size, allow_mismatch=allow_mismatch)
     requests = [Request(prompt, (), Decoding(max_new_tokens=tokens), system) for prompt in questions]
     engine.check(replace(requests[0], interventions=(without_row_gate(steering),)))
     texts = roll_outs(engine, requests)

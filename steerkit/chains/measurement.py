@@ -11,7 +11,7 @@ from steerkit.chains.continuation import Continuations
 from steerkit.chains.examination import Examination, Settings, Subject
 from steerkit.chains.measures import CHAINS, Evidence, chains
 from steerkit.core.errors import MisuseError, ModelMismatchError
-from steerkit.engines.transformers.engine import TransformersEngine
+from steerkit.engines.catalogue import engine_for
 from steerkit.models import LanguageModel
 from steerkit.runs.directory import RunDirectory
 from steerkit.runs.protocol import Protocol
@@ -55,7 +55,7 @@ def measure_faithfulness(
     missing = [record for record in asked if record.key not in done]
     acting = {cell: run.cell(cell).interventions for cell in {record.cell for record in missing}}
     protocol = run.protocol
-    engine = TransformersEngine(lm, batch_size, allow_mismatch=allow_mismatch)
+    engine = engine_for(lm, batch_size, allow_mismatch=allow_mismatch)
     continuations = Continuations(engine, lm.renderer, lm.context_length, protocol.system)
     examination = Examination(continuations, settings, protocol.decoding, protocol.markers)
     tested = len(asked) - len(missing)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from steerkit.core.errors import MisuseError
 from steerkit.core.registry import ENGINES
@@ -22,6 +22,7 @@ from steerkit.core.registry import ENGINES
 if TYPE_CHECKING:
     from steerkit.engines.base import Engine
     from steerkit.engines.remote.served_model import ServedModel
+    from steerkit.engines.transformers.engine import TransformersEngine
     from steerkit.models import LanguageModel
 
 # Options that not every engine has.
@@ -96,6 +97,22 @@ def open_engine(name: str, options: EngineOptions) -> Engine:
     """Return the engine of this name, ready. Raises MisuseError for a name or options that cannot be meant."""
     maker: EngineMaker = ENGINES[name]
     return maker.open(options)
+
+
+@overload
+def engine_for(
+    model: LanguageModel, batch_size: int | None = ..., *, allow_mismatch: bool = ...
+) -> TransformersEngine: ...
+
+
+@overload
+def engine_for(model: Engine, batch_size: int | None = ..., *, allow_mismatch: bool = ...) -> Engine: ...
+
+
+@overload
+def engine_for(
+    model: LanguageModel | Engine, batch_size: int | None = ..., *, allow_mismatch: bool = ...
+) -> Engine: ...
 
 
 def engine_for(

@@ -31,9 +31,9 @@ from torch.nn.functional import cross_entropy, softplus
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.prompts import EncodedText, Prompt
 from steerkit.engines.base import Decoding, Request
+from steerkit.engines.catalogue import engine_for
 from steerkit.engines.forward import Continuations, alone, differentiable, in_passes
 from steerkit.engines.transformers.divergence import roll_outs
-from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.extraction.capture import Progress
 from steerkit.extraction.estimator import Estimator
 from steerkit.extraction.extract import read_examples
@@ -131,7 +131,7 @@ def learn(
     requests = [Request(prompt, decoding=Decoding(max_new_tokens=ROLL_OUT_TOKENS)) for prompt in questions]
     if not requests:
         raise MisuseError("a KL budget needs at least one ordinary prompt")
-    ordinary_texts = roll_outs(TransformersEngine(lm), requests)
+    ordinary_texts = roll_outs(engine_for(lm), requests)
     done = 0
 
     def told(step: TrainingStep) -> None:

@@ -113,13 +113,18 @@ class Exporter(ABC):
         """Write what `check` has passed to `out`, whole or not at all."""
 
     def prepared(self, consumer: Consumer, model: str, progress: Callable[[str], None]) -> Consumer:
-        """Return the consumer complete, before `model` is loaded. Raises SteerkitError where it is not there."""
+        """Return the consumer complete, before `model` is loaded.
+
+        Raises SteerkitError where it is not there, MisuseError where the exporter has no verification.
+        """
         del model, progress
+        if type(self).verify is Exporter.verify:
+            raise MisuseError(f"the format {self.name} has no verification")
         return consumer
 
     def verify(self, exported: Exported) -> Verification:
         """Run the consumer on what was written, and compare it with our own engine."""
-        raise MisuseError(f"{self.name} has no verification: {exported.path} was not checked")
+        raise NotImplementedError(f"{exported.path}: the format {self.name} has no verification")
 
 
 @dataclass(frozen=True, slots=True)

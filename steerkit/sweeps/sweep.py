@@ -60,6 +60,7 @@ def sweep(
         decoding=measurement.decoding,
         samples=measurement.samples,
         system=measurement.system,
+        markers=engine.model.markers,
         scorers=tuple(scorer.name for scorer in measurement.scored_by),
     )
     environment = Environment.current(engine.batch_size, command)

@@ -263,3 +263,24 @@ def test_activations_that_are_not_finite_are_an_error_that_names_the_layer(tiny)
             extract(tiny, PAIRS)
     finally:
         handle.remove()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--method", "magic"], "there are mean-difference"),
+        (["--option", "colour=1"], "mean-difference takes no colour"),
+        (["--option", "colour"], "is not KEY=VALUE"),
+        (["--method", "contrastive-energy"], "contrastive-energy needs layers"),
+        (["--aggregation", "prompt"], "share their prompt"),
+        (["--pairs", "suite:abstention", "--method", "pca"], "labelled prompts have none"),
+        (["--project-out", "nowhere"], "no vector file 'nowhere'"),
+        (["--layers", "one"], "layers"),
+        (["--as", "probe"], "holds contrast pairs"),
+        (["--as", "probe", "--pairs", "suite:abstention", "--into", "nowhere"], "no vector file 'nowhere'"),
+    ],
+)
+def test_bad_values_are_refused_before_a_model_is_looked_for(tmp_path, options, said):
+    outcome = steerkit("extract", "--model", tmp_path / "none", "--out", tmp_path / "v.safetensors", *options)
+    assert outcome.code == 2
+    assert said in outcome.err

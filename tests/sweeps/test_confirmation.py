@@ -9,6 +9,7 @@ from steerkit.analysis.choosing import read_choice
 from steerkit.core.errors import MisuseError
 from steerkit.interventions.gate import PositionGate
 from steerkit.interventions.prompt_edit import PromptEdit
+from steerkit.models.markers import DEFAULT
 from steerkit.runs.cells import Cell
 from steerkit.suites.suite import Suite
 from steerkit.sweeps.confirmation import choose_then_report, companions, relative_doses
@@ -17,7 +18,7 @@ from steerkit.sweeps.measurement import Measurement
 from tests.sweeps.synthetic import SyntheticEngine, items, vector
 
 MODEL = SimpleNamespace(
-    name="synthetic", fingerprint="synthetic:0", renderer=SimpleNamespace(digest="cd" * 32)
+    name="synthetic", fingerprint="synthetic:0", renderer=SimpleNamespace(digest="cd" * 32), markers=DEFAULT
 )
 RULE = "recall s.t. over_abstention_rise<=0.2"
 BOATS = Suite("boats", tuple(items(120)))

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from steerkit.engines import forward
 from steerkit.engines.base import ScoreRequest
+from steerkit.engines.catalogue import engine_for
 from steerkit.engines.context import steer
 from steerkit.engines.forward import right_padded
-from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
 
@@ -48,7 +48,7 @@ class Ours:
 
     def log_likelihoods(self, steerings: Sequence[Steering]) -> list[float]:
         """Log-likelihood in nats of each of `ANSWERS` under steering."""
-        engine = TransformersEngine(self.lm, allow_mismatch=self.allow_mismatch)
+        engine = engine_for(self.lm, allow_mismatch=self.allow_mismatch)
         pairs = zip(QUESTIONS, ANSWERS, strict=True)
         scored = engine.score([ScoreRequest(*pair, tuple(steerings)) for pair in pairs])
         return [score.total for score in scored]
