@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -172,11 +174,11 @@ assert completion.text == {shown["completion"]!r}
 
 
 def test_a_rule_on_logits_acts_on_each_token(beside: Beside, tiny_folder: Path) -> None:
-    (plain,) = beside.generate(tiny_folder, None, "7 8 9", tokens=100)
-    (ruled,) = beside.generate(tiny_folder, "no-digits", "7 8 9", tokens=100)
-    assert any(map(str.isdigit, plain["completion"]))
-    assert not any(map(str.isdigit, ruled["completion"]))
-    assert ruled["interventions"] == ["no-digits"]
+    sampled = ["--temperature", 2, "--max-new-tokens", 200]
+    (plain,) = beside.generate(tiny_folder, None, "Why?", *sampled)
+    (ruled,) = beside.generate(tiny_folder, "no-digits", "Why?", *sampled)
+    assert re.search("[0-9]", plain["completion"])
+    assert not re.search("[0-9]", ruled["completion"])
     beside.python(
         """
 import steerkit as sk
@@ -201,19 +203,93 @@ assert vector.at(layer=2, gate="mentions-a-year") == vector.at(layer=2, gate=men
     )
 
 
-@pytest.fixture(scope="module")
-def run(
-    beside: Beside, tiny_folder: Path, tiny_vector: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """A sweep of the package's suite on its engine, scored by its scorer; the grid's strengths are 1, 2 and 3."""
-    out = tmp_path_factory.mktemp("runs") / "loud"
-    rule = "exclamations s.t. capitals<=0.4"
-    grid = ["--vector", tiny_vector, "--layers", "1", "--strengths", "1,2,3", "--choose", rule, "--limit", 6]
-    beside.steerkit(
-        "sweep", "--suite", "years:1950", "--engine", "parrot", "--model", tiny_folder, *grid, "--out", out
+def test_an_exporter_writes_what_it_can_express(beside: Beside, tiny_vector: Path, tmp_path: Path) -> None:
+    out, spec = tmp_path / "shift.npy", f"{tiny_vector}@layer=2,strength=3,scope=all"
+    assert str(out) in beside.steerkit("export", "--to", "npy", spec, "--out", out)
+    beside.python(
+        f"""
+import numpy, pytest, steerkit as sk
+vector = sk.load_vector({str(tiny_vector)!r})
+steering = vector.at(layer=2, strength=3, scope="all")
+ours = sk.export(steering, to="npy", out={str(tmp_path / "ours.npy")!r})
+shift = numpy.load(ours)
+assert numpy.array_equal(shift, numpy.load({str(out)!r}))
+assert numpy.allclose(shift[2], 3 * vector.direction[2].numpy()) and not shift[[0, 1, 3]].any()
+with pytest.raises(sk.SteerkitError, match="operation=mirror: a NumPy array can only add a constant"):
+    sk.export(vector.at(layer=2, scope="all", operation="mirror"), to="npy", out="never.npy")
+"""
     )
-    return out
 
 
-def test_an_engine_carries_a_sweep(run: Path) -> None:
-    assert json.loads((run / "choose" / "run.json").read_text())["environment"]
+def records_of(run: Path) -> list[dict[str, Any]]:
+    lines = (run / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+RULE = "exclamations s.t. capitals<=0.4"
+
+
+@pytest.fixture(scope="module")
+def loud(
+    beside: Beside, tiny_folder: Path, tiny_vector: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    """A sweep of the package's suite through its engine, with its scorer and a rule of its metrics; what it printed."""
+    out = tmp_path_factory.mktemp("runs") / "loud"
+    grid = ["--vector", tiny_vector, "--layers", 1, "--strengths", "1,2,3", "--choose", RULE, "--limit", 6]
+    of = ["--suite", "years:1950", "--engine", "parrot", "--model", tiny_folder]
+    return out, beside.steerkit("sweep", *of, *grid, "--out", out)
+
+
+def test_a_sweep_of_the_suite_runs_on_the_engine(loud: tuple[Path, str]) -> None:
+    records = records_of(loud[0] / "choose")
+    assert {record["item"] for record in records} <= {f"year-{year}" for year in range(1950, 2010)}
+    prompts = {record["prompt"] for record in records if record["completion"] == record["prompt"]}
+    assert len(prompts) == 6  # unsteered, a parrot says what it hears
+    (environment,) = json.loads((loud[0] / "choose" / "run.json").read_text(encoding="utf-8"))["environments"]
+    assert environment["versions"]["engine"] == "parrot"
+
+
+def test_the_suite_names_its_scorers(loud: tuple[Path, str]) -> None:
+    (first, *_) = records_of(loud[0] / "choose")
+    assert {"correct", "tokens", "repetition", "capitals", "exclamations"} <= first["scores"].keys()
+    assert "abstained" not in first["scores"]
+
+
+def test_a_rule_of_the_metrics_chooses(loud: tuple[Path, str]) -> None:
+    choice = json.loads((loud[0] / "report" / "choice.json").read_text(encoding="utf-8"))
+    assert choice["rule"] == RULE
+    assert "strength=2" in choice["spec"]  # 3 of 5 words are too many capitals
+
+
+def test_the_metrics_stand_in_table_csv_plots_and_page(loud: tuple[Path, str]) -> None:
+    out, printed = loud
+    assert "capitals" in printed
+    with (out / "choose" / "summary.csv").open(encoding="utf-8") as file:
+        rows = {(row["role"], row["strength"]): row for row in csv.DictReader(file)}
+    assert [float(rows["steered", f"{n}.0"]["exclamations"]) for n in (1, 2, 3)] == [1, 2, 3]
+    assert float(rows["steered", "2.0"]["capitals_change_low"]) > 0
+    plots = {path.name for path in (out / "choose" / "plots").iterdir()}
+    assert {"shouting-frontier.png", "shouting-heatmap.png"} <= plots
+    page = (out / "report" / "report.html").read_text(encoding="utf-8")
+    assert "How loud" in page
+    assert "share of capital letters" in page
+
+
+def test_the_suite_the_scorer_and_the_engine_work_from_python(
+    beside: Beside, tiny_folder: Path, tiny_vector: Path, tmp_path: Path, loud: tuple[Path, str]
+) -> None:
+    beside.python(
+        f"""
+import steerkit as sk
+from steerkit_example_plugins.engine import Parrot
+from steerkit_example_plugins.scorer import shouting
+suite = sk.load_suite("years:1950")
+assert suite.items[0].prompt == "Which year comes after 1950?"
+assert sk.score(suite.items[0], "NO!", scorers=[shouting]) == {{"capitals": 2 / 3, "exclamations": 1}}
+engine = Parrot(sk.load_model({str(tiny_folder)!r}))
+grid = sk.Grid(sk.load_vector({str(tiny_vector)!r}), layers=1, strengths=(1, 2, 3))
+run = sk.sweep(engine, grid, sk.Measurement(suite, limit=6), out={str(tmp_path / "run")!r})
+assert run.choose({RULE!r}).strength == 2
+assert sk.open_run({str(loud[0] / "choose")!r}).choose({RULE!r}).cell == run.choose({RULE!r}).cell
+"""
+    )

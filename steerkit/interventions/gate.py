@@ -162,7 +162,7 @@ class PositionGate(Gate):
 
 
 def as_gate(given: Any) -> Gate | None:
-    """Return a gate: the one given, that of a probe at its own layer and threshold, or of a detector's registered name.
+    """Return a gate: the one given, that of a probe at its own layer and threshold, or of a registered detector.
 
     Raises MisuseError for anything else.
     """
@@ -170,8 +170,9 @@ def as_gate(given: Any) -> Gate | None:
         return given
     if hasattr(given, "logit"):  # a probe, whose module is heavy
         return ProbeGate(given)
-    if isinstance(given, str):
-        return DetectorGate(given)
+    name = given if isinstance(given, str) else next((n for n, each in GATES.items() if each is given), None)
+    if name is not None:
+        return DetectorGate(name)
     raise MisuseError(
-        f"a gate is a gate, a probe or the name of a registered one, got {type(given).__name__}"
+        f"a gate is a gate, a probe, or a registered detector or its name, got {type(given).__name__}"
     )

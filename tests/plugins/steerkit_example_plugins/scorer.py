@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 METRICS = [
     sk.Metric("capitals", "share of capital letters", "lower", "capitals", show="main"),
-    sk.Metric("exclamations", "exclamation marks", "lower", "!", unit="number"),
+    sk.Metric("exclamations", "exclamation marks", "higher", "!", unit="number"),
 ]
 QUESTION = sk.Question(
     name="shouting",
@@ -20,9 +20,9 @@ QUESTION = sk.Question(
     y="exclamations",
     x="capitals",
     metrics=("capitals", "exclamations"),
-    objective="capitals",
-    bounds={},
-    rule="the fewest capital letters",
+    objective="exclamations",
+    bounds={"capitals_rise": 0.2},
+    rule="the most exclamation marks with at most 0.20 more capital letters than unsteered",
 )
 
 
