@@ -32,14 +32,18 @@ $(READY): pyproject.toml constraints.txt
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# Two workers, each with the tests of whole files, which share their models; each holds both bundled ones.
+WORKERS ?= 2
+IN_PARALLEL := -n $(WORKERS) --dist loadfile
+
 fast: setup
-	$(BIN)/python -m pytest -m "$(FAST)"
+	STEERKIT_TEST_THREADS=1 $(BIN)/python -m pytest $(IN_PARALLEL) -m "$(FAST)"
 
 coverage: setup
 	$(BIN)/python -m pytest -m "$(FAST)" --cov --cov-report=term
 
 test: setup lint
-	$(BIN)/python -m pytest -m "not consumers and not vllm"
+	STEERKIT_TEST_THREADS=1 $(BIN)/python -m pytest $(IN_PARALLEL) -m "not consumers and not vllm"
 
 # vLLM for a CPU, in an environment of its own: it pins other versions. Torch comes first and brings what it needs,
 # which is little where pip finds a CPU build and gigabytes of CUDA libraries where PyPI alone serves it.
