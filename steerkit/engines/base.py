@@ -129,27 +129,22 @@ class RunModel(Protocol):
     @property
     def name(self) -> str:
         """Its name, as a user would give it."""
-        ...
 
     @property
     def fingerprint(self) -> str:
         """Architecture, sizes and a digest of the weights; see `steerkit.models.fingerprint`."""
-        ...
 
     @property
     def renderer(self) -> Renderer:
         """Chat template and tokenizer; its digest is part of the protocol."""
-        ...
 
     @property
     def markers(self) -> ThinkingMarkers:
         """The texts between which it thinks; part of the protocol."""
-        ...
 
     @property
     def context_length(self) -> int:
         """The most tokens of a prompt and its completion."""
-        ...
 
 
 class Engine(Protocol):
@@ -158,38 +153,30 @@ class Engine(Protocol):
     @property
     def name(self) -> str:
         """The engine's registered name, for the record."""
-        ...
 
     @property
     def model(self) -> RunModel:
         """What it runs."""
-        ...
 
     @property
     def dtype(self) -> str:
         """Number format of the model, such as `float32`."""
-        ...
 
     @property
     def batch_size(self) -> int:
         """How many requests are under way at once, for the record."""
-        ...
 
     def supports(self, intervention: Intervention) -> str | None:
         """Return why the engine cannot carry out an intervention; None where it can."""
-        ...
 
     def check(self, request: Request) -> None:
         """Raise what `generate` would raise for this request, naming what cannot be done, before anything runs."""
-        ...
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Complete each request; completions are yielded as they finish, in any order."""
-        ...
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[ContinuationScore]:
         """Score each continuation, in the order of the requests."""
-        ...
 
 
 def steerings_of(interventions: Iterable[Intervention]) -> tuple[Steering, ...]:

@@ -21,7 +21,6 @@ from steerkit.core.registry import ENGINES
 
 if TYPE_CHECKING:
     from steerkit.engines.base import Engine
-    from steerkit.engines.remote.served_model import ServedModel
     from steerkit.engines.transformers.engine import TransformersEngine
     from steerkit.models import LanguageModel
 
@@ -109,12 +108,6 @@ def engine_for(
 def engine_for(model: Engine, batch_size: int | None = ..., *, allow_mismatch: bool = ...) -> Engine: ...
 
 
-@overload
-def engine_for(
-    model: LanguageModel | Engine, batch_size: int | None = ..., *, allow_mismatch: bool = ...
-) -> Engine: ...
-
-
 def engine_for(
     model: LanguageModel | Engine, batch_size: int | None = None, *, allow_mismatch: bool = False
 ) -> Engine:
@@ -145,10 +138,11 @@ def transformers(options: EngineOptions) -> Engine:
 @engine("vllm", takes=("options",))
 def vllm(options: EngineOptions) -> Engine:
     """Run a model in this process with vLLM; options are arguments of `vllm.LLM`."""
+    from steerkit.engines.remote.served_model import ServedModel
     from steerkit.engines.remote.vllm import WINDOW, VllmEngine
 
     return VllmEngine(
-        _served(options),
+        ServedModel(options.model, options.progress),
         window=options.batch_size or WINDOW,
         dtype=options.dtype,
         allow_mismatch=options.allow_mismatch,
@@ -159,25 +153,20 @@ def vllm(options: EngineOptions) -> Engine:
 @engine("server", takes=("servers", "served_name", "timeout"))
 def server(options: EngineOptions) -> Engine:
     """Ask vLLM servers that have steerkit's plugin, one or several replicas."""
+    from steerkit.engines.remote.served_model import ServedModel
     from steerkit.engines.remote.server import CONCURRENCY, TIMEOUT, ServerEngine
 
     if not options.servers:
         raise MisuseError("the server engine needs a server's address, such as http://localhost:8000")
     return ServerEngine(
         options.servers,
-        _served(options),
+        ServedModel(options.model, options.progress),
         served_name=options.served_name,
         concurrency=options.batch_size or CONCURRENCY,
         timeout=options.timeout or TIMEOUT,
         dtype=options.dtype or "auto",
         allow_mismatch=options.allow_mismatch,
     )
-
-
-def _served(options: EngineOptions) -> ServedModel:
-    from steerkit.engines.remote.served_model import ServedModel
-
-    return ServedModel(options.model, options.progress)
 
 
 def _shown(value: object) -> str:

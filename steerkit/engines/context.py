@@ -52,7 +52,7 @@ def steer(
     """
     if rows is not None and steerings:
         raise MisuseError("give steerings for all rows, or one list per row with rows=…, not both")
-    if _is_compiled(lm.hf):
+    if any(getattr(module, "_compiled_call_impl", None) is not None for module in lm.hf.modules()):
         raise MisuseError(
             "a compiled model may drop hooks without a word: steer the model before torch.compile"
         )
@@ -86,11 +86,7 @@ class _Watch:
     """Follows the model's own calls and keeps the table pointed at the positions that run."""
 
     def __init__(
-        self,
-        lm: LanguageModel,
-        table: RowTable,
-        steerings: Sequence[Sequence[Steering]],
-        rows: int | None,
+        self, lm: LanguageModel, table: RowTable, steerings: Sequence[Sequence[Steering]], rows: int | None
     ) -> None:
         self._lm = lm
         self._table = table
@@ -148,10 +144,10 @@ class _Watch:
                 raise MisuseError(NOT_FOLLOWED)
             if prepared.get("inputs_embeds") is not None:
                 raise MisuseError("steering generate needs token ids: inputs_embeds hide where the prompt is")
+            mask = _padding_mask(kwargs.get("attention_mask"))
             if self._prompt is None:
                 self._prompt = input_ids
-                self._read_gates(input_ids, _padding_mask(kwargs.get("attention_mask")))
-            mask = _padding_mask(kwargs.get("attention_mask"))
+                self._read_gates(input_ids, mask)
             if input_ids.shape[1] < self._prompt.shape[1] and mask is not None:
                 # A chunk of a prompt that is read piece by piece: the text is the prompt as far as it was read.
                 expansion = input_ids.shape[0] // self._prompt.shape[0]
@@ -176,11 +172,6 @@ class _Watch:
         if self._generating:
             raise MisuseError(NOT_FOLLOWED)
         self._check_rows(shown.shape[0])
-        if any(map(row_gates, self._steerings)):
-            cached = given.get("past_key_values")
-            if given.get("input_ids") is None or (cached is not None and cached.get_seq_length() > 0):
-                raise MisuseError("a probe gate needs the whole text as token ids, or generate")
-            self._read_gates(shown, _padding_mask(given.get("attention_mask")))
         self._point_bare(shown, given)
 
     def _read_gates(self, ids: Tensor, mask: Tensor | None) -> None:
@@ -189,13 +180,12 @@ class _Watch:
             return
         kept = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         prompts = [tuple(row[real].tolist()) for row, real in zip(ids, kept, strict=True)]
-        rows = list(self._steerings) if len(self._steerings) > 1 else [self._steerings[0]] * len(prompts)
+        rows = self._steerings if len(self._steerings) > 1 else [self._steerings[0]] * len(prompts)
+        asked = [("", ids, row) for ids, row in zip(prompts, rows, strict=True)]
         readings = Readings(self._lm)
         with self._lm.unsteered():
-            readings.read(("", ids, row) for ids, row in zip(prompts, rows, strict=True))
-        self._table.bind(
-            [Program.of(readings.opened(row, ids)) for ids, row in zip(prompts, rows, strict=True)]
-        )
+            readings.read(asked)
+        self._table.bind([Program.of(readings.opened(row, ids)) for _, ids, row in asked])
 
     def _check_rows(self, rows: int) -> None:
         if self._rows not in (None, rows):
@@ -216,7 +206,12 @@ class _Watch:
         """Point the table at a pass outside `generate`: all prompt, each row's last real position completion."""
         cached = given.get("past_key_values")
         has_past = cached is not None and cached.get_seq_length() > 0
-        if self._table.follows_text and (given.get("input_ids") is None or has_past):
+        is_whole = given.get("input_ids") is not None and not has_past
+        if any(map(row_gates, self._steerings)) and not is_whole:
+            raise MisuseError("a probe gate needs the whole text as token ids, or generate")
+        mask = _padding_mask(given.get("attention_mask"))
+        self._read_gates(shown, mask)
+        if self._table.follows_text and not is_whole:
             raise MisuseError(
                 "scopes 'thinking' and 'answer' and positions 'boundaries' and 'lines' need the whole text as "
                 "token ids, or generate"
@@ -225,7 +220,6 @@ class _Watch:
             raise MisuseError(
                 "a half-life and positions 'last' need to know where the completion begins: use generate"
             )
-        mask = _padding_mask(given.get("attention_mask"))
         if mask is None:
             mask = torch.ones(shown.shape[:2], device=shown.device)
         mask = mask[:, -shown.shape[1] :].bool()
@@ -252,7 +246,3 @@ def _uncover(hf: nn.Module, name: str) -> None:
         setattr(hf, name, top)
     elif name in vars(hf):
         delattr(hf, name)
-
-
-def _is_compiled(hf: nn.Module) -> bool:
-    return any(getattr(module, "_compiled_call_impl", None) is not None for module in hf.modules())

@@ -216,9 +216,8 @@ def prompt_of(messages: Sequence[ChatMessage], *, has_chat_template: bool) -> tu
     for message in messages:
         if message.role == "tool":
             raise MisuseError("the steerkit provider has no tools: a conversation cannot hold their results")
-        if not isinstance(message.content, str) and any(
-            part.type not in ("text", "reasoning") for part in message.content
-        ):
+        parts = [] if isinstance(message.content, str) else message.content
+        if any(part.type not in ("text", "reasoning") for part in parts):
             raise MisuseError("the steerkit provider reads text only")
     plain = tuple(Message(role=message.role, content=message.text) for message in messages)
     if has_chat_template:

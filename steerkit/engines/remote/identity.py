@@ -6,8 +6,9 @@ come from the transformers class built without storage, and of each weight only 
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,6 @@ def _weights(folder: Path, names: list[str]) -> Iterator[tuple[str, Tensor]]:
         file_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     else:
         file_of = dict.fromkeys(names, "model.safetensors")
-    opened: dict[str, Any] = {}
+    opened: Callable[[str], Any] = functools.cache(lambda file: safe_open(folder / file, framework="pt"))
     for name in names:
-        file = file_of[name]
-        if file not in opened:
-            opened[file] = safe_open(folder / file, framework="pt")
-        yield name, opened[file].get_tensor(name)
+        yield name, opened(file_of[name]).get_tensor(name)

@@ -89,9 +89,8 @@ class ServedModel:
 
         Raises MisuseError where prompt and completion are longer than the `reads` tokens that the model is served for.
         """
-        ids = tuple(
-            self.renderer.encode_prompt(*edited_prompt(request.prompt, request.system, request.interventions))
-        )
+        prompt, system = edited_prompt(request.prompt, request.system, request.interventions)
+        ids = tuple(self.renderer.encode_prompt(prompt, system))
         needed = len(ids) + request.decoding.max_new_tokens
         if needed > reads:
             raise MisuseError(
@@ -120,6 +119,10 @@ class ServedModel:
         self, request: Request, prompt_ids: Sequence[int], generated: Sequence[int], finish: Finish
     ) -> Completion:
         """Return what an engine answers. `generated` may end with the token that stopped it."""
+        import torch
+
+        from steerkit.engines.transformers.table import thinking_tokens
+
         if finish == "stop" and generated and generated[-1] in self.stop_ids:
             generated = generated[:-1]
         return Completion(
@@ -128,19 +131,9 @@ class ServedModel:
             token_ids=tuple(generated),
             finish=finish,
             prompt_tokens=len(prompt_ids),
-            thinking_tokens=self._thinking_tokens(prompt_ids, generated),
+            thinking_tokens=thinking_tokens(prompt_ids, generated, *map(torch.tensor, self.marker_ids)),
             markers=self.markers,
         )
-
-    def _thinking_tokens(self, prompt_ids: Sequence[int], generated: Sequence[int]) -> int:
-        """How many generated tokens came out of thinking positions."""
-        import torch
-
-        from steerkit.engines.transformers.table import thinking_positions
-
-        text = torch.tensor([[*prompt_ids, *generated]])
-        inside = thinking_positions(text, *(torch.tensor(marker) for marker in self.marker_ids))
-        return int(inside[0, len(prompt_ids) - 1 : -1].sum())
 
 
 def log_probabilities(scores: Iterable[float]) -> tuple[float, ...]:

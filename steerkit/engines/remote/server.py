@@ -147,14 +147,13 @@ class ServerEngine:
         place, request = job
         self._check(request.interventions)
         text = self.model.encode_scored(request)
+        start = text.prompt_length
         body = {"prompt": list(text.ids), "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
-        choice = self._choice(body, request.interventions, {PROMPT_TOKENS: text.prompt_length}, gone)
+        choice = self._choice(body, request.interventions, {PROMPT_TOKENS: start}, gone)
         scored = choice.get("prompt_logprobs")
         if not isinstance(scored, list) or len(scored) != len(text.ids):
             raise SteerkitError("a server answered without log-probabilities of the prompt: it must be vLLM")
-        taken = log_probabilities(
-            scored[i][str(text.ids[i])]["logprob"] for i in range(text.prompt_length, len(text.ids))
-        )
+        taken = log_probabilities(scored[i][str(text.ids[i])]["logprob"] for i in range(start, len(text.ids)))
         return place, ContinuationScore(request, taken)
 
     def _check(self, interventions: Sequence[Intervention]) -> None:
@@ -167,16 +166,14 @@ class ServerEngine:
         if key in self._taken:
             return
         body = {"prompt": [0], "max_tokens": 1, "temperature": 0.0, **steered}
-        out_of_reach: list[PassingError] = []
+        failures: list[PassingError] = []
         for replica in self._client.replicas:
             try:
                 self._ask(replica, body)
             except PassingError as error:
-                out_of_reach.append(error)
-        if len(out_of_reach) == len(self.urls):
-            raise SteerkitError(
-                f"no server answers ({out_of_reach[0]}): see that they run"
-            ) from out_of_reach[0]
+                failures.append(error)
+        if len(failures) == len(self.urls):
+            raise SteerkitError(f"no server answers ({failures[0]}): see that they run") from failures[0]
         self._taken.add(key)
 
     def _choice(
@@ -208,9 +205,8 @@ class ServerEngine:
         if name not in served:
             raise MisuseError(f"{replica.url} serves {', '.join(served) or 'no model'}, not {name!r}")
         self._served_name = name
-        self._context_length = min(
-            self._context_length, served[name].get("max_model_len") or self._context_length
-        )
+        reads = served[name].get("max_model_len") or self._context_length
+        self._context_length = min(self._context_length, reads)
         probe = {"model": name, "prompt": [0], "max_tokens": 1, "vllm_xargs": {ARGUMENT: PROBE_SPEC}}
         try:
             self._client.exchange(replica, COMPLETIONS, probe)

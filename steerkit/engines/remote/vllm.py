@@ -11,15 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from steerkit.core.errors import MisuseError, SteerkitError
-from steerkit.engines.base import (
-    Completion,
-    ContinuationScore,
-    Finish,
-    Request,
-    ScoreRequest,
-    refuse,
-    steerings_of,
-)
+from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest, refuse, steerings_of
 from steerkit.engines.remote.arguments import ARGUMENT, PROMPT_TOKENS
 from steerkit.engines.remote.served_model import ServedModel, log_probabilities, row_seed
 from steerkit.engines.remote.wire import supports
@@ -69,11 +61,8 @@ class VllmEngine:
         self._engine: Any = self._llm.llm_engine
         self._admission: Any = getattr(getattr(self._engine, "input_processor", None), "steerkit", None)
         if self._admission is None:
-            refusal = getattr(vllm, "steerkit_refusal", None)
-            raise MisuseError(
-                refusal
-                or "vLLM runs without steerkit's plugin: install steerkit beside it, and see VLLM_PLUGINS"
-            )
+            missing = "vLLM runs without steerkit's plugin: install steerkit beside it, and see VLLM_PLUGINS"
+            raise MisuseError(getattr(vllm, "steerkit_refusal", missing))
         self._admission.trust(exact=self._exact)
         self._numbers = itertools.count()
 
@@ -100,8 +89,10 @@ class VllmEngine:
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Complete each request; completions are yielded as they finish, in any order."""
         for (request, ids), output in self._run(map(self._job, requests)):
-            token_ids, finish = _result(output)
-            yield self.model.completion(request, ids, token_ids, finish)
+            done = output.outputs[0]
+            if done.finish_reason not in ("stop", "length"):
+                raise SteerkitError(f"vLLM ended a request with {done.finish_reason!r}: see its log")
+            yield self.model.completion(request, ids, list(done.token_ids), done.finish_reason)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[ContinuationScore]:
         """Return each continuation token's log-probability in nats, teacher-forced, in the order of the requests."""
@@ -113,13 +104,12 @@ class VllmEngine:
                 raise MisuseError(
                     f"a text to score has {len(text.ids)} tokens, vLLM reads {self.context_length}"
                 )
-            parameters = self._scoring(steerings_of(request.interventions), text.prompt_length)
+            steerings, more = steerings_of(request.interventions), {PROMPT_TOKENS: text.prompt_length}
+            parameters = _parameters(steerings, more, temperature=0.0, max_tokens=1, prompt_logprobs=0)
             prepared.append(((place, text.prompt_length), text.ids, parameters))
         scores: dict[int, ContinuationScore] = {}
-        for ((place, start), ids), output in self._run(prepared):
-            taken = log_probabilities(
-                output.prompt_logprobs[i][ids[i]].logprob for i in range(start, len(ids))
-            )
+        for ((place, start), ids), done in self._run(prepared):
+            taken = log_probabilities(done.prompt_logprobs[i][ids[i]].logprob for i in range(start, len(ids)))
             scores[place] = ContinuationScore(requests[place], taken)
         return [scores[place] for place in range(len(requests))]
 
@@ -136,12 +126,8 @@ class VllmEngine:
         return self.model.encode(request, self.context_length)
 
     def _job(self, request: Request) -> tuple[Request, tuple[int, ...], Any]:
-        ids = self._encode(request)
-        return request, ids, self._sampling(request, ids)
-
-    def _sampling(self, request: Request, ids: Sequence[int]) -> Any:
-        decoding = request.decoding
-        return _parameters(
+        ids, decoding = self._encode(request), request.decoding
+        parameters = _parameters(
             steerings_of(request.interventions),
             temperature=decoding.temperature,
             top_p=decoding.top_p,
@@ -149,10 +135,7 @@ class VllmEngine:
             max_tokens=decoding.max_new_tokens,
             stop_token_ids=list(self.model.stop_ids),
         )
-
-    def _scoring(self, steerings: Sequence[Steering], prompt_length: int) -> Any:
-        more = {PROMPT_TOKENS: prompt_length} if steerings else {}
-        return _parameters(steerings, more, temperature=0.0, max_tokens=1, prompt_logprobs=0)
+        return request, ids, parameters
 
     def _run(
         self, jobs: Iterable[tuple[Any, Sequence[int], Any]]
@@ -163,11 +146,8 @@ class VllmEngine:
         live: dict[str, tuple[Any, Sequence[int]]] = {}
         try:
             while True:
-                while len(live) < self.batch_size:
-                    job = held if held is not None else next(waiting, None)
+                while len(live) < self.batch_size and (job := held or next(waiting, None)):
                     held = None
-                    if job is None:
-                        break
                     what, ids, parameters = job
                     name = f"steerkit-{next(self._numbers)}"
                     if not self._add(name, ids, parameters, others=bool(live)):
@@ -209,8 +189,7 @@ class VllmEngine:
 
 
 def _parameters(steerings: Sequence[Steering], more: dict[str, Any] | None = None, **sampling: object) -> Any:
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
 
     extra = {ARGUMENT: tuple(steerings), **(more or {})} if steerings else None
     # Not cloned by vLLM: a clone would copy the vectors with it, for every request.
@@ -225,10 +204,3 @@ def _parameters(steerings: Sequence[Steering], more: dict[str, Any] | None = Non
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _result(output: Any) -> tuple[list[int], Finish]:
-    completion = output.outputs[0]
-    if completion.finish_reason not in ("stop", "length"):
-        raise SteerkitError(f"vLLM ended a request with {completion.finish_reason!r}: see its log")
-    return list(completion.token_ids), completion.finish_reason

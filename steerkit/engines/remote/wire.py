@@ -125,9 +125,8 @@ def _from_form(form: Mapping[str, Any], vectors: Store) -> Intervention:
 
     def fetched(part: Mapping[str, Any]) -> dict[str, Any]:
         named = part.get("vector")
-        name, digest = (
-            (named.get("name"), named.get("sha256")) if isinstance(named, Mapping) else (named, None)
-        )
+        reference = named if isinstance(named, Mapping) else {"name": named}
+        name, digest = reference.get("name"), reference.get("sha256")
         if not isinstance(name, str):
             raise MisuseError("a steering's 'vector' is missing, or is no name")
         vector = vectors.vector(name)

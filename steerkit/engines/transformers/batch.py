@@ -17,7 +17,7 @@ from steerkit.engines.forward import KeysAndValues, Rows, logits
 from steerkit.engines.transformers.cache import aligned_cache, keys_and_values
 from steerkit.engines.transformers.layout import completion_phases, line_ends
 from steerkit.engines.transformers.sampling import next_tokens
-from steerkit.engines.transformers.table import ANSWER, LAST, Program, RowTable, thinking_positions
+from steerkit.engines.transformers.table import ANSWER, LAST, Program, RowTable, thinking_tokens
 from steerkit.interventions.gate import PositionGate
 from steerkit.interventions.logit_rules import BoundRule, Edits, ForcedClosing
 from steerkit.models import LanguageModel
@@ -92,7 +92,8 @@ class Row:
     def completions(self, lm: LanguageModel) -> Iterator[Completion]:
         """The finished row as the engine's answer to each that asked."""
         assert self.finish is not None
-        text, thinking = lm.renderer.decode(self.generated), _thinking_tokens(self, lm)
+        text, markers = lm.renderer.decode(self.generated), (marker.cpu() for marker in lm.thinking_markers)
+        thinking = thinking_tokens(self.prompt_ids, self.generated, *markers)
         for request, gates in self.asked:
             yield Completion(
                 request=request,
@@ -146,16 +147,13 @@ class RunningBatch:
 
     def admit(self, joining: Sequence[Joining]) -> None:
         """Let rows join: in the places of finished ones where they fit there, else by packing the batch anew."""
-        self._collect()
+        for row in self.live:  # their counts are brought up to date before the table is made anew
+            self.settle(row)
         for row, prefix in joining:
             row.gate_counts = Counter(prefix.gate_counts)  # set, not added: a row may try to join twice
         free = sum(row.finish is not None for row in self.rows)
-        if (
-            joining
-            and len(joining) <= free
-            and not self.is_full
-            and max(row.cached for row, _ in joining) <= self._width
-        ):
+        there_are_places = 0 < len(joining) <= free and not self.is_full
+        if there_are_places and max(row.cached for row, _ in joining) <= self._width:
             self._refill(joining)
         else:
             self._repack(joining)
@@ -164,11 +162,6 @@ class RunningBatch:
         """Bring the gate counts of a row up to date; waits for the device where the table has any."""
         if self._table.counts_gates:
             row.gate_counts.update(self._table.gate_counts(self.rows.index(row)))
-
-    def _collect(self) -> None:
-        """Bring the counts of all rows that go on up to date, before their table is made anew."""
-        for row in self.live:
-            self.settle(row)
 
     def _repack(self, joining: Sequence[Joining]) -> None:
         """Drop finished rows, let new ones in, and trim positions that no row needs any more."""
@@ -211,8 +204,7 @@ class RunningBatch:
 
     @property
     def _width(self) -> int:
-        length: int = self._cache.get_seq_length()
-        return length
+        return int(self._cache.get_seq_length())
 
     def _bind(self, width: int) -> None:
         """Write all that a step reads of its rows: mask, positions, newest tokens, steerings, random numbers."""
@@ -272,11 +264,7 @@ class RunningBatch:
 
     def _edit_logits(self) -> None:
         """Put on the device what rules do to the next step; nothing once no row follows any."""
-        edits = [
-            (place, row.edits())
-            for place, row in enumerate(self.rows)
-            if row.following and row.finish is None
-        ]
+        edits = [(i, row.edits()) for i, row in enumerate(self.rows) if row.following and row.finish is None]
         if edits and edits == self._edits and self._forced is None:
             return  # a penalty is the same at step after step
         self._edits = edits
@@ -340,17 +328,8 @@ def _with_position_gates(
 ) -> tuple[GateReading, ...]:
     """The readings of the request's row gates and of its position gates, in the order of its interventions."""
     shares = [
-        GateReading(
-            place, each.gate.name, None, counts[each.digest, True] / max(1, counts[each.digest, False])
-        )
-        for place, each in enumerate(request.interventions)
+        GateReading(i, each.gate.name, None, counts[each.digest, True] / max(1, counts[each.digest, False]))
+        for i, each in enumerate(request.interventions)
         if isinstance(each.gate, PositionGate)
     ]
     return tuple(sorted([*read, *shares], key=lambda reading: reading.intervention))
-
-
-def _thinking_tokens(row: Row, lm: LanguageModel) -> int:
-    """How many generated tokens came out of thinking positions; the closing marker's own are among them."""
-    text = torch.tensor([[*row.prompt_ids, *row.generated]])
-    inside = thinking_positions(text, *(marker.cpu() for marker in lm.thinking_markers))
-    return int(inside[0, len(row.prompt_ids) - 1 : -1].sum())

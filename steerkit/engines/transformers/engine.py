@@ -21,14 +21,7 @@ import torch
 
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.core.prompts import EncodedText, Prompt
-from steerkit.engines.base import (
-    Completion,
-    ContinuationScore,
-    Request,
-    ScoreRequest,
-    refuse,
-    steerings_of,
-)
+from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest, refuse, steerings_of
 from steerkit.engines.forward import NO_PROMPT, alone, in_passes, left_padded, logits, ran_out
 from steerkit.engines.transformers.batch import Row, RunningBatch
 from steerkit.engines.transformers.cache import recurrent_layers
@@ -99,7 +92,7 @@ class TransformersEngine:
         """Raise what `generate` would raise for this request before running it."""
         self._check(request.interventions)
         plain = self._prompt_ids(request.prompt, request.system)
-        edited = self._edited(request.prompt, request.system, request.interventions)
+        edited = self._prompt_ids(*edited_prompt(request.prompt, request.system, request.interventions))
         self._check_length(max(len(plain), len(edited)) + request.decoding.max_new_tokens)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
@@ -144,9 +137,7 @@ class TransformersEngine:
         def score(some: Sequence[int]) -> list[tuple[float, ...]]:
             return self._score_rows([encoded[i] for i in some], [programs[i] for i in some])
 
-        def length(i: int) -> int:
-            return len(encoded[i].ids)
-
+        length = [len(text.ids) for text in encoded].__getitem__
         scores: dict[int, tuple[float, ...]] = {}
         for some, rows in in_passes(sorted(range(len(encoded)), key=length), length, SCORED_TOKENS, score):
             scores.update(zip(some, rows, strict=True))
@@ -165,7 +156,7 @@ class TransformersEngine:
             program, rules = Program.of(steerings_of(acting)), self._bound(acting)
             uniforms = row_uniforms(decoding, ids, request.sample) if decoding.temperature > 0 else None
             verdicts = readings.verdicts(request.interventions, ids)
-            ids = self._edited(request.prompt, request.system, acting)
+            ids = self._prompt_ids(*edited_prompt(request.prompt, request.system, acting))
             self._check_length(len(ids) + decoding.max_new_tokens)
             key = ids, program.key, decoding, None if uniforms is None else uniforms.tobytes(), rules
             row = rows.get(key) or rows.setdefault(key, Row([], ids, program, uniforms, rules))
@@ -193,10 +184,6 @@ class TransformersEngine:
                     self._rules[each.digest] = each.bind(self.lm)
                 rules.append(self._rules[each.digest])
         return tuple(rules)
-
-    def _edited(self, prompt: Prompt, system: str | None, acting: Sequence[Intervention]) -> PromptIds:
-        """The tokens of the prompt with all its edits, each applied to the result of those before it."""
-        return self._prompt_ids(*edited_prompt(prompt, system, acting))
 
     def _scored_text(self, request: ScoreRequest, acting: Sequence[Intervention]) -> EncodedText:
         for each in acting:

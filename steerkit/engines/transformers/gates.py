@@ -90,14 +90,12 @@ class Readings:
 
     def verdicts(self, interventions: Sequence[Intervention], ids: PromptIds) -> tuple[GateReading, ...]:
         """Return what each row gate read, and whether it fired."""
-        verdicts = []
+        found = []
         for place, each in enumerate(interventions):
             if isinstance(each.gate, RowGate):
                 read = self._log_odds[ids, _key(each.gate)]
-                verdicts.append(
-                    GateReading(place, each.gate.name, probability_of(read), each.gate.fires(read))
-                )
-        return tuple(verdicts)
+                found.append(GateReading(place, each.gate.name, probability_of(read), each.gate.fires(read)))
+        return tuple(found)
 
 
 def _key(gate: RowGate) -> str:

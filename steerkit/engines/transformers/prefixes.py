@@ -59,9 +59,8 @@ class Prefixes:
         shares = first is not None and len(texts) < len(rows) and len(texts) != max(map(len, texts))
         padded = left_padded(texts if shares else every, lm)
         number = {text: i for i, text in enumerate(texts)}
-        owner = torch.tensor(
-            [number[text] for text in every] if shares else range(len(rows)), device=lm.device
-        )
+        owners = [number[text] for text in every] if shares else range(len(rows))
+        owner = torch.tensor(owners, device=lm.device)
         table = RowTable(lm, [row.program for row in rows], counts_gates=True)
         table.point(torch.where(padded.mask[owner], PROMPT, NOWHERE))
         with ExitStack() as stack:

@@ -48,25 +48,14 @@ class Acting:
         `gate` numbers its position gate from 1, for counting; 0 is for none.
         """
         v = steering.vector.direction[layer]
-        made = steering.acts_by.constants(v, steering.strength, steering.target)
+        c = steering.acts_by.constants(v, steering.strength, steering.target)
         gate_unit, threshold = torch.zeros_like(v), OPEN
         if isinstance(steering.gate, PositionGate):
             gate_unit, threshold = unit_of(steering.gate.vector.direction[layer]), steering.gate.threshold
         # Of a shorter half-life nothing is left after one token, and 1 / half-life might be infinite.
         halvings = 0.0 if steering.half_life is None else 1 / max(steering.half_life, 1e-3)
         own = steering.operation if steering.acts_by.has_own_arithmetic else ""
-        return cls(
-            made.shift,
-            made.unit,
-            made.gain,
-            made.amount,
-            gate_unit,
-            threshold,
-            halvings,
-            made.target,
-            own,
-            gate,
-        )
+        return cls(c.shift, c.unit, c.gain, c.amount, gate_unit, threshold, halvings, c.target, own, gate)
 
 
 @dataclass(frozen=True)
@@ -128,10 +117,8 @@ class Stage:
             projects=any(c.gain != 0 for c in full),
             gates=any(threshold != OPEN for threshold in thresholds),
             own=tuple(of_operation(name) for name in dict.fromkeys(c.own for c in full if c.own)),
-            halvings=_rates([c.halvings for c in full], like),
-            gate=torch.tensor([c.gate for c in full], device=like.device)
-            if any(c.gate for c in full)
-            else None,
+            halvings=_where_any([c.halvings for c in full], like),
+            gate=_where_any([c.gate for c in full], like),
         )
 
     def gathered(self, slots: Tensor, ages: Tensor | None = None) -> Gathered:
@@ -207,8 +194,9 @@ class Gathered:
         return out
 
 
-def _rates(halvings: Sequence[float], like: Tensor) -> Tensor | None:
-    return torch.tensor(halvings, device=like.device) if any(halvings) else None
+def _where_any(numbers: Sequence[float], like: Tensor) -> Tensor | None:
+    """Return numbers in a format of their own on the device of `like`; None where all of them are 0."""
+    return torch.tensor(numbers, device=like.device) if any(numbers) else None
 
 
 def _finite(constants: Tensor) -> Tensor:

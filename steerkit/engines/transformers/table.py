@@ -23,10 +23,11 @@ The contract, which every engine shares:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -98,9 +99,7 @@ class Program:
     @property
     def tells_last_apart(self) -> bool:
         """Whether the last prompt token is steered otherwise than the rest of the completion."""
-        return any(
-            self._differ(phase + end, phase + end + LAST) for phase in (THINKING, ANSWER) for end in ENDS
-        )
+        return any(self._differ(base + end, base + end + LAST) for base in (THINKING, ANSWER) for end in ENDS)
 
     @property
     def fades(self) -> bool:
@@ -139,27 +138,26 @@ class RowTable:
     def bind(self, programs: Sequence[Program]) -> None:
         """Compile the table for these rows instead; they may steer no layer that the table does not hook."""
         like = torch.empty(0, device=self._lm.device, dtype=self._lm.dtype)
-        distinct = {program.key: program for program in programs}
-        self.tells_thinking_apart = any(p.tells_thinking_apart for p in distinct.values())
-        self.tells_steps_apart = any(p.tells_steps_apart for p in distinct.values())
-        self.tells_last_apart = any(p.tells_last_apart for p in distinct.values())
-        self.fades = any(p.fades for p in distinct.values())
-        gated = (
-            s for p in distinct.values() for c in p.compositions.values() for s in c if s.gate is not None
-        )
+        by_key = {program.key: program for program in programs}
+        distinct = by_key.values()
+        self.tells_thinking_apart = any(p.tells_thinking_apart for p in distinct)
+        self.tells_steps_apart = any(p.tells_steps_apart for p in distinct)
+        self.tells_last_apart = any(p.tells_last_apart for p in distinct)
+        self.fades = any(p.fades for p in distinct)
+        gated = (s for p in distinct for c in p.compositions.values() for s in c if s.gate is not None)
         self._gates = {digest: i for i, digest in enumerate(dict.fromkeys(s.digest for s in gated), start=1)}
         self._counts: Tensor | None = None
         if self._gates and self._counts_gates:
             shape = 2, len(programs), 1 + len(self._gates)
             self._counts = torch.zeros(shape, dtype=torch.long, device=like.device)
         self._stages: list[list[Stage]] = []
-        number = {key: i for i, key in enumerate(distinct)}
+        number = {key: i for i, key in enumerate(by_key)}
         slots = []
         for layer in self.layers:
             bank: dict[tuple[str, ...], int] = {(): 0}
             compositions: list[Composition] = [()]
             per_program = []
-            for program in distinct.values():
+            for program in distinct:
                 phase_slots = [0]
                 for phase in range(1, PHASES):
                     composition = program.compositions.get((layer, phase), ())
@@ -231,17 +229,13 @@ class RowTable:
             for stages, slots in zip(self._stages, self._map, strict=True)
         ]
 
-    @contextmanager
-    def installed(self) -> Iterator[None]:
+    def installed(self) -> AbstractContextManager[object]:
         """Hooks on the blocks while the block runs; they come off whatever happens."""
-        with on_blocks(self._lm.blocks, self._edits):
-            yield
+        return on_blocks(self._lm.blocks, self._edits)
 
-    @contextmanager
-    def one_pass(self) -> Iterator[None]:
+    def one_pass(self) -> AbstractContextManager[None]:
         """Hooks for exactly one forward pass, in which each hooked block must run exactly once."""
-        with one_pass(self._lm.blocks, self._edits):
-            yield
+        return one_pass(self._lm.blocks, self._edits)
 
     @property
     def _edits(self) -> dict[int, Callable[[Tensor], Tensor | None]]:
@@ -263,13 +257,11 @@ class RowTable:
 def _stages(
     compositions: Sequence[Composition], layer: int, like: Tensor, gates: Mapping[str, int]
 ) -> list[Stage]:
-    def acting(composition: Composition, k: int) -> Acting | None:
-        if k >= len(composition):
-            return None
-        return Acting.of(composition[k], layer, gates.get(composition[k].digest, 0))
-
-    depth = max(len(c) for c in compositions)
-    return [Stage.stack([acting(c, k) for c in compositions], like) for k in range(depth)]
+    """The k-th steerings of all compositions, for every k: what a shorter one has no k-th of does nothing there."""
+    return [
+        Stage.stack([None if s is None else Acting.of(s, layer, gates.get(s.digest, 0)) for s in kth], like)
+        for kth in zip_longest(*compositions)
+    ]
 
 
 def thinking_positions(ids: Tensor, opening: Tensor, closing: Tensor) -> Tensor:
@@ -280,6 +272,12 @@ def thinking_positions(ids: Tensor, opening: Tensor, closing: Tensor) -> Tensor:
     the closing marker's last token is sampled is still inside.
     """
     return _last_end(ids, opening) > _last_end(ids, closing)
+
+
+def thinking_tokens(prompt: Sequence[int], generated: Sequence[int], opening: Tensor, closing: Tensor) -> int:
+    """How many generated tokens came out of thinking positions; the closing marker's own are among them."""
+    inside = thinking_positions(torch.tensor([[*prompt, *generated]]), opening, closing)
+    return int(inside[0, len(prompt) - 1 : -1].sum())
 
 
 def _last_end(ids: Tensor, marker: Tensor) -> Tensor:

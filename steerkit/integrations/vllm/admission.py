@@ -17,13 +17,7 @@ from typing import Any
 import torch
 
 from steerkit.core.errors import MisuseError, SteerkitError
-from steerkit.engines.remote.arguments import (
-    ARGUMENT,
-    ARGUMENTS,
-    PROMPT_TOKENS,
-    asked_for,
-    our_names,
-)
+from steerkit.engines.remote.arguments import ARGUMENT, ARGUMENTS, PROMPT_TOKENS, asked_for, our_names
 from steerkit.engines.remote.identity import ModelIdentity
 from steerkit.engines.remote.vectors import ServedVectors
 from steerkit.engines.remote.wire import read_argument, read_prompt_tokens, supports
@@ -113,7 +107,8 @@ class Admission:
         return self._wires[key]
 
     def _made(self, steerings: Sequence[Steering], first: int | None) -> dict[str, Any] | None:
-        payload = Payload.of(steerings, self._markers(), first)
+        markers: MarkerIds = ((), ()) if self._tokenizer is None else DEFAULT.encode(self._tokenizer)
+        payload = Payload.of(steerings, markers, first)
         if payload is None:
             return None
         self._check_payload(payload)
@@ -180,9 +175,6 @@ class Admission:
                 raise MisuseError(
                     f"'strength' at layer {cell.layer} is absurdly large: it would overflow the model"
                 )
-
-    def _markers(self) -> MarkerIds:
-        return ((), ()) if self._tokenizer is None else DEFAULT.encode(self._tokenizer)
 
 
 def install(patches: Patches) -> None:

@@ -47,17 +47,21 @@ class Capacity:
                     f"{self._cells_per_layer} on a layer: send the request again later, or start the server with "
                     "a larger STEERKIT_CELLS"
                 )
-        self._forget([request_id])
+        self.forget(request_id)
         self._requests[request_id] = wire
         self._programs[wire["key"]] += 1
         self._cells.update(_cells(wire))
 
     def forget(self, request_id: str) -> None:
-        """Count a request out that has ended."""
-        self._forget([request_id])
+        """Count a request out that has ended; nothing happens for one that was not let in."""
+        wire = self._requests.pop(request_id, None)
+        if wire is not None:
+            _count_down(self._programs, [wire["key"]])
+            _count_down(self._cells, _cells(wire))
 
     def _forget_ended(self) -> None:
-        self._forget([name for name in self._requests if not self._is_alive(name)])
+        for name in [name for name in self._requests if not self._is_alive(name)]:
+            self.forget(name)
         self._sweep_at = max(SWEEP_AT, 2 * len(self._requests))  # so that a sweep costs each request once
 
     def _fits(self, wire: Wire) -> bool:
@@ -68,14 +72,6 @@ class Capacity:
         return len(self._programs) < self._cells_per_layer and all(
             used[layer] + count <= self._cells_per_layer for layer, count in added.items()
         )
-
-    def _forget(self, names: Iterable[str]) -> None:
-        for name in names:
-            wire = self._requests.pop(name, None)
-            if wire is None:
-                continue
-            _count_down(self._programs, [wire["key"]])
-            _count_down(self._cells, _cells(wire))
 
 
 def _count_down(counter: Counter[Any], keys: Iterable[Any]) -> None:

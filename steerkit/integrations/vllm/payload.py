@@ -7,6 +7,7 @@ was checked is what is applied: a vector file that changes, or is missing on ano
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,11 @@ import torch
 from torch import Tensor
 
 from steerkit.core.errors import SteerkitError
+from steerkit.engines.remote.arguments import ARGUMENT
 from steerkit.engines.transformers.stages import Acting
 from steerkit.engines.transformers.table import ANSWER, PROMPT, THINKING, Program
 from steerkit.interventions.steering import Steering
+from steerkit.models.markers import MarkerIds
 
 PHASES = (PROMPT, THINKING, ANSWER)
 VECTORS = ("shift", "unit", "gate_unit")
@@ -51,14 +54,11 @@ class Payload:
     key: str
     prompt_key: str
     first: int | None = None
-    markers: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    markers: MarkerIds | None = None
 
     @classmethod
     def of(
-        cls,
-        steerings: Sequence[Steering],
-        markers: tuple[tuple[int, ...], tuple[int, ...]],
-        first: int | None = None,
+        cls, steerings: Sequence[Steering], markers: MarkerIds, first: int | None = None
     ) -> Payload | None:
         """Return the payload of an ordered list of steerings; None where none of them acts on anything.
 
@@ -93,11 +93,8 @@ class Payload:
     @property
     def depth(self) -> int:
         """The most steerings that meet on one layer at one position."""
-        return max(
-            sum(self.cells[i].layer == layer for i in bundle)
-            for bundle in self.bundles
-            for layer in {cell.layer for cell in self.cells}
-        )
+        by_layer = [Counter(self.cells[i].layer for i in bundle) for bundle in self.bundles]
+        return max(meeting for count in by_layer for meeting in count.values())
 
     def to_wire(self) -> dict[str, Any]:
         """Return it as plain data that MessagePack carries."""
@@ -130,6 +127,17 @@ def is_wire(value: Any) -> bool:
     return isinstance(value, dict) and value.get("form") == FORM
 
 
+def wire_of(sampling_params: Any, fault: str) -> dict[str, Any] | None:
+    """Return the payload in a request's sampling parameters, in its plain form; None where it is not steered.
+
+    Raises SteerkitError with `fault` where something else stands there, which the front end did not check.
+    """
+    value: dict[str, Any] | None = (getattr(sampling_params, "extra_args", None) or {}).get(ARGUMENT)
+    if value is not None and not is_wire(value):
+        raise SteerkitError(fault)
+    return value
+
+
 def _digest(keys: Sequence[str]) -> str:
     """One text for an ordered list of digests, empty for an empty one."""
     return hashlib.sha256("/".join(keys).encode()).hexdigest() if keys else ""
@@ -150,10 +158,6 @@ def _cell_to_wire(cell: Cell) -> dict[str, Any]:
 def _cell_from_wire(wire: dict[str, Any]) -> Cell:
     parts: dict[str, Any] = {name: wire[name] for name in (*NUMBERS, "own")}
     for name in VECTORS:
-        data = wire[name]
-        parts[name] = (
-            torch.from_numpy(np.frombuffer(data, dtype=np.float32).copy())
-            if data
-            else torch.zeros(wire["width"])
-        )
+        data = wire[name] or bytes(4 * wire["width"])  # nothing stands for zeros
+        parts[name] = torch.from_numpy(np.frombuffer(data, dtype=np.float32).copy())
     return Cell(wire["key"], wire["layer"], Acting(**parts))

@@ -42,7 +42,6 @@ def install(reason: str) -> None:
 
     Raises SteerkitError where this vLLM has no entry that is known.
     """
-    patches = Patches()
 
     def on_entry(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         for given in (*args, *kwargs.values()):
@@ -56,7 +55,7 @@ def install(reason: str) -> None:
             raise _refused(reason)
         return original(request, *args, **kwargs)
 
-    found = [way for way in ENTRIES if _wrapped(patches, way, on_entry)]
+    found = [way for way in ENTRIES if _wrapped(way, on_entry)]
     if not found:
         raise SteerkitError(
             f"{reason}; nor can requests that name a steering be refused there: install another vLLM, or leave the "
@@ -65,33 +64,28 @@ def install(reason: str) -> None:
     for kind in _http_requests():
         for name in PARAMETERS:
             if name in vars(kind):
-                patches.wrap(kind, name, in_http)
+                Patches().wrap(kind, name, in_http)
     vars(sys.modules["vllm"])["steerkit_refusal"] = reason  # for an engine in this process
     log.warning("steerkit: requests that name a steering will be refused: %s", reason)
 
 
-def _wrapped(patches: Patches, way: tuple[tuple[str, str, str], ...], around: Callable[..., Any]) -> bool:
+def _wrapped(way: tuple[tuple[str, str, str], ...], around: Callable[..., Any]) -> bool:
     """Wrap all functions of one way, or none."""
+    patches = Patches()
     try:
-        owners = [getattr(importlib.import_module(module), kind) for module, kind, _ in way]
-        for owner, (_, _, function) in zip(owners, way, strict=True):
-            getattr(owner, function)
+        for module, kind, function in way:
+            patches.wrap(getattr(importlib.import_module(module), kind), function, around)
     except (ImportError, AttributeError):
+        patches.undo()
         return False
-    for owner, (_, _, function) in zip(owners, way, strict=True):
-        patches.wrap(owner, function, around)
     return True
 
 
 def _http_requests() -> list[type]:
     """The classes of HTTP requests: in a server they are there before it loads plugins."""
-    kinds: dict[type, None] = {}
-    for name, module in list(sys.modules.items()):
-        if name.startswith("vllm.entrypoints"):
-            for value in list(vars(module).values()):
-                if isinstance(value, type) and any(function in vars(value) for function in PARAMETERS):
-                    kinds[value] = None
-    return list(kinds)
+    modules = [module for name, module in list(sys.modules.items()) if name.startswith("vllm.entrypoints")]
+    kinds = [value for module in modules for value in list(vars(module).values()) if isinstance(value, type)]
+    return list(dict.fromkeys(kind for kind in kinds if any(name in vars(kind) for name in PARAMETERS)))
 
 
 def _names_steering(request: Any) -> bool:

@@ -110,7 +110,9 @@ class Rows:
                 part = slots[offset : offset + count]
                 self._host_part(row, start, part)
                 used.update(np.unique(part).tolist())
-                for position in range(max(start, _known(row, start + count)), start + count):
+                # Where thinking makes no difference the host knows all phases.
+                known = start + count if row.thinking is None else len(row.thinking)
+                for position in range(max(start, known), start + count):
                     assert row.state is not None
                     if row.state.next != position:
                         raise SteerkitError(
@@ -137,8 +139,3 @@ class Rows:
         if row.thinking is not None:
             inside = row.thinking[start + begin : start + len(slots)]
             slots[begin : begin + len(inside)][inside] = thinking
-
-
-def _known(row: Row, end: int) -> int:
-    """Up to which position the host knows the phases; all of them where thinking makes no difference."""
-    return end if row.thinking is None else len(row.thinking)

@@ -13,15 +13,15 @@ from collections.abc import Callable
 from typing import Any
 
 from steerkit.core.errors import SteerkitError
-from steerkit.engines.remote.arguments import ARGUMENT
 from steerkit.integrations.vllm.capacity import Capacity
 from steerkit.integrations.vllm.execution import report
 from steerkit.integrations.vllm.patches import Patches
-from steerkit.integrations.vllm.payload import is_wire
+from steerkit.integrations.vllm.payload import wire_of
 from steerkit.integrations.vllm.settings import Settings
 
 # Stands for what the hooks put into a compiled graph; to be changed with it.
 GRAPH = "steerkit-edit-1"
+FAULT = "a steered request came past the front end's checks: refusing to ignore its steering"
 
 
 def block_key(wire: dict[str, Any], prompt_length: int, end: int) -> tuple[str, str] | None:
@@ -46,7 +46,7 @@ def install(patches: Patches) -> None:
 
 def _block_keys(original: Callable[..., Any], request: Any, start: int, end: int) -> list[tuple[str, Any]]:
     keys: list[tuple[str, Any]] = original(request, start, end)
-    wire = _wire(request)
+    wire = wire_of(request.sampling_params, FAULT)
     key = block_key(wire, request.num_prompt_tokens, end) if wire is not None else None
     return keys if key is None else [*keys, key]
 
@@ -75,7 +75,7 @@ def _guard(patches: Patches, core: Any) -> None:
         return config
 
     def preprocess(original: Callable[..., Any], self: Any, request: Any) -> Any:
-        wire = _wire(request)
+        wire = wire_of(request.sampling_params, FAULT)
         if wire is None:
             return original(self, request)
         if self.steerkit_refusals:
@@ -98,14 +98,3 @@ def _guard(patches: Patches, core: Any) -> None:
     patches.wrap(core, "_initialize_kv_caches", initialise)
     patches.wrap(core, "preprocess_add_request", preprocess)
     patches.wrap(core, "add_request", add)
-
-
-def _wire(request: Any) -> dict[str, Any] | None:
-    value: dict[str, Any] | None = (getattr(request.sampling_params, "extra_args", None) or {}).get(ARGUMENT)
-    if value is None:
-        return None
-    if not is_wire(value):
-        raise SteerkitError(
-            "a steered request came past the front end's checks: refusing to ignore its steering"
-        )
-    return value

@@ -102,13 +102,10 @@ class LayerTable:
             acts = own.operation.name == constants.own
             own.amount[cell] = constants.amount if acts else 0.0
             own.target[cell] = constants.target if acts else 0.0
-        self._count(constants, 1)
+        self.count(constants, 1)
 
-    def forget(self, constants: Acting) -> None:
-        """Count a cell with these constants out. Its row stays as it is: no slot points to it."""
-        self._count(constants, -1)
-
-    def _count(self, constants: Acting, change: int) -> None:
+    def count(self, constants: Acting, change: int) -> None:
+        """Count a cell with these constants in (1) or out (-1). Its row then stays as it is: no slot points to it."""
         self._kinds["projects"] += change * (constants.gain != 0)
         self._kinds["gates"] += change * (constants.gate_threshold != OPEN)
         self._kinds[constants.own] += change
@@ -153,22 +150,19 @@ class Tables:
         """Return slots for this payload's program, sharing what is in the tables already."""
         cell_of: list[int] = []
         for cell in payload.cells:
-            if cell.layer not in self.layers:  # another pipeline stage's
-                cell_of.append(0)
-                continue
-            table = self.layers[cell.layer]
-            number, new = table.pool.take(cell.key)
-            if new:
-                table.write(number, cell.constants)
+            number = 0  # of another pipeline stage's
+            if cell.layer in self.layers:
+                table = self.layers[cell.layer]
+                number, new = table.pool.take(cell.key)
+                if new:
+                    table.write(number, cell.constants)
             cell_of.append(number)
         slots = [self._slot(payload, bundle, cell_of) for bundle in payload.bundles]
         return Allocation((slots[0], slots[1], slots[2]), payload)
 
     def release(self, allocation: Allocation) -> None:
         """Give an allocation back; what no other uses becomes free."""
-        for bundle in allocation.payload.bundles:
-            if not bundle:
-                continue
+        for bundle in filter(None, allocation.payload.bundles):
             slot = self._slots.drop(_key(allocation.payload, bundle))
             if slot is not None:
                 for layer in self._depth_of.pop(slot):
@@ -177,7 +171,7 @@ class Tables:
             if cell.layer in self.layers:
                 table = self.layers[cell.layer]
                 if table.pool.drop(cell.key) is not None:
-                    table.forget(cell.constants)
+                    table.count(cell.constants, -1)
 
     def fill(self, slots: Tensor, used: Sequence[int]) -> None:
         """Set the slot of each token of the coming pass, `[token]` int64; `used` are those that may occur in it."""
@@ -220,8 +214,7 @@ class Tables:
         if depth:
             stage = table.whole if capturing else table.stage
             slots = self.token_slots[: hidden.shape[0]]
-            before = hidden if residual is None else hidden + residual
-            after = before
+            after = before = hidden if residual is None else hidden + residual
             for k in range(depth):
                 after = stage.apply(after, table.cells[k][slots])
             hidden.add_(after - before)
