@@ -77,9 +77,8 @@ def calibrate(
     texts = roll_outs(engine, requests)
 
     meter = Meter(lm, texts, steering, batch_size, progress)
-    found = _search_together(
-        {layer: search(kl, limit, tolerance) for layer in steering.layers}, meter, statistic
-    )
+    searches = {layer: search(kl, limit, tolerance) for layer in steering.layers}
+    found = _search_together(searches, meter, statistic)
     own = _on_own_rollouts(engine, meter, found, requests)
     return Calibration(
         steering=steering,
@@ -149,10 +148,8 @@ def _on_own_rollouts(
 ) -> dict[int, MeasuredKL]:
     """The divergence at each layer's strength along the steered model's own greedy roll-outs."""
     places = [(layer, end.strength) for layer, end in found.items() if end.strength is not None]
-    steered = [
-        replace(request, interventions=(meter.steering(place),)) for place in places for request in requests
-    ]
-    texts = roll_outs(engine, steered)
+    acting = [(meter.steering(place),) for place in places]
+    texts = roll_outs(engine, [replace(asked, interventions=by) for by in acting for asked in requests])
     measured = {}
     for i, place in enumerate(places):
         own = texts[i * len(requests) : (i + 1) * len(requests)]

@@ -117,10 +117,8 @@ class Calibration:
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain data for JSON."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        return plain | {
-            "steering": self.steering.to_json(),
-            "layers": [asdict(found) for found in self.layers],
-        }
+        layers = [asdict(found) for found in self.layers]
+        return plain | {"steering": self.steering.to_json(), "layers": layers}
 
     def notes(self) -> list[str]:
         """Return what a reader must know beside the numbers: layers without a strength, and bumps."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from steerkit.cli import console, options
 
@@ -14,39 +14,29 @@ if TYPE_CHECKING:
 
 
 def calibrate(
-    vector: Annotated[str, typer.Option("--vector", help="Vector file or published name.")],
-    layers: Annotated[str, typer.Option("--layers", help="4,8,12 or start:stop:step, the stop included.")],
-    target_kl: Annotated[float, typer.Option("--target-kl", help="KL(unsteered ‖ steered), nats per token.")],
-    statistic: Annotated[
-        str, typer.Option("--statistic", help="mean or p95 (95th percentile) over tokens.")
-    ] = "mean",
+    vector: Annotated[str, Option(help="Vector file or published name.")],
+    layers: Annotated[str, Option(help="4,8,12 or start:stop:step, the stop included.")],
+    target_kl: Annotated[float, Option(help="KL(unsteered ‖ steered), nats per token.")],
+    statistic: Annotated[str, Option(help="mean or p95 (95th percentile) over tokens.")] = "mean",
     suite: options.Suite = "abstention",
-    limit: Annotated[
-        int, typer.Option("--limit", min=1, help="At most this many items of the suite's fit split.")
-    ] = 16,
-    scope: Annotated[
-        str, typer.Option("--scope", help="completion, prompt, all, thinking or answer.")
-    ] = "completion",
-    operation: Annotated[str, typer.Option("--operation", help="{operations}.")] = "add",
-    target: Annotated[float | None, typer.Option("--target", help="Where clamp puts the component.")] = None,
-    half_life: Annotated[
-        float | None, typer.Option("--half-life", help="Tokens after which the strength is halved.")
-    ] = None,
-    negative: Annotated[bool, typer.Option("--negative", help="Calibrate strengths below 0.")] = False,
+    limit: Annotated[int, Option(min=1, help="At most this many items of the suite's fit split.")] = 16,
+    scope: Annotated[str, Option(help="completion, prompt, all, thinking or answer.")] = "completion",
+    operation: Annotated[str, Option(help="{operations}.")] = "add",
+    target: Annotated[float | None, Option(help="Where clamp puts the component.")] = None,
+    half_life: Annotated[float | None, Option(help="Tokens after which the strength is halved.")] = None,
+    negative: Annotated[bool, Option("--negative", help="Calibrate strengths below 0.")] = False,
     largest: Annotated[
-        float | None, typer.Option("--largest", help="Largest strength to try; default: 16, 1 unless add.")
+        float | None, Option(help="Largest strength to try; default: 16, 1 unless add.")
     ] = None,
     model: options.Model = options.DEFAULT_MODEL,
     device: options.Device = None,
     dtype: options.Dtype = None,
     system: options.System = None,
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", min=1, help="Length of the roll-outs.")
-    ] = 64,
+    max_new_tokens: Annotated[int, Option(min=1, help="Length of the roll-outs.")] = 64,
     batch_size: options.BatchSize = None,
     allow_mismatch: options.AllowMismatch = False,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write the vector with these strengths on record.")
+        Path | None, Option("--out", "-o", help="Write the vector with these strengths on record.")
     ] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -93,21 +83,16 @@ def calibrate(
 
 
 def _show(result: Calibration) -> None:
-    from rich.table import Table
-
-    table = Table("layer", "strength", "mean KL", "p95 KL", "own roll-out", "dose", box=None, pad_edge=False)
-    for found in result:
-        table.add_row(str(found.layer), *_measured(found, result))
-    console.wide().print(table)
+    columns = ("layer", "strength", "mean KL", "p95 KL", "own roll-out", "dose")
+    rows = ([str(found.layer), *_measured(found, result)] for found in result)
+    console.print_table(columns, rows, console.wide())
     steering = result.steering
     console.out.print(
         f"target: {result.statistic} KL {result.target_kl:g} nats per token over {result.completion_tokens} tokens of "
-        f"{result.prompts} unsteered roll-outs, {steering.operation}, scope {steering.scope}; [ ] 95% over prompts",
-        highlight=False,
-        markup=False,
+        f"{result.prompts} unsteered roll-outs, {steering.operation}, scope {steering.scope}; [ ] 95% over prompts"
     )
     for line in result.notes():
-        console.out.print(line, highlight=False, markup=False)
+        console.out.print(line)
 
 
 def _measured(found: LayerCalibration, result: Calibration) -> list[str]:
@@ -119,13 +104,9 @@ def _measured(found: LayerCalibration, result: Calibration) -> list[str]:
         f"{kl.mean:.3g}{_interval(kl.mean_interval)}",
         f"{kl.p95:.3g}{_interval(kl.p95_interval)}",
         f"{found.rollout.kl.value(result.statistic):.3g}" if found.rollout else "–",
-        _number(found.at_strength.relative_dose),
+        console.number(found.at_strength.relative_dose),
     ]
 
 
 def _interval(interval: tuple[float, float] | None) -> str:
     return "" if interval is None else rf" \[{interval[0]:.3g}, {interval[1]:.3g}]"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"

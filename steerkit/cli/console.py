@@ -5,21 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.progress import TimeElapsedColumn as Elapsed
+from rich.progress import TimeRemainingColumn as Remaining
+from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -54,6 +48,19 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=2))
 
 
+def print_table(columns: Sequence[str], rows: Iterable[Iterable[str]], console: Console = out) -> None:
+    """A result for readers: a table without lines."""
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def number(value: float | None, form: str = ".3g") -> str:
+    """A number in a table, or a dash where there is none."""
+    return "–" if value is None else format(value, form)
+
+
 class Rate(ProgressColumn):
     """Steps per second."""
 
@@ -65,16 +72,9 @@ class Rate(ProgressColumn):
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar with rate and time left, as a callback `(done, total)`; silent when stderr is not a terminal."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
+    steps = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), Rate())
+    times = (Elapsed(), TextColumn("left"), Remaining())
+    with Progress(*steps, *times, console=err, disable=not err.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

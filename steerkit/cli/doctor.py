@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Exit, Option
 
 from steerkit.cli import console, options
 from steerkit.cli.engine import EngineChoice
@@ -25,11 +25,7 @@ def doctor(
     server: options.Servers = None,
     steer: Annotated[
         str | None,
-        typer.Option(
-            "--steer",
-            metavar="SPEC",
-            help="With an engine whose stream cannot be read: the steering to ask for.",
-        ),
+        Option(metavar="SPEC", help="With an engine whose stream cannot be read: the steering to ask for."),
     ] = None,
     served_name: options.ServedName = None,
     timeout: options.Timeout = None,
@@ -60,9 +56,9 @@ def doctor(
     else:
         for _, lines in found:
             for line in lines:
-                console.out.print(line, highlight=False, markup=False)
+                console.out.print(line)
     if not healthy:
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 def _vllm(chosen: EngineChoice, model: str, dtype: str | None) -> Diagnosis:

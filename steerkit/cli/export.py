@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Exit, Option
 
 from steerkit.cli import console, options
 
@@ -17,28 +17,22 @@ if TYPE_CHECKING:
 def export(
     specs: Annotated[
         list[str],
-        typer.Argument(
-            metavar="SPEC...", help="VECTOR@layer=14,strength=1.5,scope=all, or RUN#CELL of a sweep."
-        ),
+        Argument(metavar="SPEC...", help="VECTOR@layer=14,strength=1.5,scope=all, or RUN#CELL of a sweep."),
     ],
-    to: Annotated[str, typer.Option("--to", help="{exporters}.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write; for merged, a new folder.")],
+    to: Annotated[str, Option(help="{exporters}.")],
+    out: Annotated[Path, Option("--out", "-o", help="File to write; for merged, a new folder.")],
     model: options.Model = options.DEFAULT_MODEL,
     device: options.Device = None,
     dtype: options.Dtype = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Run the real consumer on the export and compare it with ours.")
+        bool, Option("--verify", help="Run the real consumer on the export and compare it with ours.")
     ] = False,
     consumer_python: Annotated[
-        Path | None,
-        typer.Option("--consumer-python", help="Python of the consumer's environment; default: this one."),
+        Path | None, Option(help="Python of the consumer's environment; default: this one.")
     ] = None,
     consumer_model: Annotated[
         Path | None,
-        typer.Option(
-            "--consumer-model",
-            help="What it runs the model from: for gguf, a GGUF, unless the model is bundled.",
-        ),
+        Option(help="What it runs the model from: for gguf, a GGUF, unless the model is bundled."),
     ] = None,
     allow_mismatch: options.AllowMismatch = False,
     as_json: options.Json = False,
@@ -65,15 +59,11 @@ def export(
         if outcome is not None:
             _print(outcome)
     if outcome is not None and not outcome.passed:
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 def _print(outcome: Verification) -> None:
-    from rich.table import Table
-
-    table = Table(*(name.replace("_", " ") for name in outcome.rows[-1]), box=None, pad_edge=False)
-    for row in outcome.rows:
-        cells = (row.get(name) for name in outcome.rows[-1])
-        table.add_row(*("–" if cell is None else f"{cell:.4g}" for cell in cells))
-    console.out.print(table)
+    names = list(outcome.rows[-1])
+    rows = ([console.number(row.get(name), ".4g") for name in names] for row in outcome.rows)
+    console.print_table([name.replace("_", " ") for name in names], rows)
     console.say(str(outcome))

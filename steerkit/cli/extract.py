@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Option
 
 from steerkit.cli import console, options
+from steerkit.core.errors import MisuseError
 
 METHOD = "mean-difference"
 BUDGET = 0.05  # of answerable questions, on choose, for which a probe may fire
@@ -21,50 +22,39 @@ def extract(
     device: options.Device = None,
     dtype: options.Dtype = None,
     what: Annotated[
-        Literal["vector", "probe"], typer.Option("--as", help="A steering vector, or a probe that gates one.")
+        Literal["vector", "probe"], Option("--as", help="A steering vector, or a probe that gates one.")
     ] = "vector",
-    method: Annotated[str, typer.Option("--method", help="{estimators}.")] = METHOD,
+    method: Annotated[str, Option(help="{estimators}.")] = METHOD,
     aggregation: Annotated[
         Literal["last", "mean", "prompt"] | None,
-        typer.Option(
-            "--aggregation",
-            help="Completions are read at their last token or over all (default: mean), labelled prompts at theirs.",
+        Option(
+            help="Completions are read at their last token or over all (default: mean), labelled prompts at theirs."
         ),
     ] = None,
     layers: Annotated[
-        str | None,
-        typer.Option("--layers", help="Where a learned vector is trained: 12,14 or start:stop:step."),
+        str | None, Option(help="Where a learned vector is trained: 12,14 or start:stop:step.")
     ] = None,
     method_options: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--option", metavar="KEY=VALUE", help="For the method, such as kl_budget=0.3; repeat for several."
         ),
     ] = None,
     project_out: Annotated[
         str | None,
-        typer.Option(
-            "--project-out",
+        Option(
             metavar="mean|content|FILE",
             help="Take out the mean state, what the prompts are about, or another vector.",
         ),
     ] = None,
     budget: Annotated[
         float | None,
-        typer.Option(
-            "--budget",
-            min=0,
-            max=1,
-            help="For a probe: over-abstention that its threshold may cost on choose.",
-        ),
+        Option(min=0, max=1, help="For a probe: over-abstention that its threshold may cost on choose."),
     ] = None,
     into: Annotated[
-        str | None,
-        typer.Option("--into", metavar="VECTOR", help="For a probe: write it together with this vector."),
+        str | None, Option(metavar="VECTOR", help="For a probe: write it together with this vector.")
     ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="The vector's name; default: the file's.")
-    ] = None,
+    name: Annotated[str | None, Option(help="The vector's name; default: the file's.")] = None,
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
@@ -73,8 +63,6 @@ def extract(
     A probe reads from the unsteered prompt whether the behaviour is called for: --as probe --pairs suite:abstention
     fits it on the suite's split fit and chooses its threshold on choose.
     """
-    from steerkit.core.errors import MisuseError
-
     if what == "probe":
         if method != METHOD or any((aggregation, layers, method_options, project_out)):
             raise MisuseError(
@@ -147,7 +135,6 @@ def _extract_probe(
     seed: int,
     as_json: bool,
 ) -> None:
-    from steerkit.core.errors import MisuseError
     from steerkit.extraction.pairs import labelled_prompts, load_labelled, suite_of
     from steerkit.extraction.probe_fit import choose_threshold, fit_probe
     from steerkit.interventions.vector import load_vector
@@ -186,20 +173,7 @@ def _extract_probe(
 
 
 def _print_layers(rows: Sequence[Mapping[str, float | None]], baseline: float | None) -> None:
-    from rich.table import Table
-
-    table = Table(
-        "layer",
-        "held-out AUROC",
-        "agreement",
-        "logit lens",
-        "||v||",
-        "||v|| / ||h||",
-        box=None,
-        pad_edge=False,
-    )
-    for row in rows:
-        table.add_row(*("–" if value is None else f"{value:g}" for value in row.values()))
-    console.out.print(table)
+    columns = ("layer", "held-out AUROC", "agreement", "logit lens", "||v||", "||v|| / ||h||")
+    console.print_table(columns, ([console.number(value, "g") for value in row.values()] for row in rows))
     if baseline is not None:
         console.out.print(f"words alone (TF-IDF) reach AUROC {baseline:.2f} on the same folds")

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Annotated, cast
 
-import typer
 from rich.text import Text
+from typer import Argument, Option
 
 from steerkit.cli import console, options
 from steerkit.cli.engine import EngineChoice
 
 
 def generate(
-    prompts: Annotated[list[str], typer.Argument(help="One prompt or several.")],
+    prompts: Annotated[list[str], Argument(help="One prompt or several.")],
     steer: options.Steer = None,
     model: options.Model = options.DEFAULT_MODEL,
     device: options.Device = None,
@@ -25,7 +25,7 @@ def generate(
     samples: options.Samples = 1,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = None,
-    compare: Annotated[bool, typer.Option("--compare", help="Show the unsteered completion too.")] = False,
+    compare: Annotated[bool, Option("--compare", help="Show the unsteered completion too.")] = False,
     allow_mismatch: options.AllowMismatch = False,
     engine: options.Engine = "transformers",
     server: options.Servers = None,
@@ -60,14 +60,9 @@ def generate(
     if as_json:
         console.print_json(
             [
-                {
-                    "prompt": c.request.prompt,
-                    "interventions": list(map(str, c.request.interventions)),
-                    "completion": c.text,
-                    "tokens": c.tokens,
-                    "finish": c.finish,
-                    "gates": list(map(asdict, c.gates)),
-                }
+                {"prompt": c.request.prompt, "interventions": list(map(str, c.request.interventions))}
+                | {"completion": c.text, "tokens": c.tokens, "finish": c.finish}
+                | {"gates": list(map(asdict, c.gates))}
                 for c in completions
             ]
         )

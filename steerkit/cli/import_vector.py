@@ -5,23 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from steerkit.cli import console, options
 
 
 def import_vector(
-    file: Annotated[Path, typer.Argument(help="A file, or a folder, of {importers}.")],
+    file: Annotated[Path, Argument(help="A file, or a folder, of {importers}.")],
     out: options.OutFile,
     model: options.Model = options.DEFAULT_MODEL,
     device: options.Device = None,
     dtype: options.Dtype = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="The vector's name; default: that of --out.")
-    ] = None,
-    layer: Annotated[
-        int | None, typer.Option("--layer", min=0, help="Layer of a .pt that holds one direction.")
-    ] = None,
+    name: Annotated[str | None, Option(help="The vector's name; default: that of --out.")] = None,
+    layer: Annotated[int | None, Option(min=0, help="Layer of a .pt that holds one direction.")] = None,
     as_json: options.Json = False,
 ) -> None:
     """Turn another tool's vector into one for --model, the model that it was made on."""

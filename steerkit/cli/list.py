@@ -5,28 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-import typer
+from typer import Argument
 
-from steerkit.cli.console import out, print_json
+from steerkit.cli.console import print_json, print_table
 from steerkit.cli.options import Json
 from steerkit.core.errors import MisuseError
 
 
 def list_registered(
-    kind: Annotated[
-        str | None, typer.Argument(help="One kind alone, such as suites.", show_default=False)
-    ] = None,
+    kind: Annotated[str | None, Argument(help="One kind alone, such as suites.", show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
     """List estimators, operations, rules, edits, gates, scorers, suites, exporters and engines by name."""
-    from rich.table import Table
-
     from steerkit.core.registry import REGISTRIES, origin
     from steerkit.interventions.presets import presets
 
-    kinds: dict[str, Mapping[str, object]] = {
-        registry.plural: dict(registry.items()) for registry in REGISTRIES
-    }
+    kinds: dict[str, Mapping[str, object]] = {each.plural: dict(each.items()) for each in REGISTRIES}
     kinds["edits"] = presets()
     if kind is not None and kind not in kinds:
         raise MisuseError(f"no kind {kind!r}; there are {', '.join(kinds)}")
@@ -39,10 +33,7 @@ def list_registered(
     if as_json:
         print_json(listed)
         return
-    table = Table("kind", "name", "what it is", "from", box=None, pad_edge=False)
-    for entry in listed:
-        table.add_row(*entry.values())
-    out.print(table)
+    print_table(("kind", "name", "what it is", "from"), (entry.values() for entry in listed))
 
 
 def _summary(thing: object) -> str:

@@ -7,88 +7,63 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from steerkit.core.errors import MisuseError
 
-Model = Annotated[str, typer.Option("--model", "-m", help="Bundled name, hub id, folder or .gguf file.")]
-Device = Annotated[
-    str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one.")
-]
-Dtype = Annotated[
-    str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or auto; default on a CPU: float32.")
-]
+Model = Annotated[str, Option("--model", "-m", help="Bundled name, hub id, folder or .gguf file.")]
+Device = Annotated[str | None, Option(help="cpu, cuda, cuda:1, mps; default: a GPU if there is one.")]
+Dtype = Annotated[str | None, Option(help="float32, bfloat16, float16 or auto; default on a CPU: float32.")]
 Pairs = Annotated[
-    str,
-    typer.Option("--pairs", "-p", help="Built-in pairs (abstention, brevity), a .jsonl file, or suite:NAME."),
+    str, Option("--pairs", "-p", help="Built-in pairs (abstention, brevity), a .jsonl file, or suite:NAME.")
 ]
-Suite = Annotated[
-    str,
-    typer.Option(
-        "--suite",
-        "-s",
-        help="{suites}, NAME:PATH or a .jsonl file.",
-    ),
-]
-Split = Annotated[str, typer.Option("--split", help="fit, choose or report.")]
-Limit = Annotated[
-    int | None, typer.Option("--limit", min=1, help="At most this many items, a balanced mixture.")
-]
+Suite = Annotated[str, Option("--suite", "-s", help="{suites}, NAME:PATH or a .jsonl file.")]
+Split = Annotated[str, Option(help="fit, choose or report.")]
+Limit = Annotated[int | None, Option(min=1, help="At most this many items, a balanced mixture.")]
 Steer = Annotated[
     list[str] | None,
-    typer.Option(
-        "--steer",
+    Option(
         metavar="SPEC",
         help="VECTOR, for its recommended use, or VECTOR@layer=14,strength=1.5,…; a prompt edit (dont-know-system); "
         "a rule ({rules}) as thinking-budget@tokens=128; RUN#CELL of a sweep. Repeat to compose.",
     ),
 ]
-Operation = Annotated[str, typer.Option("--operation", help="{operations}.")]
-Target = Annotated[float | None, typer.Option("--target", help="Where clamp puts the component.")]
-MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Cut completions off here.")]
-Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy.")]
-TopP = Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus of a sampled token.")]
-Samples = Annotated[int, typer.Option("--samples", min=1, help="Completions per prompt and cell.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of whatever is random.")]
-System = Annotated[str | None, typer.Option("--system", help="A system message before every prompt.")]
+MaxNewTokens = Annotated[int, Option(min=1, help="Cut completions off here.")]
+Temperature = Annotated[float, Option(min=0.0, help="0 is greedy.")]
+TopP = Annotated[float, Option(min=0.0, max=1.0, help="Nucleus of a sampled token.")]
+Samples = Annotated[int, Option(min=1, help="Completions per prompt and cell.")]
+Seed = Annotated[int, Option(help="Seed of whatever is random.")]
+System = Annotated[str | None, Option(help="A system message before every prompt.")]
 BatchSize = Annotated[
-    int | None,
-    typer.Option(
-        "--batch-size", min=1, help="Rows that decode together; with --engine, requests under way at once."
-    ),
+    int | None, Option(min=1, help="Rows that decode together; with --engine, requests under way at once.")
 ]
-Engine = Annotated[str, typer.Option("--engine", metavar="NAME", help="What runs the model: {engines}.")]
+Engine = Annotated[str, Option(metavar="NAME", help="What runs the model: {engines}.")]
 Servers = Annotated[
     list[str] | None,
-    typer.Option(
-        "--server",
+    Option(
         metavar="URL",
         help="Address of a vLLM server that has steerkit's plugin; repeat for replicas. A key goes into "
         "STEERKIT_SERVER_API_KEY.",
     ),
 ]
 ServedName = Annotated[
-    str | None,
-    typer.Option("--served-name", help="The model's name on the servers; default: the first they list."),
+    str | None, Option(help="The model's name on the servers; default: the first they list.")
 ]
 Timeout = Annotated[
-    float | None,
-    typer.Option("--timeout", min=0.1, help="Seconds that a request to a server may take; default 300."),
+    float | None, Option(min=0.1, help="Seconds that a request to a server may take; default 300.")
 ]
 VllmOptions = Annotated[
     list[str] | None,
-    typer.Option(
-        "--vllm-option",
+    Option(
         metavar="KEY=VALUE",
         help="An argument of vllm.LLM, such as tensor_parallel_size=2; repeat for several.",
     ),
 ]
 AllowMismatch = Annotated[
-    bool,
-    typer.Option("--allow-mismatch", help="Accept a vector from other weights of the same architecture."),
+    bool, Option("--allow-mismatch", help="Accept a vector from other weights of the same architecture.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-OutFile = Annotated[Path, typer.Option("--out", "-o", help="File to write.")]
+Json = Annotated[bool, Option("--json", help="Print JSON for machines.")]
+OutFile = Annotated[Path, Option("--out", "-o", help="File to write.")]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Literal
 
-import typer
+from typer import Argument, Exit, Option, Typer
 
 from steerkit.cli import console, options
 from steerkit.cli.engine import EngineChoice
 
-app = typer.Typer(help="Check contrast pairs, or make them with your own model.", no_args_is_help=True)
+app = Typer(help="Check contrast pairs, or make them with your own model.", no_args_is_help=True)
 
 
 @app.command()
 def lint(
-    pairs: Annotated[str, typer.Argument(help="Built-in pairs or a .jsonl file.")],
+    pairs: Annotated[str, Argument(help="Built-in pairs or a .jsonl file.")],
     contrast: Annotated[
-        Literal["length", "content"],
-        typer.Option("--contrast", help="What the two sides are meant to differ in."),
+        Literal["length", "content"], Option(help="What the two sides are meant to differ in.")
     ] = "content",
     suite: Annotated[
-        str | None, typer.Option("--suite", "-s", help="A suite whose prompts must not occur here.")
+        str | None, Option("--suite", "-s", help="A suite whose prompts must not occur here.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Also check tokens and context with this model.")
+        str | None, Option("--model", "-m", help="Also check tokens and context with this model.")
     ] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -37,12 +37,7 @@ def lint(
     lm = console.load(model, None, None) if model else None
     findings = find(loaded, contrast, other=other, lm=lm)
     if as_json:
-        console.print_json(
-            [
-                {"severity": f.severity, "code": f.code, "where": f.where, "message": f.message}
-                for f in findings
-            ]
-        )
+        console.print_json([asdict(f) for f in findings])
     else:
         from rich.text import Text
 
@@ -51,12 +46,12 @@ def lint(
             line = Text.assemble((f.severity, style[f.severity]), f" {f.where}: {f.message} [{f.code}]")
             console.out.print(line, soft_wrap=True)
     if any(f.severity == "error" for f in findings):
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 @app.command()
 def make(
-    behaviour: Annotated[Literal["abstention", "brevity"], typer.Argument(help="The contrast to make.")],
+    behaviour: Annotated[Literal["abstention", "brevity"], Argument(help="The contrast to make.")],
     out: options.OutFile,
     suite: options.Suite = "",
     split: options.Split = "fit",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from steerkit.cli import console, options
 from steerkit.core.errors import MisuseError
@@ -18,16 +19,12 @@ if TYPE_CHECKING:
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="A run directory, the --out of a sweep.")],
+    run: Annotated[Path, Argument(help="A run directory, the --out of a sweep.")],
     judge: Annotated[
-        str | None,
-        typer.Option(
-            "--judge", metavar="BASE_URL", help="An OpenAI-compatible endpoint judges abstention too."
-        ),
+        str | None, Option(metavar="BASE_URL", help="An OpenAI-compatible endpoint judges abstention too.")
     ] = None,
     judge_model: Annotated[
-        str | None,
-        typer.Option("--judge-model", help="The model there; a key goes into STEERKIT_JUDGE_API_KEY."),
+        str | None, Option(help="The model there; a key goes into STEERKIT_JUDGE_API_KEY.")
     ] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -59,20 +56,14 @@ def show(run: Run, *, as_json: bool) -> None:
     page = run.report()
     rows, judged = run.summary(), run.judged()
     if as_json:
-        summary: dict[str, Any] = {
-            "run": str(run.path),
-            "report": str(page),
-            "rows": [row.to_json() for row in rows],
-        }
+        shown = [row.to_json() for row in rows]
+        summary: dict[str, Any] = {"run": str(run.path), "report": str(page), "rows": shown}
         if judged is not None:
-            summary["judge"] = {
-                "model": judged.model,
-                "missing": judged.missing,
-                **judged.agreement.summary(),
-            }
+            asked = {"model": judged.model, "missing": judged.missing}
+            summary["judge"] = asked | judged.agreement.summary()
         console.print_json(summary)
         return
-    _print_table(run)
+    print_rows(run, rows)
     if judged is not None:
         console.wide().print(judged_table(judged, rows))
         if judged.missing:
@@ -98,15 +89,13 @@ def show_choice(found: Confirmation, *, as_json: bool) -> None:
     runs = [run for run in (found.choose, found.report) if run is not None]
     if as_json:
         rows = {run.protocol.split: [row.to_json() for row in run.summary()] for run in runs}
-        chosen = {
-            "chosen": found.chosen and found.chosen.to_json(),
-            "nearest": found.nearest and found.nearest.to_json(),
-        }
-        pages = {"reports": [str(run.report()) for run in runs]}
-        console.print_json({"rule": str(found.rule), **chosen, "rows": rows, **pages})
+        chosen = found.chosen and found.chosen.to_json()
+        nearest = found.nearest and found.nearest.to_json()
+        summary = {"rule": str(found.rule), "chosen": chosen, "nearest": nearest, "rows": rows}
+        console.print_json(summary | {"reports": [str(run.report()) for run in runs]})
         return
     for run in runs:
-        _print_table(run)
+        print_rows(run, run.summary())
         console.say(f"wrote {run.report()} (open it in a browser)")
     if found.chosen is not None:
         console.say(
@@ -124,13 +113,13 @@ def show_choice(found: Confirmation, *, as_json: bool) -> None:
             console.say(f"the nearest is {found.nearest.at.spec}, with {bounds}")
 
 
-def _print_table(run: Run) -> None:
+def print_rows(run: Run, rows: Sequence[Row], what: str = "") -> None:
+    """Print rows of the run's summary as a table; `what` they are comes first in its title."""
     from steerkit.report.tables import trade_off_table
 
-    protocol = run.protocol
-    title = f"{protocol.suite} / {protocol.split}, {protocol.model}, 95% intervals"
-    terminal = console.wide()
-    terminal.print(trade_off_table(run.summary(), title, terminal.width))
+    protocol, terminal = run.protocol, console.wide()
+    title = f"{what}{protocol.suite} / {protocol.split}, {protocol.model}, 95% intervals"
+    terminal.print(trade_off_table(rows, title, terminal.width))
 
 
 def _reference(run: Run, row: Row) -> str:

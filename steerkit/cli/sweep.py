@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from steerkit.cli import console, options
 from steerkit.cli.engine import EngineChoice
@@ -15,24 +15,20 @@ from steerkit.core.errors import MisuseError
 
 
 def sweep(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The run directory; the same one resumes.")],
+    out: Annotated[Path, Option("--out", "-o", help="The run directory; the same one resumes.")],
     vector: Annotated[
-        list[str] | None, typer.Option("--vector", help="Vector file or published name; repeat for several.")
+        list[str] | None, Option(help="Vector file or published name; repeat for several.")
     ] = None,
     layers: Annotated[
         str | None,
-        typer.Option(
-            "--layers",
-            help="4,8,12 or start:stop:step, the stop included; default: the vector's recommended use.",
-        ),
+        Option(help="4,8,12 or start:stop:step, the stop included; default: the vector's recommended use."),
     ] = None,
     strengths: Annotated[
-        str | None, typer.Option("--strengths", help="As --layers; write --strengths=-1:2:1 for negatives.")
+        str | None, Option(help="As --layers; write --strengths=-1:2:1 for negatives.")
     ] = None,
     axis: Annotated[
         list[str] | None,
-        typer.Option(
-            "--axis",
+        Option(
             metavar="FIELD=VALUES",
             help="Cross a further field: scope=completion,all  half_life=none,64  gate=none,probe.safetensors  "
             "edit=none,dont-know-system (interventions beside the vector); repeat for several.",
@@ -40,18 +36,14 @@ def sweep(
     ] = None,
     steer: Annotated[
         list[str] | None,
-        typer.Option(
-            "--steer", metavar="SPEC", help="A cell of its own beside the grid; repeat for several."
-        ),
+        Option(metavar="SPEC", help="A cell of its own beside the grid; repeat for several."),
     ] = None,
     control_strengths: Annotated[
-        str | None,
-        typer.Option("--control-strengths", help="Random controls only at these strengths; none for none."),
+        str | None, Option(help="Random controls only at these strengths; none for none.")
     ] = None,
     choose: Annotated[
         str | None,
-        typer.Option(
-            "--choose",
+        Option(
             metavar="RULE",
             help='Pick a cell, then measure it on report, such as "recall s.t. over_abstention<=0.05".',
         ),
@@ -60,8 +52,7 @@ def sweep(
     split: options.Split = "choose",
     limit: options.Limit = None,
     scorer: Annotated[
-        list[str] | None,
-        typer.Option("--scorer", metavar="NAME", help="Score with this too: {scorers}; repeat for several."),
+        list[str] | None, Option(metavar="NAME", help="Score with this too: {scorers}; repeat for several.")
     ] = None,
     model: options.Model = options.DEFAULT_MODEL,
     device: options.Device = None,
@@ -115,16 +106,9 @@ def sweep(
     measurement.check()
     if rule is not None:
         check_measurable(rule, measurement)
+    controls = () if control_strengths == "none" else control_strengths
     with console.plain_warnings():
-        grid = Grid(
-            vector or (),
-            layers,
-            strengths,
-            axes,
-            steer or (),
-            () if control_strengths == "none" else control_strengths,
-            seed,
-        )
+        grid = Grid(vector or (), layers, strengths, axes, steer or (), controls, seed)
     runs_on = chosen.open(model, dtype, batch_size, allow_mismatch=allow_mismatch)
     command = shlex.join(["steerkit", *sys.argv[1:]])
     with console.plain_warnings(), console.progress(f"sweeping {suite}") as progress:

@@ -40,6 +40,7 @@ _TRIED: weakref.WeakKeyDictionary[LanguageModel, bool] = weakref.WeakKeyDictiona
 
 Progress = Callable[[int, int], None]
 Pooling = Callable[[Tensor], Tensor]
+Spans = Sequence[tuple[int, int]]  # from a first position to a last one, which is excluded
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,9 +78,8 @@ def capture(
     """
     _check(texts, aggregation)
     reading = _Reading(lm, texts, aggregation)
-    share = (
-        share_prompts and aggregation != "prompt" and _takes_family_rows(lm, max(len(t.ids) for t in texts))
-    )
+    may_share = share_prompts and aggregation != "prompt"
+    share = may_share and _takes_family_rows(lm, max(len(t.ids) for t in texts))
     families = _families(texts) if share else [[row] for row in range(len(texts))]
 
     def length(family: Sequence[int]) -> int:
@@ -175,11 +175,8 @@ class _Reading:
             torch.tensor([[*values, *[0] * (ids.shape[1] - len(values))] for values in column], device=device)
             for column in zip(*((row.positions, row.segments, row.weights) for row in rows), strict=True)
         )
-        spans = [
-            (end - 1 if self._aggregation == "last" else start, end)
-            for row in rows
-            for start, end in row.completions
-        ]
+        last = self._aggregation == "last"
+        spans = [(end - 1 if last else start, end) for row in rows for start, end in row.completions]
         order = [text for family in families for text in family]
         held_in = [i for i, family in enumerate(families) for _ in family]
         seen = _family_mask(segments, mask, lm.dtype)
@@ -190,7 +187,7 @@ class _Reading:
         self,
         rows: Rows,
         texts: Sequence[int],
-        spans: Sequence[tuple[int, int]],
+        spans: Spans,
         counted: Tensor,
         held_in: Sequence[int] | None = None,
     ) -> Tensor:
@@ -215,7 +212,7 @@ class _Reading:
         return norms
 
 
-def _pooling(spans: Sequence[tuple[int, int]], row_of: Tensor, shape: Sequence[int]) -> Pooling:
+def _pooling(spans: Spans, row_of: Tensor, shape: Sequence[int]) -> Pooling:
     """The mean over each text's span as a reduction `[batch, position, d_model]` -> `[text, d_model]` float32.
 
     `row_of` `[text]` is the row of the batch, `[batch, position]` in `shape`, that holds the text.
@@ -268,12 +265,11 @@ def _family_mask(segments: Tensor, real: Tensor, dtype: torch.dtype) -> Tensor:
     own = segments[:, :, None] == segments[:, None, :]
     in_prompt = (segments == 0)[:, None, :] & real[:, None, :]
     seen = before & (own | in_prompt)
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(
-        ~seen, torch.finfo(dtype).min
-    )[:, None]
+    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    return mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
 
 
-def _spans(spans: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+def _spans(spans: Spans, device: torch.device) -> Tensor:
     """`[batch, position]` float32, as wide as the last stop: 1 from start to stop (excluded), else 0."""
     start, stop = torch.tensor(spans, device=device)[:, :, None].unbind(dim=1)
     position = torch.arange(max(stop for _, stop in spans), device=device)

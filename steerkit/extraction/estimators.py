@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from steerkit.extraction.capture import Aggregation, Progress
-    from steerkit.extraction.pairs import ContrastPairs, LabelledPrompts
+    from steerkit.extraction.pairs import ContrastPairs, PairsOrPrompts
     from steerkit.interventions.vector import SteeringVector
     from steerkit.models import LanguageModel
 
@@ -70,7 +70,7 @@ def lda(positive: Tensor, negative: Tensor) -> Tensor:
 @estimator("random", whole=True)
 def random(
     lm: LanguageModel,
-    pairs: ContrastPairs | LabelledPrompts,
+    pairs: PairsOrPrompts,
     *,
     aggregation: Aggregation,
     folds: int,
@@ -105,9 +105,8 @@ def _labelled(positive: Tensor, negative: Tensor) -> tuple[Any, Any]:
     """Both sides as one `[n + m, d_model]` float64 array on the host, with labels 1 and 0."""
     import numpy as np
 
-    return np.concatenate([_host(positive), _host(negative)]), np.repeat(
-        [1, 0], [len(positive), len(negative)]
-    )
+    labels = np.repeat([1, 0], [len(positive), len(negative)])
+    return np.concatenate([_host(positive), _host(negative)]), labels
 
 
 def _host(states: Tensor) -> Any:

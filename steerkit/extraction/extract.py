@@ -17,7 +17,7 @@ from steerkit.extraction.capture import AGGREGATIONS, Activations, Aggregation, 
 from steerkit.extraction.estimator import Estimator, agreement
 from steerkit.extraction.held_out import Fold, auroc, folds_by_group, words_alone
 from steerkit.extraction.logit_lens import logit_lens_alignment
-from steerkit.extraction.pairs import ContrastPairs, Example, LabelledPrompts
+from steerkit.extraction.pairs import ContrastPairs, Example, LabelledPrompts, PairsOrPrompts
 from steerkit.interventions.vector import SteeringVector, VectorMetadata
 from steerkit.models import LanguageModel
 
@@ -26,7 +26,7 @@ Method = str | Callable[..., Any]
 
 def extract(
     lm: LanguageModel,
-    pairs: ContrastPairs | LabelledPrompts,
+    pairs: PairsOrPrompts,
     method: Method = "mean-difference",
     aggregation: Aggregation | None = None,
     *,
@@ -89,26 +89,28 @@ def extract(
     direction = torch.stack(directions)
     sides = [example.positive for example in examples]
     metadata = VectorMetadata(
+        **origin_of(lm, pairs),
         name=pairs.name,
-        model=lm.name,
-        fingerprint=lm.fingerprint,
-        positive=pairs.name,
         method=estimator.name,
         aggregation=read,
-        template_digest=lm.renderer.digest,
         pairs_digest=pairs.digest,
         pairs_count=len(pairs),
         separability=tuple(separability) or None,
         baseline_separability=words.auroc if words else None,
         agreement=tuple(agreement(positive, negative).tolist()) if in_pairs else None,
         alignment=tuple(logit_lens_alignment(lm, direction, texts, sides).tolist()) if in_pairs else None,
-        steerkit_version=version("steerkit"),
     )
     return SteeringVector(direction, metadata, positive.mean(dim=0), negative.mean(dim=0), activations.norm)
 
 
+def origin_of(lm: LanguageModel, data: PairsOrPrompts) -> dict[str, Any]:
+    """Return the fields that say, in a vector's metadata and in a probe's, which model and data it was fitted on."""
+    model = {"model": lm.name, "fingerprint": lm.fingerprint, "template_digest": lm.renderer.digest}
+    return model | {"positive": data.name, "steerkit_version": version("steerkit")}
+
+
 def check_extraction(
-    pairs: ContrastPairs | LabelledPrompts,
+    pairs: PairsOrPrompts,
     method: Method,
     aggregation: Aggregation | None = None,
     *,
@@ -148,10 +150,7 @@ def check_extraction(
 
 
 def read_examples(
-    lm: LanguageModel,
-    pairs: ContrastPairs | LabelledPrompts,
-    aggregation: Aggregation,
-    progress: Progress | None = None,
+    lm: LanguageModel, pairs: PairsOrPrompts, aggregation: Aggregation, progress: Progress | None = None
 ) -> tuple[list[EncodedText], Activations, Tensor]:
     """Return the examples as tokens, their states, and which of them are positive, `[example]` bool.
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TypeVar
 
 import torch
@@ -36,14 +35,15 @@ from steerkit.engines.forward import Continuations, alone, differentiable, in_pa
 from steerkit.engines.transformers.divergence import roll_outs
 from steerkit.extraction.capture import Progress
 from steerkit.extraction.estimator import Estimator
-from steerkit.extraction.extract import read_examples
-from steerkit.extraction.pairs import ContrastPairs, LabelledPrompts
+from steerkit.extraction.extract import origin_of, read_examples
+from steerkit.extraction.pairs import LabelledPrompts, PairsOrPrompts
 from steerkit.interventions.vector import SteeringVector, VectorMetadata
 from steerkit.models import LanguageModel
 from steerkit.models.sites import one_pass
 from steerkit.suites.suite import load_suite
 
 R = TypeVar("R")
+Term = Callable[[Sequence[int]], Tensor]  # of the loss, on some pairs or texts
 
 METHOD = "contrastive-energy"
 
@@ -94,7 +94,7 @@ class _Recipe:
 
 def learn(
     lm: LanguageModel,
-    pairs: ContrastPairs | LabelledPrompts,
+    pairs: PairsOrPrompts,
     layers: int | Sequence[int],
     *,
     kl_budget: float = KL_BUDGET,
@@ -149,17 +149,13 @@ def learn(
             direction[layer] = _trained(objective, layer, start.clone(), recipe, told).cpu()
 
     metadata = VectorMetadata(
+        **origin_of(lm, pairs),
         name=pairs.name,
-        model=lm.name,
-        fingerprint=lm.fingerprint,
-        positive=pairs.name,
         method=METHOD,
         aggregation="mean",
         scaling="trained",
-        template_digest=lm.renderer.digest,
         pairs_digest=pairs.digest,
         pairs_count=len(pairs),
-        steerkit_version=version("steerkit"),
     )
     return SteeringVector(direction, metadata, positive.mean(dim=0), negative.mean(dim=0), activations.norm)
 
@@ -276,19 +272,12 @@ class _Objective:
     def measured(self, layer: int, v: Tensor) -> tuple[float, float]:
         """Both terms over everything there is."""
         with torch.no_grad():
-            return (
-                self.contrast(layer, v, range(self.n_pairs))[0],
-                self.kl(layer, v, range(self.n_ordinary))[0],
-            )
+            contrast, _ = self.contrast(layer, v, range(self.n_pairs))
+            kl, _ = self.kl(layer, v, range(self.n_ordinary))
+        return contrast, kl
 
     def _summed(
-        self,
-        texts: Continuations,
-        a_step: int,
-        layer: int,
-        v: Tensor,
-        items: Sequence[int],
-        term: Callable[[Sequence[int]], Tensor],
+        self, texts: Continuations, a_step: int, layer: int, v: Tensor, items: Sequence[int], term: Term
     ) -> tuple[float, Tensor]:
         """The sum over passes of `term` with `v` added at `layer`, and its gradient where gradients are on."""
         trains = torch.is_grad_enabled()

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Literal
 from steerkit.core.errors import MisuseError
 from steerkit.core.prompts import Prompt
 from steerkit.extraction.held_out import folds_by_group, words_alone
-from steerkit.extraction.pairs import ContrastPairs, Example, LabelledPrompts, prompt_text
+from steerkit.extraction.pairs import Example, LabelledPrompts, PairsOrPrompts, prompt_text
 
 if TYPE_CHECKING:  # lint without a model needs no torch
     from steerkit.models import LanguageModel
@@ -56,7 +56,7 @@ class Finding:
 
 
 def lint(
-    pairs: ContrastPairs | LabelledPrompts,
+    pairs: PairsOrPrompts,
     contrast: Contrast = "content",
     *,
     other: Iterable[Prompt] = (),
@@ -88,16 +88,15 @@ def _empty(examples: tuple[Example, ...]) -> Iterator[Finding]:
             yield Finding("error", "empty", where, f"{text!r} holds no word")
 
 
-def _identical_sides(pairs: ContrastPairs | LabelledPrompts) -> Iterator[Finding]:
+def _identical_sides(pairs: PairsOrPrompts) -> Iterator[Finding]:
     if isinstance(pairs, LabelledPrompts):
         return
     for pair in pairs:
         if pair.positive.strip() == pair.negative.strip():
             yield Finding("error", "identical-sides", pair.id, "both sides are the same text")
         elif _words_of(pair.positive) == _words_of(pair.negative):
-            yield Finding(
-                "warning", "identical-sides", pair.id, "the sides differ only in case, spacing or punctuation"
-            )
+            message = "the sides differ only in case, spacing or punctuation"
+            yield Finding("warning", "identical-sides", pair.id, message)
 
 
 def _repeated(examples: tuple[Example, ...]) -> Iterator[Finding]:
@@ -114,15 +113,14 @@ def _repeats(part: str, texts: Iterable[tuple[str, str]]) -> Iterator[Finding]:
         first, earlier = seen.setdefault(_words_of(text), (where, text))
         if first == where:
             continue
+        same = f"the same {part} as {first}"
         if text == earlier:
-            yield Finding("warning", "duplicate", where, f"the same {part} as {first}")
+            yield Finding("warning", "duplicate", where, same)
         else:
-            yield Finding(
-                "warning", "near-duplicate", where, f"the same {part} as {first}, spelled otherwise"
-            )
+            yield Finding("warning", "near-duplicate", where, f"{same}, spelled otherwise")
 
 
-def _leaked(pairs: ContrastPairs | LabelledPrompts, other: Iterable[Prompt]) -> Iterator[Finding]:
+def _leaked(pairs: PairsOrPrompts, other: Iterable[Prompt]) -> Iterator[Finding]:
     """Prompts that equal another set's, or of which one contains the other (from five words on)."""
     foreign = {_words_of(prompt_text(prompt)) for prompt in other}
     for item in pairs:
@@ -130,12 +128,11 @@ def _leaked(pairs: ContrastPairs | LabelledPrompts, other: Iterable[Prompt]) -> 
         if words in foreign:
             yield Finding("error", "leakage", item.id, "this prompt is in the other set as well")
         elif any(_contains(words, text) or _contains(text, words) for text in foreign):
-            yield Finding(
-                "error", "leakage", item.id, "this prompt contains, or is part of, one in the other set"
-            )
+            message = "this prompt contains, or is part of, one in the other set"
+            yield Finding("error", "leakage", item.id, message)
 
 
-def _few(pairs: ContrastPairs | LabelledPrompts) -> Iterator[Finding]:
+def _few(pairs: PairsOrPrompts) -> Iterator[Finding]:
     labels = [example.positive for example in pairs.examples]
     fewest = min(labels.count(True), labels.count(False))
     if fewest < FEWEST:
@@ -153,20 +150,14 @@ def _length(name: str, examples: Iterable[Example], contrast: Contrast) -> Itera
     ratio = math.exp(fmean(logs[True]) - fmean(logs[False]))
     skewed = not 1 / SKEW <= ratio <= SKEW
     if skewed and contrast == "content":
-        yield Finding(
-            "warning",
-            "length-skew",
-            name,
+        message = (
             f"the positive side is {ratio:.2f} times as long as the negative one: balance them, or declare length "
-            "as the contrast",
+            "as the contrast"
         )
+        yield Finding("warning", "length-skew", name, message)
     if not skewed and contrast == "length":
-        yield Finding(
-            "warning",
-            "no-length-contrast",
-            name,
-            f"length was declared as the contrast, but the positive side is {ratio:.2f} times as long",
-        )
+        message = f"length was declared as the contrast, but the positive side is {ratio:.2f} times as long"
+        yield Finding("warning", "no-length-contrast", name, message)
 
 
 def _unreadable(examples: Iterable[Example], lm: LanguageModel) -> Iterator[Finding]:

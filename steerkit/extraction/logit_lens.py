@@ -29,11 +29,9 @@ def logit_lens_alignment(
     """
     unembedding = lm.hf.get_output_embeddings().weight
     with torch.inference_mode():
-        logits = directions.to(unembedding.device, unembedding.dtype) @ unembedding.T
-        logits = logits.float()
-        standard = (logits - logits.mean(dim=1, keepdim=True)) / logits.std(dim=1, keepdim=True).clamp_min(
-            1e-12
-        )
+        logits = (directions.to(unembedding.device, unembedding.dtype) @ unembedding.T).float()
+        spread = logits.std(dim=1, keepdim=True).clamp_min(1e-12)
+        standard = (logits - logits.mean(dim=1, keepdim=True)) / spread
         first = torch.tensor([text.ids[text.prompt_length] for text in texts], device=standard.device)
         side = torch.tensor(list(positive), device=standard.device)
         gap: Tensor = standard[:, first[side]].mean(dim=1) - standard[:, first[~side]].mean(dim=1)

@@ -171,6 +171,7 @@ class LabelledPrompts:
         )
 
 
+PairsOrPrompts = ContrastPairs | LabelledPrompts
 SUITE = "suite:"
 
 
@@ -204,7 +205,7 @@ def load_labelled(name_or_path: str | os.PathLike[str]) -> LabelledPrompts:
     return loaded
 
 
-def load_examples(name_or_path: str | os.PathLike[str]) -> ContrastPairs | LabelledPrompts:
+def load_examples(name_or_path: str | os.PathLike[str]) -> PairsOrPrompts:
     """Read whichever of the two kinds it is; the first line of a file decides. Raises as `load_pairs` does."""
     suite = suite_of(name_or_path)
     if suite is not None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.extraction.capture import Progress
-from steerkit.extraction.extract import read_examples
+from steerkit.extraction.extract import origin_of, read_examples
 from steerkit.extraction.held_out import Fold, auroc, folds_by_group, words_alone
 from steerkit.extraction.pairs import Example, LabelledPrompts, labelled_prompts
 from steerkit.interventions.base import log_odds_of
@@ -85,11 +84,8 @@ def fit_probe(
     fitted = fit_layers(states, examples, folds, seed, lambda done, _: report(len(data) + done, steps))
     words = words_alone(examples, folds_by_group(examples, folds, seed))
     metadata = ProbeMetadata(
+        **origin_of(lm, data),
         name=name or data.name,
-        model=lm.name,
-        fingerprint=lm.fingerprint,
-        positive=data.name,
-        template_digest=lm.renderer.digest,
         data=(data.name,),
         data_digest=data.digest,
         data_count=len(data),
@@ -100,7 +96,6 @@ def fit_probe(
         ece=fitted.ece,
         baseline_auroc=words.auroc if words else None,
         layer=fitted.best_layer,
-        steerkit_version=version("steerkit"),
     )
     return Probe(fitted.weight, fitted.bias, metadata)
 
@@ -190,14 +185,8 @@ def fit_layers(
         biases.append(slope * bias + intercept)
         if progress:
             progress(layer + 1, n_layers)
-    return FittedLayers(
-        torch.from_numpy(np.stack(weights)).float(),
-        torch.tensor(biases, dtype=torch.float32),
-        c_of_all,
-        tuple(aurocs),
-        tuple(briers),
-        tuple(eces),
-    )
+    tensors = torch.from_numpy(np.stack(weights)).float(), torch.tensor(biases, dtype=torch.float32)
+    return FittedLayers(*tensors, c_of_all, tuple(aurocs), tuple(briers), tuple(eces))
 
 
 def chosen_regularisation(

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.prompts import EncodedText
 from steerkit.extraction.capture import Progress, capture
-from steerkit.extraction.pairs import ContrastPairs, LabelledPrompts
+from steerkit.extraction.pairs import PairsOrPrompts
 from steerkit.interventions.vector import SteeringVector, load_vector
 from steerkit.models import LanguageModel
 
@@ -71,11 +71,7 @@ def mean_state(vector: SteeringVector) -> Tensor:
 
 
 def content(
-    lm: LanguageModel,
-    pairs: ContrastPairs | LabelledPrompts,
-    k: int = CONTENT_COMPONENTS,
-    *,
-    progress: Progress | None = None,
+    lm: LanguageModel, pairs: PairsOrPrompts, k: int = CONTENT_COMPONENTS, *, progress: Progress | None = None
 ) -> Tensor:
     """What the questions are about: the first `k` principal components of their states, `[n_layers, k, d_model]`.
 
@@ -98,10 +94,7 @@ def content(
 
 
 def shared_directions(
-    what: str | SteeringVector,
-    vector: SteeringVector,
-    lm: LanguageModel,
-    pairs: ContrastPairs | LabelledPrompts,
+    what: str | SteeringVector, vector: SteeringVector, lm: LanguageModel, pairs: PairsOrPrompts
 ) -> tuple[Tensor, str]:
     """The directions `[n_layers, k, d_model]` that `what` names, and how the metadata calls them.
 

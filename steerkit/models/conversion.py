@@ -22,10 +22,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     with quiet_transformers(), redirect_stderr(io.StringIO()):  # its dequantising bar has no other switch
         try:
             loaded, tokenizer = load_pretrained(
-                pretrained_model_name_or_path=str(gguf.parent),
-                gguf_file=gguf.name,
-                local_files_only=True,
-                dtype=torch.float32,
+                str(gguf.parent), dtype=torch.float32, gguf_file=gguf.name, local_files_only=True
             )
         except Exception as error:  # a foreign parser: damage shows as whatever it stumbles over
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -73,9 +73,8 @@ class LanguageModel:
     @property
     def pad_id(self) -> int:
         """A token to fill ragged batches with; it is always masked."""
-        return next(
-            (i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if i is not None), 0
-        )
+        ids = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        return next((i for i in ids if i is not None), 0)
 
     @functools.cached_property
     def stop_ids(self) -> tuple[int, ...]:
@@ -98,10 +97,9 @@ class LanguageModel:
     def thinking_markers(self) -> tuple[Tensor, Tensor]:
         """Token ids of the markers, on the model's device; empty for one that the tokenizer cannot write."""
         opening, closing = (
-            torch.tensor(ids, dtype=torch.long, device=self.device)
-            for ids in self.markers.encode(self.tokenizer)
+            torch.tensor(ids, dtype=torch.long) for ids in self.markers.encode(self.tokenizer)
         )
-        return opening, closing
+        return opening.to(self.device), closing.to(self.device)
 
     @functools.cached_property
     def line_breaks(self) -> Tensor:
@@ -128,9 +126,7 @@ class LanguageModel:
         shared = {id(tensor): tensor for tensor in (*self.hf.parameters(), *self.hf.buffers())}
         twin = copy.deepcopy(self.hf, shared)
         tokenizer = copy.deepcopy(self.tokenizer)
-        if not tokenizer.init_kwargs.get(
-            "name_or_path"
-        ):  # made in memory: the bridge must not try to reload it
+        if not tokenizer.init_kwargs.get("name_or_path"):  # made in memory: the bridge must not reload it
             tokenizer.init_kwargs |= {"name_or_path": "", "add_bos_token": True}
         return TransformerBridge.boot_transformers(
             self.name, hf_model=twin, tokenizer=tokenizer, device=str(self.device)

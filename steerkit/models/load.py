@@ -101,13 +101,7 @@ def _held(hf: Any, tokenizer: Any, markers: ThinkingMarkers) -> LanguageModel:
 
 
 def _from_pretrained(
-    source: str,
-    name: str,
-    device: str | None,
-    dtype: str | None,
-    *,
-    local: bool,
-    adapter: Adapter | None = None,
+    source: str, name: str, device: str | None, dtype: str | None, *, local: bool, adapter: Adapter | None
 ) -> LanguageModel:
     import torch
 
@@ -117,9 +111,7 @@ def _from_pretrained(
     def load(form: Any) -> tuple[Any, Any]:
         try:
             with quiet_transformers():
-                return load_pretrained(
-                    pretrained_model_name_or_path=source, dtype=form, local_files_only=local
-                )
+                return load_pretrained(source, dtype=form, local_files_only=local)
         except Exception as error:  # every kind of damage ends here; what it was stands in message and cause
             raise _load_error(source, error, local=local) from error
 
@@ -180,13 +172,8 @@ def _dtype(dtype: str | None, place: Any) -> Any:
         return torch.float32 if place.type == "cpu" else "auto"
     if dtype != "auto":
         return getattr(torch, dtype)
-    if place.type == "cpu":
-        return (
-            torch.bfloat16
-            if torch.backends.cpu.get_cpu_capability().startswith("AVX512") and _has_bf16()
-            else torch.float32
-        )
-    return torch.bfloat16
+    avx512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return torch.bfloat16 if place.type != "cpu" or (avx512 and _has_bf16()) else torch.float32
 
 
 def _has_bf16() -> bool:

@@ -12,16 +12,14 @@ from typing import Any
 from steerkit.core.errors import InputError
 
 
-def load_pretrained(**source: Any) -> tuple[Any, Any]:
+def load_pretrained(source: str, *, dtype: Any, **options: str | bool) -> tuple[Any, Any]:
     """Model and tokenizer from what `from_pretrained` takes. Raises whatever transformers does, and InputError
     where a weight is missing."""
     import transformers
 
-    dtype = source.pop("dtype")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
-    hf, found = transformers.AutoModelForCausalLM.from_pretrained(
-        **source, dtype=dtype, output_loading_info=True
-    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    hf, found = load(source, **options, dtype=dtype, output_loading_info=True)
     if missing := found["missing_keys"]:
         raise InputError(f"it lacks {len(missing)} of its weights, such as {min(missing)}")
     return hf, tokenizer

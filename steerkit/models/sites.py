@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -72,17 +72,13 @@ def on_blocks(
     ) -> Given:
         return change((args, kwargs))
 
-    handles = []
-    try:
+    with ExitStack() as installed:
         for layer, act in outputs.items():
-            handles.append(blocks[layer].register_forward_hook(partial(after, layer, act)))
+            installed.enter_context(blocks[layer].register_forward_hook(partial(after, layer, act)))
         for layer, change in inputs.items():
             hook = partial(before, change)
-            handles.append(blocks[layer].register_forward_pre_hook(hook, with_kwargs=True))
+            installed.enter_context(blocks[layer].register_forward_pre_hook(hook, with_kwargs=True))
         yield ran
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

@@ -57,9 +57,8 @@ class Ours:
 def logits(lm: LanguageModel, texts: Iterable[Sequence[int]]) -> Tensor:
     """Logits of the last `KEEP` positions of each text, one text a pass, `[texts * KEEP, vocabulary]` on the host."""
     with torch.inference_mode():
-        return (
-            torch.cat([forward.logits(lm, right_padded([ids], lm), KEEP)[0] for ids in texts]).float().cpu()
-        )
+        each = [forward.logits(lm, right_padded([ids], lm), KEEP)[0] for ids in texts]
+        return torch.cat(each).float().cpu()
 
 
 def cosine(a: Tensor, b: Tensor) -> float:

@@ -30,11 +30,8 @@ def main() -> None:
     # Tokens instead of text: what is compared is the forward pass, not the two sides' ways to tokenise.
     requests = [(("", ""), context, continuation) for context, continuation in request["pairs"]]
     answers = model._loglikelihood_tokens(requests, disable_tqdm=True)
-    print(
-        json.dumps(
-            {"log_likelihoods": [total for total, _ in answers], "version": f"lm-eval {version('lm_eval')}"}
-        )
-    )
+    totals = [total for total, _ in answers]
+    print(json.dumps({"log_likelihoods": totals, "version": f"lm-eval {version('lm_eval')}"}))
 
 
 if __name__ == "__main__":
