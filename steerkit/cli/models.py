@@ -27,9 +27,8 @@ def models(as_json: Json = False) -> None:
     if as_json:
         print_json(listed)
         return
-    rows = (
-        [m["name"], m["summary"], m["licence"], "yes" if m["fetched"] else "on first use"] for m in listed
-    )
+    fetched = {True: "yes", False: "on first use"}
+    rows = ([m["name"], m["summary"], m["licence"], fetched[m["fetched"]]] for m in listed)
     print_table(("model", "what it is", "licence", "fetched"), rows)
     out.print(
         "Any Hugging Face hub id, model folder, LoRA adapter's folder or .gguf file works as --model too."

@@ -164,7 +164,8 @@ class _Reading:
             for text, end in zip(texts, ends, strict=True)
         ]
         counted = _spans([(1, len(text.ids)) for text in texts], self._lm.device)
-        return self._read(right_padded([text.ids for text in texts], self._lm), rows, spans, counted)
+        padded = right_padded([text.ids for text in texts], self._lm)
+        return self._read(padded, rows, spans, counted, range(len(rows)))
 
     def run_families(self, families: Sequence[Sequence[int]]) -> Tensor:
         """One pass over a row for each family: its prompt, then its completions, which do not see each other."""
@@ -184,22 +185,16 @@ class _Reading:
 
     @torch.inference_mode()
     def _read(
-        self,
-        rows: Rows,
-        texts: Sequence[int],
-        spans: Spans,
-        counted: Tensor,
-        held_in: Sequence[int] | None = None,
+        self, rows: Rows, texts: Sequence[int], spans: Spans, counted: Tensor, held_in: Sequence[int]
     ) -> Tensor:
         """Run `rows`, keep the mean over each text's span at every layer, and return the sums of norms `[layer]`.
 
-        `held_in` says in which row of the batch each text is, by default in its own; `counted` `[batch,
-        position]` weighs the positions in the norm.
+        `held_in` says in which row of the batch each text is; `counted` `[batch, position]` weighs the positions
+        in the norm.
         """
         lm = self._lm
         index = torch.tensor(texts, device=lm.device)
-        row_of = torch.tensor(range(len(texts)) if held_in is None else held_in, device=lm.device)
-        pool = _pooling(spans, row_of, counted.shape)
+        pool = _pooling(spans, torch.tensor(held_in, device=lm.device), counted.shape)
         norms = torch.zeros_like(self.norm_sum)
 
         def read(layer: int, hidden: Tensor) -> None:
