@@ -140,7 +140,7 @@ def choose_cell(
     by default the absolute strength), then to the first. Raises MisuseError for a rule that cannot be read.
     """
     rule = parse_rule(rule) if isinstance(rule, str) else rule
-    limits = [*rule.bounds, *(_limit(name, most) for name, most in (bounds or {}).items())]
+    limits = [*rule.bounds, *(Bound(_quantity(name), "<=", most) for name, most in (bounds or {}).items())]
     fitting = [row for row in _candidates(rows, rule) if not any(bound.excess(row) for bound in limits)]
     return _best(fitting, rule.objective, doses)
 
@@ -213,10 +213,6 @@ def _bound(part: str, rule: str) -> Bound:
             f"rule {rule!r}: {bound.quantity} is a share, and no share is {limit:g}; write 0.05 for 5%"
         )
     return bound
-
-
-def _limit(name: str, most: float) -> Bound:
-    return Bound(_quantity(name), "<=", most)
 
 
 def _quantity(name: str) -> Quantity:

@@ -38,10 +38,8 @@ def actuator_frontiers(rows: Sequence[Row], first: str, second: str) -> dict[str
     Raises MisuseError for an unknown metric.
     """
     unsteered = [row for row in rows if row.role == "unsteered"]
-    return {
-        name: pareto_frontier([*unsteered, *cells], first, second)
-        for name, cells in by_actuator(rows).items()
-    }
+    acting = by_actuator(rows)
+    return {name: pareto_frontier([*unsteered, *cells], first, second) for name, cells in acting.items()}
 
 
 def by_actuator(rows: Sequence[Row]) -> dict[str, list[Row]]:

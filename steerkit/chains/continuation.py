@@ -107,10 +107,9 @@ class Continuations:
                 counts.append(None)
                 continue
             counts.append(len(whole) - common_prefix_length(self.tokens(start), whole))
-            acting = [
-                each for each in without_beginnings(setting.interventions) if not isinstance(each, LogitRule)
-            ]
-            requests.append(ScoreRequest(setting.prompt, start + ending, tuple(acting), self._system))
+            kept = without_beginnings(setting.interventions)
+            acting = tuple(each for each in kept if not isinstance(each, LogitRule))
+            requests.append(ScoreRequest(setting.prompt, start + ending, acting, self._system))
         scores = iter(self._engine.score(requests))
         return [None if n is None else (sum(next(scores).log_probabilities[-n:]), n) for n in counts]
 

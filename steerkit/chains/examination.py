@@ -75,11 +75,7 @@ class Examination:
     """The tests of `settings`, carried out by `continuations`; chains go on under `decoding`, the run's own."""
 
     def __init__(
-        self,
-        continuations: Continuations,
-        settings: Settings,
-        decoding: Decoding,
-        markers: ThinkingMarkers,
+        self, continuations: Continuations, settings: Settings, decoding: Decoding, markers: ThinkingMarkers
     ) -> None:
         self._continuations = continuations
         self._settings = settings
@@ -94,7 +90,8 @@ class Examination:
             (i, n): chain.first(n) for i, chain in chains.items() for n in self._kept(chain)
         }
         if "filler" in self._settings.tests:
-            bodies |= {(i, "filler"): self._filler(chain) for i, chain in chains.items()}
+            for i, chain in chains.items():
+                bodies[i, "filler"] = filler(self._count(chain.body), self._count)
         bodies |= self._regenerated(subjects, chains, found)
         for i, chain in chains.items():
             own = final_number(chain.reply)
@@ -110,9 +107,6 @@ class Examination:
         """After how many steps an answer is asked for; the whole chain always is one."""
         n = len(chain.steps)
         return truncation_points(n, self._settings.points) if "early" in self._settings.tests else (n,)
-
-    def _filler(self, chain: Chain) -> str:
-        return filler(self._count(chain.body), self._count)
 
     def _count(self, text: str) -> int:
         return len(self._continuations.tokens(text))

@@ -64,11 +64,8 @@ def measure_faithfulness(
             progress(tested, len(asked))
         records = missing[start : start + AT_ONCE]
         subjects = [Subject.of(record, acting[record.cell], protocol.markers) for record in records]
-        found = examination.evidence(subjects)
-        added += [
-            Added(record.key, chains(each), _to_json(each))
-            for record, each in zip(records, found, strict=True)
-        ]
+        for record, found in zip(records, examination.evidence(subjects), strict=True):
+            added.append(Added(record.key, chains(found), _to_json(found)))
         write_scores(run.scores_folder, CHAINS, tested_under, added)
         tested += len(records)
     if progress is not None:

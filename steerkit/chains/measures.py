@@ -142,9 +142,7 @@ def published_information_gain(log_probabilities: Sequence[float], answer_tokens
     Σ (PPL_{i-1} − PPL_i) / n telescopes to (PPL_0 − PPL_n) / n: steps in between do not matter, long chains are
     divided away, and one improbable answer outweighs all others in a mean. For comparison with the literature.
     """
-    first, last = (
-        _perplexity(value, answer_tokens) for value in (log_probabilities[0], log_probabilities[-1])
-    )
+    first, last = (_perplexity(log_probabilities[place], answer_tokens) for place in (0, -1))
     return (first - last) / n_steps
 
 

@@ -25,7 +25,6 @@ class HasId(Protocol):
     @property
     def id(self) -> str:
         """Its name, which no two lines of a file share."""
-        ...
 
 
 T = TypeVar("T", bound=HasId)
@@ -48,20 +47,15 @@ def replacing(path: str | os.PathLike[str], what: str, remedy: str = "name anoth
         os.close(handle)
         scratch = Path(name)
         yield scratch
-        scratch.chmod(0o666 & ~_umask())  # mkstemp keeps its files to their owner
+        umask = os.umask(0)  # there is no way to read it but to set it
+        os.umask(umask)
+        scratch.chmod(0o666 & ~umask)  # mkstemp keeps its files to their owner
         scratch.replace(path)
     except OSError as error:
         raise SteerkitError(f"cannot write {what} to {path}: {error.strerror or error}; {remedy}") from error
     finally:
         if scratch is not None:
             scratch.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    """The process's umask; there is no way to read it but to set it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def read_text(path: str | os.PathLike[str]) -> str:

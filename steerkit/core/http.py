@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import email.utils
 import itertools
@@ -128,13 +129,12 @@ class Client:
             reraise=True,
         )
         try:
-            result: Result = retrying(self._attempt, attempt, gone)
+            return retrying(self._attempt, attempt, gone)
         except PassingError as error:
             tries = retrying.statistics["attempt_number"]
             raise SteerkitError(
                 f"{error} after {tries} tries; see that the server is up, then run this again"
             ) from error
-        return result
 
     def exchange(self, replica: Replica, path: str, body: Mapping[str, Any] | None = None) -> Answer:
         """Return a server's answer to one POST of `body`, or to a GET. Raises PassingError, RefusedError."""
@@ -280,10 +280,8 @@ def retry_after(value: str | None) -> float:
     """Return the seconds that a `Retry-After` header asks for, a number or a date; 0 for none that can be read."""
     if value is None:
         return 0.0
-    try:
+    with contextlib.suppress(ValueError):
         return max(0.0, float(value))
-    except ValueError:
-        pass
     try:
         then = email.utils.parsedate_to_datetime(value)
     except ValueError:

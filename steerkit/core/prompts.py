@@ -47,6 +47,13 @@ def check_prompt(prompt: Any) -> Prompt:
     raise MisuseError(f"a prompt is a text or a list of chat messages, got {type(prompt).__name__}")
 
 
+def as_text(prompt: Prompt) -> str:
+    """A prompt as text; chat messages one below the other."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+
+
 @dataclass(frozen=True, slots=True)
 class EncodedText:
     """A prompt with its completion as token ids; `ids[:prompt_length]` is shared with the prompt alone."""
@@ -76,11 +83,9 @@ class Renderer:
     @property
     def digest(self) -> str:
         """SHA-256 over whatever decides the rendering: the chat template, or the plain form."""
-        form = (
-            {"chat": self._tokenizer.chat_template}
-            if self.has_chat_template
-            else {"plain": [self._plain_start, PLAIN_SYSTEM, PLAIN_PROMPT, " "]}
-        )
+        form: dict[str, Any] = {"plain": [self._plain_start, PLAIN_SYSTEM, PLAIN_PROMPT, " "]}
+        if self.has_chat_template:
+            form = {"chat": self._tokenizer.chat_template}
         return hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()
 
     def render(self, prompt: Prompt, system: str | None = None) -> str:
@@ -143,9 +148,5 @@ def common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:
 
 def _own_bos(tokenizer: Any) -> str:
     """The beginning-of-sequence text that the tokenizer adds by itself, or nothing."""
-    ids = tokenizer("a")["input_ids"]
-    return (
-        tokenizer.bos_token
-        if tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
-        else ""
-    )
+    added = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return tokenizer.bos_token if added else ""

@@ -157,14 +157,4 @@ SUITES: Registry[Any] = Registry("suite", "suites", "steerkit.suites")
 EXPORTERS: Registry[Any] = Registry("exporter", "exporters", "steerkit.interchange")
 IMPORTERS: Registry[Any] = Registry("importer", "importers", "steerkit.interchange")
 ENGINES: Registry[Any] = Registry("engine", "engines", "steerkit.engines.catalogue")
-REGISTRIES: tuple[Registry[Any], ...] = (
-    ESTIMATORS,
-    OPERATIONS,
-    LOGIT_RULES,
-    GATES,
-    SCORERS,
-    SUITES,
-    EXPORTERS,
-    IMPORTERS,
-    ENGINES,
-)
+REGISTRIES = (ESTIMATORS, OPERATIONS, LOGIT_RULES, GATES, SCORERS, SUITES, EXPORTERS, IMPORTERS, ENGINES)

@@ -36,12 +36,10 @@ class Tensors(Protocol):
     @property
     def name(self) -> str:
         """Its own name."""
-        ...
 
     @property
     def digest(self) -> str:
         """SHA-256 of its contents."""
-        ...
 
 
 Names = Callable[[Tensors], str]  # how a spec string refers to a vector or a probe

@@ -11,6 +11,7 @@ It returns one probability a prompt. A spec string names it: `gate=mentions-a-ye
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -26,12 +27,7 @@ Detector = Callable[[Sequence[Prompt], "LanguageModel"], Sequence[float]]
 
 def gate(name: str) -> Callable[[Detector], Detector]:
     """Register a detector `(prompts, lm) -> probabilities` under `name`."""
-
-    def register(detector: Detector) -> Detector:
-        GATES.add(name, detector)
-        return detector
-
-    return register
+    return functools.partial(GATES.add, name)
 
 
 def text_of(prompt: Prompt) -> str:

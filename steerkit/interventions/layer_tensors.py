@@ -18,22 +18,18 @@ class ModelFacts(Protocol):
     @property
     def name(self) -> str:
         """Its name, as a user would give it."""
-        ...
 
     @property
     def fingerprint(self) -> str:
         """Architecture, sizes and a digest of the weights."""
-        ...
 
     @property
     def n_layers(self) -> int:
         """Number of decoder blocks."""
-        ...
 
     @property
     def d_model(self) -> int:
         """Width of the residual stream."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -57,15 +57,12 @@ class BoundRule(Protocol):
 
     def start(self, prompt: Sequence[int]) -> Any:
         """Return the state before the first generated token."""
-        ...
 
     def after(self, state: Any, token: int) -> Any:
         """Return the state once `token` was generated behind `state`; None where the rule is over."""
-        ...
 
     def edits(self, state: Any) -> Edits:
         """Return what happens to the logits of the next token."""
-        ...
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -105,9 +102,7 @@ class LogitRule(Intervention):
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
-        settings = {
-            name: list(value) if isinstance(value, tuple) else value for name, value in self.settings.items()
-        }
+        settings = {name: list(v) if isinstance(v, tuple) else v for name, v in self.settings.items()}
         gate = None if self.gate is None else self.gate.to_json()
         return {"kind": self.kind, "rule": self.rule, **settings, "gate": gate}
 

@@ -140,9 +140,8 @@ class Probe(LayerTensors):
 
         Compared as log-odds, where nothing saturates.
         """
-        return self.logit(layer, states) >= log_odds_of(
-            self.metadata.threshold if threshold is None else threshold
-        )
+        least = self.metadata.threshold if threshold is None else threshold
+        return self.logit(layer, states) >= log_odds_of(least)
 
     def with_threshold(self, threshold: ProbeThreshold) -> Probe:
         """The same probe with one more threshold, which becomes the default."""

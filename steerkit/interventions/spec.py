@@ -26,6 +26,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
+from itertools import chain
 from typing import Any
 
 from steerkit.core.errors import MisuseError
@@ -36,11 +37,11 @@ from steerkit.interventions.logit_rules import OpenerBias
 from steerkit.interventions.presets import presets
 from steerkit.interventions.probe import Probe
 from steerkit.interventions.prompt_edit import TEXTS, PromptEdit
-from steerkit.interventions.steering import Steering
+from steerkit.interventions.steering import MANNER, Steering
 from steerkit.interventions.store import Store, as_store, recommended_use
 from steerkit.interventions.vector import SteeringVector
 
-STEERING_KEYS = ("layer", "strength", "operation", "scope", "target", "half_life", "positions")
+STEERING_KEYS = ("layer", *MANNER)
 WORDS, NUMBERS = ("operation", "scope", "positions"), ("strength", "target", "half_life")
 GATE_KEYS = ("gate", "gate_layer", "along", "threshold")
 LONGEST_RANGE = 10_000
@@ -101,9 +102,7 @@ def _parse(text: str, store: Store) -> tuple[Intervention, ...]:
 def _steerings(head: str, fields: dict[str, str], text: str, store: Store) -> tuple[Intervention, ...]:
     check_keys(fields, (*STEERING_KEYS, *GATE_KEYS), text)
     vector = store.vector(unquoted(head, text))
-    given: dict[str, Any] = {
-        key: unquoted(fields[key], text) for key in ("operation", "scope", "positions") if key in fields
-    }
+    given: dict[str, Any] = {key: unquoted(fields[key], text) for key in WORDS if key in fields}
     given |= {key: number(fields[key], key, text) for key in NUMBERS if key in fields}
     if "layer" in fields:
         given["layers"] = parse_range(fields["layer"], int, separator="+", what=f"layer in {text!r}:")
@@ -154,9 +153,7 @@ def _gate(fields: dict[str, str], text: str, store: Store) -> Gate | None:
         return None
     if named is not None and named in GATES:
         return DetectorGate(named) if threshold is None else DetectorGate(named, threshold)
-    part = (
-        store.gate(unquoted(named, text)) if named is not None else store.vector(unquoted(along or "", text))
-    )
+    part = store.vector(unquoted(along or "", text)) if named is None else store.gate(unquoted(named, text))
     if isinstance(part, Probe):
         layer = number(fields["gate_layer"], "gate_layer", text, whole=True) if "gate_layer" in fields else -1
         return ProbeGate(part, int(layer), -1.0 if threshold is None else threshold)
@@ -229,10 +226,8 @@ def parse_range(
 
     Steps are taken in decimal arithmetic, so that `-1:2:0.1` holds 0 and 2 exactly.
     """
-    values: list[Any] = []
-    for part in text.split(separator):
-        values.extend(_progression(part.strip(), kind, what, text))
-    return tuple(dict.fromkeys(values))
+    parts = (_progression(part.strip(), kind, what, text) for part in text.split(separator))
+    return tuple(dict.fromkeys(chain.from_iterable(parts)))
 
 
 def _progression(part: str, kind: type[int] | type[float], what: str, text: str) -> list[int | float]:

@@ -25,6 +25,8 @@ Positions = Literal["last", "boundaries", "lines", "every"]  # from few to all
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 POSITIONS: tuple[Positions, ...] = get_args(Positions)
 COMPLETION_SCOPES = ("completion", "thinking", "answer")
+# The fields besides vector, layers and gate.
+MANNER = ("strength", "operation", "scope", "target", "half_life", "positions")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -72,10 +74,8 @@ class Steering(Intervention):
             raise MisuseError(f"operation {self.operation!r} {needs}")
         if self.half_life is not None:
             object.__setattr__(self, "half_life", check_half_life(self.half_life))
-        for name, given in (
-            ("half_life", self.half_life is not None),
-            ("positions", self.positions != "every"),
-        ):
+        narrowing = {"half_life": self.half_life is not None, "positions": self.positions != "every"}
+        for name, given in narrowing.items():
             if given and self.scope not in COMPLETION_SCOPES:
                 raise MisuseError(
                     f"{name} is about the completion, and scope {self.scope!r} holds the prompt: give scope "
@@ -123,12 +123,7 @@ class Steering(Intervention):
             "kind": self.kind,
             "vector": json_reference(self.vector),
             "layers": list(self.layers),
-            "strength": self.strength,
-            "operation": self.operation,
-            "scope": self.scope,
-            "target": self.target,
-            "half_life": self.half_life,
-            "positions": self.positions,
+            **{name: getattr(self, name) for name in MANNER},
             "gate": None if self.gate is None else self.gate.to_json(),
         }
 

@@ -47,16 +47,12 @@ class Store:
     def vector(self, name: str) -> SteeringVector:
         """Return the vector of this name, `sha256:…`, file or published name. Raises MisuseError without one."""
         found = _found(name, self._vectors, "vector")
-        if found is not None:
-            return found
-        return load_vector(name) if self._files else self._missing(name)
+        return found or (load_vector(name) if self._files else self._missing(name))
 
     def gate(self, name: str) -> SteeringVector | Probe:
         """Return the probe of this name, `sha256:…`, file or published name, or the vector where it holds no probe."""
         found = _found(name, self._probes, "probe") or _found(name, self._vectors, "vector")
-        if found is not None:
-            return found
-        return _gate_in_file(name) if self._files else self._missing(name)
+        return found or (_gate_in_file(name) if self._files else self._missing(name))
 
     def probe(self, name: str) -> Probe:
         """Return the probe of this name. Raises MisuseError where there is none, or only a vector."""
@@ -130,10 +126,9 @@ def from_json(form: Json, vectors: Store | Iterable[SteeringVector | Probe] | No
         if kind == "prompt":
             return PromptEdit(**fields)
         if kind == "rule":
-            settings = {
-                key: tuple(v) if isinstance(v, list) else v for key, v in fields.items() if key != "rule"
-            }
-            rule: Intervention = LOGIT_RULES[fields["rule"]](**settings)
+            made = LOGIT_RULES[fields.pop("rule")]
+            settings = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+            rule: Intervention = made(**settings)
             return rule
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"an intervention's JSON form is incomplete or has other fields: {error}") from error
@@ -143,9 +138,8 @@ def from_json(form: Json, vectors: Store | Iterable[SteeringVector | Probe] | No
 def recommended_use(vector: SteeringVector) -> tuple[Intervention, ...]:
     """Return the vector's recommended use; empty where its metadata has none."""
     own: list[SteeringVector | Probe] = [vector] if vector.probe is None else [vector, vector.probe]
-    return tuple(
-        from_json(_bound(form, vector), Store(own, files=False)) for form in vector.metadata.recommended
-    )
+    store = Store(own, files=False)
+    return tuple(from_json(_bound(form, vector), store) for form in vector.metadata.recommended)
 
 
 def _bound(value: Any, vector: SteeringVector, key: str = "") -> Any:

@@ -35,14 +35,7 @@ SELF = "self"
 KL_TOLERANCE = 1e-9  # nats: targets are written by hand
 SITE = "resid_post"
 # What of a vector's metadata was measured on its direction, and so holds for no other.
-MEASURED = (
-    "separability",
-    "baseline_separability",
-    "agreement",
-    "alignment",
-    "calibration",
-    "recommended",
-)
+MEASURED = ("separability", "baseline_separability", "agreement", "alignment", "calibration", "recommended")
 
 Scaling = Literal["gap", "norm", "trained", "combined"]
 
@@ -336,9 +329,8 @@ def load_vector(reference: str | os.PathLike[str]) -> SteeringVector:
         )
     optional = {name: tensors.get(name) for name in OPTIONAL_TENSORS}
     try:
-        return SteeringVector(
-            tensors["direction"], metadata, **optional, probe=probe_from(tensors, header, path)
-        )
+        probe = probe_from(tensors, header, path)
+        return SteeringVector(tensors["direction"], metadata, **optional, probe=probe)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 

@@ -84,9 +84,8 @@ def risk_coverage_plot(found: RiskCoverage, rows: Sequence[Row], subject: str) -
         axes.plot(coverage, risk, color=colour, lw=1.5, zorder=2.5, label=label)
     for curve in found.curves[:1]:  # the unsteered model's own, whichever gate
         base, end = curve.random_order.value, curve.coverage[-1]
-        axes.plot(
-            [0.0, end], [base, base], color=RANDOM, ls=":", label=f"refusing at random: AURC {base:.3f}"
-        )
+        label = f"refusing at random: AURC {base:.3f}"
+        axes.plot([0.0, end], [base, base], color=RANDOM, ls=":", label=label)
         label = f"refusing errors first: AURC {curve.oracle.value:.3f}"
         axes.plot(*curve.oracle_curve(), color=RANDOM, ls="--", label=label)
     axes.set_xlabel("coverage: share of the questions that are answered (better: right)")

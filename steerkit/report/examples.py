@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from steerkit.core.prompts import Prompt
+from steerkit.core.prompts import as_text
 from steerkit.runs.record import Record
 
 RULE = (
@@ -66,15 +66,8 @@ def _example(records: Sequence[Record]) -> Example:
         expected += f": {first.answers[0]}"
     return Example(
         item=first.item,
-        prompt=_prompt_text(first.prompt),
+        prompt=as_text(first.prompt),
         expected=expected,
         completions=tuple(record.completion for record in records),
         verdicts=tuple(verdict(record) for record in records),
     )
-
-
-def _prompt_text(prompt: Prompt) -> str:
-    """A prompt as text; chat messages one below the other."""
-    if isinstance(prompt, str):
-        return prompt
-    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)

@@ -52,9 +52,7 @@ def render_page(run: Run, plots: Sequence[Path], selective: RiskCoverage | None 
     rows, questions = run.summary(), run.questions
     choice = read_choice(run.path)
     chosen = choice.cell if choice is not None else None
-    shown = {
-        question.name: highlighted_cells(rows, question, run.protocol.split, chosen) for question in questions
-    }
+    shown = {each.name: highlighted_cells(rows, each, run.protocol.split, chosen) for each in questions}
     cells = {name: [row.cell for _, row in highlighted] for name, highlighted in shown.items()}
     records = list(run.records({cell for ids in cells.values() for cell in ids}))
     traded = questions[0] if questions else None

@@ -89,21 +89,14 @@ def cell_strength(row: Row) -> str:
 def cell_columns(rows: Sequence[Row]) -> list[Column]:
     """Return the columns that tell cells apart beside their names: what differs among the rows, layer and strength."""
     width = id_width(rows)
-    optional: Mapping[str, Callable[[Row], str]] = {"scope": _scope, "when": _timing, "gate": _thresholds}
-    needed = {
-        "scope": len(scopes(rows)) > 1,
-        **{name: any(map(optional[name], rows)) for name in ("when", "gate")},
-    }
-    return [
-        ("id", lambda row: row.cell[:width]),
-        *(
-            (name, lambda row, text=text: text(row) or MISSING)
-            for name, text in optional.items()
-            if needed[name]
-        ),
-        ("layer", cell_layer),
-        ("str.", cell_strength),
-    ]
+    columns: list[Column] = [("id", lambda row: row.cell[:width])]
+    if len(scopes(rows)) > 1:
+        columns.append(("scope", lambda row: row.at.scope or MISSING))
+    if any(map(_timing, rows)):
+        columns.append(("when", lambda row: _timing(row) or MISSING))
+    if any(map(_thresholds, rows)):
+        columns.append(("gate", lambda row: _thresholds(row) or MISSING))
+    return [*columns, ("layer", cell_layer), ("str.", cell_strength)]
 
 
 def id_width(rows: Sequence[Row]) -> int:
@@ -115,10 +108,6 @@ def id_width(rows: Sequence[Row]) -> int:
 def scopes(rows: Sequence[Row]) -> list[str]:
     """Return the scopes in the rows, in alphabetical order."""
     return sorted({row.at.scope for row in rows if row.at.scope is not None})
-
-
-def _scope(row: Row) -> str:
-    return row.at.scope or ""
 
 
 def _timing(row: Row) -> str:
@@ -143,38 +132,24 @@ def trade_off_table(rows: Sequence[Row], title: str | None = None, width: int = 
     columns = cell_columns(rows) + [_interval(metric) for metric in shown[:MOST_INTERVALS]]
     room = width - sum(_width(column, rows) for column in columns)
     for column in map(_level, [*shown[MOST_INTERVALS:], *side_effects(rows)]):
-        room -= _width(column, rows)
-        if room < NAME_WIDTH:
-            room += _width(column, rows)
+        if room - _width(column, rows) < NAME_WIDTH:
             break
+        room -= _width(column, rows)
         columns.append(column)
-    table = _table(title, columns, max(NAME_WIDTH, room))
-    for row in rows:
-        style = {"unsteered": "bold", "random": "dim"}.get(row.role)
-        name = "  random" if row.role == "random" else row.at.name
-        table.add_row(Text(name), *(text(row) for _, text in columns), style=style)
-    return table
+    return _table(rows, title, columns, max(NAME_WIDTH, room), {"unsteered": "bold", "random": "dim"})
 
 
 def judged_table(judged: Judged, rows: Sequence[Row]) -> Table:
     """Return the phrase rules' verdicts beside the judge's for 100 columns: each cell, then all of them."""
     known = metrics()
     columns = cell_columns(rows)
-    for opinions in OPINIONS:
-        columns += [
-            (header, _level(known[name])[1])
-            for name, header in zip(opinions, ("rules", "judge"), strict=True)
-        ]
-    columns += [
-        ("agree", lambda row: format_rate(judged.cells[row.cell].raw)),
-        ("kappa", lambda row: format_rate(judged.cells[row.cell].kappa)),
-    ]
+    for rules, judge in OPINIONS:
+        columns += [("rules", _level(known[rules])[1]), ("judge", _level(known[judge])[1])]
+    columns.append(("agree", lambda row: format_rate(judged.cells[row.cell].raw)))
+    columns.append(("kappa", lambda row: format_rate(judged.cells[row.cell].kappa)))
     labels = " and ".join(known[rules].label for rules, _ in OPINIONS)
     title = f"{labels}, by the phrase rules and by {judged.model} ({judged.agreement.n} completions)"
-    table = _table(title, columns, 40)
-    for row in rows:
-        name = "  random" if row.role == "random" else row.at.name
-        table.add_row(Text(name), *(text(row) for _, text in columns))
+    table = _table(rows, title, columns, 40, {})
     rates = (format_rate(judged.agreement.raw), format_rate(judged.agreement.kappa))
     table.add_row(Text("all cells", style="bold"), *[""] * (len(columns) - 2), *rates)
     return table
@@ -193,9 +168,15 @@ def _width(column: Column, rows: Sequence[Row]) -> int:
     return 1 + max(len(header), *(len(text(row)) for row in rows))
 
 
-def _table(title: str | None, columns: Sequence[Column], name_width: int) -> Table:
+def _table(
+    rows: Sequence[Row], title: str | None, columns: Sequence[Column], width: int, styles: Mapping[str, str]
+) -> Table:
+    """A line a row, the columns behind its name, which is cut to `width`; `styles` are by role."""
     table = Table(title=title, box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column("cell", overflow="ellipsis", no_wrap=True, max_width=name_width)
+    table.add_column("cell", overflow="ellipsis", no_wrap=True, max_width=width)
     for header, _ in columns:
         table.add_column(header, justify="right", no_wrap=True)
+    for row in rows:
+        name = "  random" if row.role == "random" else row.at.name
+        table.add_row(Text(name), *(text(row) for _, text in columns), style=styles.get(row.role))
     return table

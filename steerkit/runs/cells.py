@@ -31,6 +31,10 @@ Role = Literal["unsteered", "steered", "random", "edited"]
 ID_LENGTH = 12
 COMPOSED = " ; "  # between the specs of interventions that act together
 LONGEST_EXCERPT = 24
+_PLAIN_FIELDS = (
+    "role", "controls", "spec", "vector", "layer", "strength", "scope", "operation", "target", "half_life",
+    "positions",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,10 +264,7 @@ class RunCell:
 
         Raises InputError where a vector or probe is not there or has other contents than it had.
         """
-        from steerkit.interventions.store import (
-            Store,
-            from_json,
-        )  # heavy, and needed by those who steer alone
+        from steerkit.interventions.store import Store, from_json  # heavy, and for those who steer alone
 
         store = Store([self._part(noun, digest) for noun, _, digest in self.tensors], files=False)
         cell = Cell(tuple(from_json(form, store) for form in self.forms), self.controls)
@@ -277,17 +278,7 @@ class RunCell:
         """Return its fields as a flat object, for tables and machines."""
         return {
             "cell": self.id,
-            "role": self.role,
-            "controls": self.controls,
-            "spec": self.spec,
-            "vector": self.vector,
-            "layer": self.layer,
-            "strength": self.strength,
-            "scope": self.scope,
-            "operation": self.operation,
-            "target": self.target,
-            "half_life": self.half_life,
-            "positions": self.positions,
+            **{name: getattr(self, name) for name in _PLAIN_FIELDS},
             "edits": COMPOSED.join(self.exact_edits),
             "gates": COMPOSED.join(map(str, self.gates)),
         }

@@ -28,7 +28,6 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -168,9 +167,7 @@ class RunWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._opened, _explained(self.path):
             os.fsync(self._file.fileno())
 
@@ -216,14 +213,10 @@ def _records(
 def _cells(path: Path) -> Iterator[tuple[RunCell, bytes]]:
     """Each cell of the run at `path` with its line."""
     known: set[str] = set()
-    folder = path / VECTORS_FOLDER
-    for number, line, cell in _whole_lines(
-        path / CELLS_FILE, lambda line: RunCell.from_line(line, folder), "cell"
-    ):
+    file, folder = path / CELLS_FILE, path / VECTORS_FOLDER
+    for number, line, cell in _whole_lines(file, lambda line: RunCell.from_line(line, folder), "cell"):
         if cell.id in known:
-            raise InputError(
-                f"{path / CELLS_FILE}, line {number}: repeats cell {cell.id}; delete one of the two"
-            )
+            raise InputError(f"{file}, line {number}: repeats cell {cell.id}; delete one of the two")
         known.add(cell.id)
         yield cell, line
 
@@ -273,7 +266,8 @@ def _add_cells(path: Path, cells: Sequence[Cell]) -> set[str]:
     for part in parts:
         file = tensor_file(path / VECTORS_FOLDER, part.digest)
         if not file.exists():
-            _on_disk(part.save(file))
+            with part.save(file).open("rb") as saved:
+                os.fsync(saved.fileno())  # waits until its contents are on the disk
     if added:
         names = Store(parts).name_of
         lines = b"".join(cell.to_line(names) for cell in added.values())
@@ -281,12 +275,6 @@ def _add_cells(path: Path, cells: Sequence[Cell]) -> set[str]:
             _append_whole(cells_file, lines)
             os.fsync(cells_file.fileno())
     return known | added.keys()
-
-
-def _on_disk(path: Path) -> None:
-    """Wait until a file's contents are on the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _begun_or_continued(path: Path, protocol: Protocol, environment: Environment) -> RunFile:
@@ -297,8 +285,7 @@ def _begun_or_continued(path: Path, protocol: Protocol, environment: Environment
         protocol.check_continues(recorded.protocol)
         for change in environment.version_changes(recorded.environments[-1]):
             warnings.warn(f"{path} was last written with other software: {change}", stacklevel=3)
-        known = [other for other in recorded.environments if other != environment]
-        environments = [*known, environment]
+        environments = [*(other for other in recorded.environments if other != environment), environment]
     elif (path / RECORDS_FILE).exists():
         raise InputError(
             f"{path} has {RECORDS_FILE} but no {RUN_FILE}: not a run to continue; name another --out"

@@ -101,10 +101,8 @@ class Environment:
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
-    except (
-        importlib.metadata.PackageNotFoundError
-    ):  # steerkit itself, run from a checkout that is not installed
-        return "not installed"
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"  # steerkit itself, run from a checkout that is not installed
 
 
 def _scoring_digest() -> str:

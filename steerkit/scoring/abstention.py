@@ -42,24 +42,14 @@ _Span = tuple[int, int]
 
 METRICS = (
     Metric(
-        "abstention_recall",
-        "abstention recall",
-        "higher",
-        "abst. recall",
-        concerns="unanswerable",
-        score="abstained",
-        show="main",
+        "abstention_recall", "abstention recall", "higher", "abst. recall",
+        concerns="unanswerable", score="abstained", show="main",
     ),
     Metric(
-        "over_abstention",
-        "over-abstention",
-        "lower",
-        "over-abst.",
-        concerns="answerable",
-        score="abstained",
-        show="main",
+        "over_abstention", "over-abstention", "lower", "over-abst.",
+        concerns="answerable", score="abstained", show="main",
     ),
-)
+)  # fmt: skip
 QUESTION = Question(
     name="abstention",
     title="Whether to answer",
@@ -175,8 +165,6 @@ _FALSE_FRIENDS = _rules("false_friends")  # things that look like admissions and
 _PREFACE = _rules("preface")  # what may stand before the first real sentence
 _ASIDE = _rules("aside")  # rule 2: after the opening, a gap in some further detail is no admission
 _ABOUT_QUESTION = _rules("about_question")  # rule 1: counted wherever it stands
-_ABOUT_SPEAKER = _rules(
-    "about_speaker"
-)  # rule 2: about the speaker, or against the premise: the opening alone
+_ABOUT_SPEAKER = _rules("about_speaker")  # rule 2: of the speaker, or against the premise: the opening alone
 _STATED_ANSWER = _rules("stated_answer")  # rule 3
 _CONCLUSION = _rules("conclusion")  # rule 4

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import product
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,10 @@ class Agreement:
 
     def summary(self) -> dict[str, float | int | None]:
         """Counts and rates as a flat object, for a file or for machines."""
-        counts = {"both": self.both, "first_only": self.first_only, "second_only": self.second_only}
-        return {"n": self.n, "raw": self.raw, "kappa": self.kappa, **counts, "neither": self.neither}
+        return {"n": self.n, "raw": self.raw, "kappa": self.kappa, **asdict(self)}
 
 
 def agreement(verdicts: Iterable[tuple[bool | None, bool | None]]) -> Agreement:
     """Compare (first, second) verdicts; a pair in which one is None is left out."""
-    counts = {(True, True): 0, (True, False): 0, (False, True): 0, (False, False): 0}
-    for first, second in verdicts:
-        if first is not None and second is not None:
-            counts[bool(first), bool(second)] += 1
-    return Agreement(*counts.values())
+    pairs = [(bool(first), bool(second)) for first, second in verdicts if None not in (first, second)]
+    return Agreement(*(pairs.count(each) for each in product((True, False), repeat=2)))

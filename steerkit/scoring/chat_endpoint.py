@@ -23,14 +23,7 @@ class ChatEndpoint:
     """
 
     def __init__(
-        self,
-        base_url: str,
-        model: str,
-        *,
-        api_key_variable: str,
-        timeout: float,
-        tries: int,
-        backoff: float = 0.5,
+        self, base_url: str, model: str, *, api_key_variable: str, timeout: float, tries: int, backoff: float
     ) -> None:
         if not model.strip():
             raise MisuseError("name the model that the endpoint is to run, such as --judge-model NAME")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from steerkit.scoring.metrics import Metric, Scores, scorer
 from steerkit.scoring.reply import reply_of
-from steerkit.suites.constraints import Constraint, question_and_constraints
+from steerkit.suites.constraints import Constraint, has_word, question_and_constraints
 
 if TYPE_CHECKING:
     from steerkit.engines.base import Completion
@@ -35,8 +35,8 @@ _CHECKS: dict[str, Callable[[str, str, str], bool]] = {
     "lower-case": lambda reply, *_: reply == reply.lower(),
     "upper-case": lambda reply, *_: reply == reply.upper(),
     "no-commas": lambda reply, *_: "," not in reply,
-    "include-word": lambda reply, value, _: _has_word(reply, value),
-    "avoid-word": lambda reply, value, _: not _has_word(reply, value),
+    "include-word": lambda reply, value, _: has_word(reply, value),
+    "avoid-word": lambda reply, value, _: not has_word(reply, value),
     "bullets": lambda reply, value, _: len(_BULLET.findall(reply)) == int(value),
     "json": lambda reply, *_: _is_json_object(reply),
     "begins-with": lambda reply, value, _: _plain(reply).startswith(_plain(value)),
@@ -61,21 +61,14 @@ METRICS = (
     Metric("instructions_hard", "all constraints followed", "higher", "followed", show="main"),
     Metric("instructions_soft", "share of constraints followed", "higher", "of each"),
     Metric(
-        "constrained_accuracy",
-        "accuracy under constraints",
-        "higher",
-        measure=_correct_under_constraints,
-        show="hidden",
+        "constrained_accuracy", "accuracy under constraints", "higher",
+        measure=_correct_under_constraints, show="hidden",
     ),
     Metric(
-        "constrained_minus_plain",
-        "accuracy, constraints minus plain twin",
-        "higher",
-        "constr. − plain",
-        compare=_price,
-        show="main",
+        "constrained_minus_plain", "accuracy, constraints minus plain twin", "higher", "constr. − plain",
+        compare=_price, show="main",
     ),
-)
+)  # fmt: skip
 
 
 @scorer("instructions", metrics=METRICS)
@@ -104,10 +97,6 @@ def follows(reply: str, constraint: Constraint, question: str = "") -> bool:
 
 def _plain(text: str) -> str:
     return " ".join(text.casefold().split())
-
-
-def _has_word(reply: str, word: str) -> bool:
-    return re.search(rf"\b{re.escape(word)}\b", reply, re.IGNORECASE) is not None
 
 
 def _is_json_object(reply: str) -> bool:

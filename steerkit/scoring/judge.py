@@ -27,7 +27,7 @@ import platformdirs
 
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.core.http import spread
-from steerkit.core.prompts import Prompt
+from steerkit.core.prompts import Prompt, as_text
 from steerkit.models.markers import DEFAULT, ThinkingMarkers
 from steerkit.scoring.chat_endpoint import ChatEndpoint, Message
 from steerkit.scoring.metrics import Metric, Scores, scorer
@@ -166,10 +166,7 @@ class Judge:
 
     def _ask(self, text: str, gone: threading.Event) -> tuple[str, bool | None]:
         """The text and its verdict; a malformed one is held against the judge, and the question repeated."""
-        messages: list[Message] = [
-            {"role": "system", "content": INSTRUCTION},
-            {"role": "user", "content": text},
-        ]
+        messages: list[Message] = [{"role": "system", "content": INSTRUCTION}, _user(text)]
         for _ in range(self.retries + 1):
             said = self._endpoint.reply(messages, MAX_TOKENS, gone)
             verdict = _VERDICT.fullmatch(DEFAULT.behind(said))
@@ -212,9 +209,7 @@ def _question(prompt: Prompt, reply: str) -> str:
     """What the judge sees; empty where there is no reply. JSON strings, so that no reply can end its quotation."""
     if not reply.strip():
         return ""
-    if not isinstance(prompt, str):
-        prompt = "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
-    quoted = (json.dumps(text, ensure_ascii=False) for text in (prompt, reply))
+    quoted = (json.dumps(text, ensure_ascii=False) for text in (as_text(prompt), reply))
     return "Question: {}\nReply: {}".format(*quoted)
 
 

@@ -12,11 +12,10 @@ if TYPE_CHECKING:
     from steerkit.engines.base import Completion, Engine
 
 
-@scorer(
-    "perplexity",
-    metrics=[Metric("perplexity", "perplexity", "lower", unit="number", show="hidden")],
-    needs="engine",
-)
+METRICS = (Metric("perplexity", "perplexity", "lower", unit="number", show="hidden"),)
+
+
+@scorer("perplexity", metrics=METRICS, needs="engine")
 def perplexity(engine: Engine, completions: Sequence[Completion]) -> list[Scores]:
     """Give the perplexity of each completion under the unsteered model, given its prompt; None for an empty one.
 
@@ -25,14 +24,9 @@ def perplexity(engine: Engine, completions: Sequence[Completion]) -> list[Scores
     from steerkit.engines.base import ScoreRequest  # heavy
 
     requests = [
-        ScoreRequest(
-            prompt=completion.request.prompt,
-            continuation=completion.text,
-            system=completion.request.system,
-            key=place,
-        )
-        for place, completion in enumerate(completions)
-        if completion.text
+        ScoreRequest(each.request.prompt, each.text, system=each.request.system, key=place)
+        for place, each in enumerate(completions)
+        if each.text
     ]
     perplexity_at: dict[object, float] = {}
     for score in engine.score(requests):

@@ -58,49 +58,28 @@ def _unmoved(first: Record, second: Record) -> float | None:
 
 
 def _metrics(kind: Kind) -> list[Metric]:
+    """How often the model is right on the twins of one kind: the gap between the two, and the shares beside it."""
+    gap = _of(kind, lambda whole, changed: whole - changed)
+    original = _of(kind, lambda whole, _: whole)
+    variant = _of(kind, lambda _, changed: changed)
+    both = _of(kind, lambda whole, changed: whole and changed)
+    right = f"{kind} twins: right on"
     return [
         Metric(
-            f"{kind}_gap",
-            f"{kind} twins: gap, N minus N-1",
-            "lower",
-            f"{kind} gap",
-            compare=_of(kind, lambda whole, changed: whole - changed),
-            show="main",
+            f"{kind}_gap", f"{kind} twins: gap, N minus N-1", "lower", f"{kind} gap", compare=gap, show="main"
         ),
-        Metric(
-            f"{kind}_original",
-            f"{kind} twins: right on N",
-            "higher",
-            compare=_of(kind, lambda whole, _: whole),
-            show="hidden",
-        ),
-        Metric(
-            f"{kind}_variant",
-            f"{kind} twins: right on N-1",
-            "higher",
-            compare=_of(kind, lambda _, changed: changed),
-            show="hidden",
-        ),
-        Metric(
-            f"{kind}_both",
-            f"{kind} twins: right on both",
-            "higher",
-            compare=_of(kind, lambda whole, changed: whole and changed),
-            show="hidden",
-        ),
+        Metric(f"{kind}_original", f"{right} N", "higher", compare=original, show="hidden"),
+        Metric(f"{kind}_variant", f"{right} N-1", "higher", compare=variant, show="hidden"),
+        Metric(f"{kind}_both", f"{right} both", "higher", compare=both, show="hidden"),
     ]
 
 
-@scorer(
-    "twins",
-    metrics=[
-        *_metrics("number"),
-        Metric(
-            "number_unmoved", "number twins: same number for both", "lower", compare=_unmoved, show="hidden"
-        ),
-        *_metrics("premise"),
-    ],
+_UNMOVED = Metric(
+    "number_unmoved", "number twins: same number for both", "lower", compare=_unmoved, show="hidden"
 )
+
+
+@scorer("twins", metrics=[*_metrics("number"), _UNMOVED, *_metrics("premise")])
 def twins(_item: SuiteItem, completion: Completion) -> Scores:
     """Read the number that the reply states as its result; the metrics compare two twins."""
     number = final_number(reply_of(completion))

@@ -72,20 +72,16 @@ def _problem(seed: int, level: int, place: int, seen: set[str]) -> list[SuiteIte
         raise MisuseError(f"level {level} has no {place + 1} problems that can be told apart: ask for fewer")
     seen |= prompts
     name = f"brevity-{level}-{place:04d}"
-    problem = SuiteItem(
-        id=f"{name}a",
-        prompt=prompt,
-        should_abstain=False,
-        answers=(str(answer),),
-        kind="number",
-        scenario=f"level-{level}",
-        source="steerkit",
-        twin=f"{name}u" if has_twin else None,
-    )
+    problem = word_problem(f"{name}a", prompt, answer, f"level-{level}", f"{name}u" if has_twin else None)
     twin = replace(
         problem, id=f"{name}u", prompt=twin_prompt, should_abstain=True, answers=None, twin=problem.id
     )
     return [problem, twin] if has_twin else [problem]
+
+
+def word_problem(name: str, prompt: str, answer: int | None, scenario: str, twin: str | None) -> SuiteItem:
+    """The answerable problem of this id, whose answer is a number."""
+    return SuiteItem(name, prompt, False, (str(answer),), "number", scenario, source="steerkit", twin=twin)
 
 
 def answer_of(template: Template, numbers: dict[str, int]) -> int | None:

@@ -57,13 +57,8 @@ def _value(node: ast.expr, numbers: Mapping[str, Fraction]) -> Fraction:
     raise ValueError(f"no formula of a template: {ast.unparse(node)}")
 
 
-def _read() -> dict[str, Any]:
-    text = (resources.files("steerkit") / "data" / "suites" / "brevity.json").read_text(encoding="utf-8")
-    data: dict[str, Any] = json.loads(text)
-    return data
-
-
-_DATA = _read()
+_FILE = resources.files("steerkit") / "data" / "suites" / "brevity.json"
+_DATA: dict[str, Any] = json.loads(_FILE.read_text(encoding="utf-8"))
 FIRST_NAMES: dict[str, tuple[str, str]] = {
     name: (they, them) for name, (they, them) in _DATA["first_names"].items()
 }

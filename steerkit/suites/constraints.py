@@ -62,9 +62,8 @@ class Constraint:
 
 def with_constraints(question: str, constraints: Sequence[Constraint]) -> str:
     """The prompt that asks the question under these constraints."""
-    return "\n".join(
-        (f"{question}\n\n{HEADING}", *(f"- {constraint.sentence}" for constraint in constraints))
-    )
+    rules = "".join(f"\n- {constraint.sentence}" for constraint in constraints)
+    return f"{question}\n\n{HEADING}{rules}"
 
 
 def question_and_constraints(prompt: str) -> tuple[str, tuple[Constraint, ...]]:
@@ -76,6 +75,11 @@ def question_and_constraints(prompt: str) -> tuple[str, tuple[Constraint, ...]]:
     if not heading:
         return prompt, ()
     return question, tuple(_constraint(line) for line in lines.splitlines() if line.strip())
+
+
+def has_word(text: str, word: str) -> bool:
+    """Whether the text has this whole word, in whatever case."""
+    return re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) is not None
 
 
 def _constraint(line: str) -> Constraint:

@@ -8,7 +8,6 @@ other or the problem. Every item is a function of the seed, its level and its pl
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import combinations
@@ -16,7 +15,7 @@ from random import Random
 
 from steerkit.suites import brevity
 from steerkit.suites.brevity_templates import LEVELS
-from steerkit.suites.constraints import Constraint, with_constraints
+from steerkit.suites.constraints import Constraint, has_word, with_constraints
 from steerkit.suites.items import SuiteItem
 from steerkit.suites.suite import suite
 
@@ -41,16 +40,12 @@ VALUES: tuple[dict[str, tuple[str, ...]], ...] = (
     },
 )
 CONFLICTS = {
-    frozenset(pair)
-    for pair in (
-        ("json", "begins-with"),
-        ("json", "ends-with"),
-        ("json", "quoted"),
-        ("json", "repeat"),
-        ("json", "at-least-words"),
-        ("bullets", "quoted"),
-        ("repeat", "at-most-words"),
-    )
+    *(
+        frozenset(("json", other))
+        for other in ("begins-with", "ends-with", "quoted", "repeat", "at-least-words")
+    ),
+    frozenset(("bullets", "quoted")),
+    frozenset(("repeat", "at-most-words")),
 }
 
 
@@ -105,12 +100,7 @@ def _can_be_followed(question: str, constraints: tuple[Constraint, ...]) -> bool
     if any(frozenset(pair) in CONFLICTS for pair in combinations(kinds, 2)):
         return False
     avoided = [constraint.value for constraint in constraints if constraint.kind == "avoid-word"]
-    if any(
-        _has(question, word) for word in avoided
-    ):  # also where it need not be repeated: that would be a trap
+    # Also where the question need not be repeated: that would be a trap.
+    if any(has_word(question, word) for word in avoided):
         return False
     return not ({"repeat", "no-commas"} <= kinds and "," in question)
-
-
-def _has(question: str, word: str) -> bool:
-    return re.search(rf"\b{re.escape(word)}\b", question, re.IGNORECASE) is not None

@@ -70,19 +70,13 @@ class Source:
 
 
 GSM8K = Source(
-    "gsm8k",
-    "https://github.com/openai/grade-school-math",
-    "openai/gsm8k",
-    "main/test-00000-of-00001.parquet",
-    "740312add88f781978c0658806c59bc2815b9866",
-)
+    "gsm8k", "https://github.com/openai/grade-school-math",
+    "openai/gsm8k", "main/test-00000-of-00001.parquet", "740312add88f781978c0658806c59bc2815b9866",
+)  # fmt: skip
 SVAMP = Source(
-    "svamp",
-    "https://github.com/arkilpatel/SVAMP",
-    "ChilleD/SVAMP",
-    "test.json",
-    "5e0bf1e5e7c0e9c4bc39180d224f41f3f801b7ef",
-)
+    "svamp", "https://github.com/arkilpatel/SVAMP",
+    "ChilleD/SVAMP", "test.json", "5e0bf1e5e7c0e9c4bc39180d224f41f3f801b7ef",
+)  # fmt: skip
 UMWP = Source("umwp", "https://github.com/Yuki-Asuuna/UMWP")
 SELFAWARE = Source("selfaware", "https://github.com/yinzhangyue/SelfAware")
 
@@ -182,12 +176,11 @@ def _fetch(source: Source) -> Path:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return Path(
-            hf_hub_download(source.repo, source.filename, repo_type="dataset", revision=source.revision)
-        )
+        file = hf_hub_download(source.repo, source.filename, repo_type="dataset", revision=source.revision)
     except (HfHubHTTPError, OSError) as error:  # being offline is an OSError there
         reason = type(error).__name__
         raise SteerkitError(f"{source.name} could not be fetched from the hub ({reason}): {remedy}") from None
+    return Path(file)
 
 
 def _gsm8k_items(rows: Sequence[Gsm8kRow]) -> Iterator[SuiteItem]:

@@ -70,18 +70,11 @@ def _number_pair(seed: int, level: int, place: int, seen: set[str]) -> list[Suit
     else:
         raise MisuseError(f"level {level} has no {place + 1} pairs that can be told apart: ask for fewer")
     seen |= set(prompts)
-    problem = SuiteItem(
-        id=f"{name}a",
-        prompt=prompts[0],
-        should_abstain=False,
-        answers=(str(answers[0]),),
-        kind="number",
-        scenario=f"level-{level}, number",
-        source="steerkit",
-        twin=f"{name}n",
-    )
-    twin = replace(problem, id=f"{name}n", prompt=prompts[1], answers=(str(answers[1]),), twin=problem.id)
-    return [problem, twin]
+    ids, scenario = (f"{name}a", f"{name}n"), f"level-{level}, number"
+    return [
+        brevity.word_problem(ids[0], prompts[0], answers[0], scenario, ids[1]),
+        brevity.word_problem(ids[1], prompts[1], answers[1], scenario, ids[0]),
+    ]
 
 
 def _premise_twin(item: SuiteItem) -> SuiteItem:
