@@ -129,12 +129,13 @@ class Client:
             reraise=True,
         )
         try:
-            return retrying(self._attempt, attempt, gone)
+            result: Result = retrying(self._attempt, attempt, gone)
         except PassingError as error:
             tries = retrying.statistics["attempt_number"]
             raise SteerkitError(
                 f"{error} after {tries} tries; see that the server is up, then run this again"
             ) from error
+        return result
 
     def exchange(self, replica: Replica, path: str, body: Mapping[str, Any] | None = None) -> Answer:
         """Return a server's answer to one POST of `body`, or to a GET. Raises PassingError, RefusedError."""

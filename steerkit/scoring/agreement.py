@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from itertools import product
 
 
 @dataclass(frozen=True)
@@ -60,4 +59,4 @@ class Agreement:
 def agreement(verdicts: Iterable[tuple[bool | None, bool | None]]) -> Agreement:
     """Compare (first, second) verdicts; a pair in which one is None is left out."""
     pairs = [(bool(first), bool(second)) for first, second in verdicts if None not in (first, second)]
-    return Agreement(*(pairs.count(each) for each in product((True, False), repeat=2)))
+    return Agreement(*(pairs.count((one, other)) for one in (True, False) for other in (True, False)))
