@@ -1,7 +1,6 @@
 """The extra arguments of a request that are ours. Light, as it is imported where nothing else of steerkit may fit.
 
 "steerkit"                 the interventions, in order; see `wire`
-"steerkit_digests"         the digests of the vectors that they name, in the order in which they name them
 "steerkit_prompt_tokens"   the completion begins behind this many tokens (for scoring a given text)
 """
 

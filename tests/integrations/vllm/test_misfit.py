@@ -75,7 +75,7 @@ def test_it_stops_nobody_and_refuses_whoever_names_a_steering(other_version: Sim
     assert engine.add_request("a", "hi", params()) == "a"
     assert engine.add_request("a", "hi", params=SimpleNamespace(extra_args=None)) == "a"
     assert engine.add_request("a", "hi", params(other=1)) == "a"
-    for named in (STEERED, {"steerkit_digests": []}, {"Steerkit": ""}, {"steerkit": None}):
+    for named in (STEERED, {"steerkit_prompt_tokens": 3}, {"Steerkit": ""}, {"steerkit": None}):
         for call in ((params(**named),), (SimpleNamespace(sampling_params=params(**named)),)):
             with pytest.raises(ValueError, match=r"does not fit vLLM 0\.99\.0.*written for vLLM 0\.32"):
                 engine.add_request("a", "hi", *call)

@@ -28,11 +28,11 @@ from safetensors.torch import load_file, save_file
 
 from steerkit.interventions.vector import SteeringVector
 from steerkit.models import LanguageModel
-from steerkit.runs.directory import RunDirectory, record_key
+from steerkit.runs.directory import RunDirectory
 from tests.command_line import steerkit
 from tests.tiny import random_vector, tiny_model
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.models]
 
 MODEL = "smollm2-135m-instruct"
 CELLS = 6
@@ -192,7 +192,7 @@ def test_misspelt_or_forged_arguments_are_refused(servers: list[Server]) -> None
         {"Steerkit": "good@layer=1"},
         {"steerkit_prompt_tokens": 3},
         {"steerkit": "good@layer=1", "steerkit_prompt_tokens": 10_000},
-        {"steerkit": "good@layer=1", "steerkit_digests": ["0" * 64]},
+        {"steerkit": json.dumps({"vector": {"name": "good", "sha256": "0" * 64}, "layers": [1]})},
         {"steerkit": {"form": "steerkit-program-1", "cells": []}},
     ):
         assert servers[0].complete(vllm_xargs=arguments)[0] in (400, 422), arguments
@@ -307,11 +307,11 @@ def test_two_replicas_one_killed_midway_lose_and_double_nothing(
     assert done.code == 0, done.err
     killer.join(1)
     assert servers[1].process.poll() is not None
-    struck = {record_key(record): record for record in RunDirectory(tmp_path / "struck").records()}
+    struck = {record.key: record for record in RunDirectory(tmp_path / "struck").records()}
     lines = (tmp_path / "struck" / "records.jsonl").read_bytes().count(b"\n")
     assert len(struck) == lines == total
     assert steerkit("sweep", *grid, "--out", tmp_path / "here").code == 0
-    here = {record_key(record): record for record in RunDirectory(tmp_path / "here").records()}
+    here = {record.key: record for record in RunDirectory(tmp_path / "here").records()}
     assert struck.keys() == here.keys()
     same = sum(struck[key] == here[key] for key in here)
     print(f"{same} of {len(here)} records identical")

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +17,31 @@ import pytest
 pytest.importorskip("vllm")
 
 import torch
-from steerkit.interventions.decoration import Decoration, ThinkingBudget, built_in_decorations
 
 from steerkit.core.errors import MisuseError
 from steerkit.engines.base import Completion, Decoding, Request, ScoreRequest
 from steerkit.engines.doctor import diagnose_vllm
 from steerkit.engines.remote.vllm import VllmEngine
 from steerkit.engines.transformers.engine import TransformersEngine
+from steerkit.interventions.gate import ProbeGate
+from steerkit.interventions.logit_rules import ThinkingBudget
 from steerkit.interventions.probe import Probe, ProbeMetadata
-from steerkit.interventions.spec import parse_spec
-from steerkit.interventions.steering import ProbeGate, Steering
+from steerkit.interventions.spec import parse
+from steerkit.interventions.steering import Steering
 from steerkit.interventions.vector import SteeringVector
 from steerkit.models import LanguageModel
-from steerkit.runs.directory import Record, RunDirectory
+from steerkit.runs.directory import RunDirectory
+from steerkit.runs.record import Record
 from steerkit.suites.suite import load_suite
+from steerkit.sweeps.grid import Grid
+from steerkit.sweeps.measurement import Measurement
 from steerkit.sweeps.sweep import sweep
 from tests.command_line import steerkit
 from tests.engines.reference import same_or_tied
 from tests.engines.test_transformers import mixed_cells
 from tests.tiny import random_vector
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.models]
 
 MODEL = "smollm2-135m-instruct"
 OPTIONS: dict[str, Any] = {
@@ -168,7 +173,7 @@ def test_vllms_own_generate_takes_a_spec(engine: VllmEngine) -> None:
     from vllm import SamplingParams
 
     spec = "abstain-smollm2-135m-instruct@layer=14,strength=1.25"
-    [expected] = engine.generate([Request("Name a fruit.", (parse_spec(spec),), Decoding(8))])
+    [expected] = engine.generate([Request("Name a fruit.", (parse(spec),), Decoding(8))])
     greedy = SamplingParams(temperature=0, max_tokens=8, extra_args={"steerkit": [spec]})
     prompt = {"prompt_token_ids": engine.model.renderer.encode_prompt("Name a fruit.")}
     [done] = engine._llm.generate([prompt], greedy, use_tqdm=False)
@@ -182,22 +187,25 @@ def test_the_realised_shift_is_the_commanded_one_at_every_layer(engine: VllmEngi
 
 
 def records(run: Path) -> list[Record]:
-    lines = RunDirectory(run).records()
-    return sorted(lines, key=lambda line: (line["cell"], line["item"], line["sample"]))
+    return sorted(RunDirectory(run).records(), key=lambda record: record.key)
 
 
 def test_a_sweep_has_the_records_of_the_transformers_engine(
     smollm: LanguageModel, engine: VllmEngine, strong: SteeringVector, tmp_path: Path
 ) -> None:
-    asked: dict[str, Any] = {"layers": [10, 20], "strengths": [1.0], "scopes": ("completion", "all")}
-    asked |= {"limit": 12, "max_new_tokens": 12, "perplexity": True}
-    asked["decorations"] = [built_in_decorations()["dont-know-system"]]
+    scopes = {"scope": ("completion", "all")}
+    cells = Grid(strong, [10, 20], [1.0], scopes, cells_beside=["dont-know-system"])
+    measurement = Measurement(limit=12, decoding=Decoding(12), scorers=["perplexity"])
     for name, carrier in (("here", smollm), ("there", engine)):
-        sweep(carrier, [strong], out=tmp_path / name, **asked)
+        sweep(carrier, cells, measurement, out=tmp_path / name)
     here, there = records(tmp_path / "here"), records(tmp_path / "there")
     assert len(here) == len(there) == 12 * (1 + 2 * 2 * 2 + 1)
-    strangeness = [[record["scores"].pop("perplexity") for record in run] for run in (here, there)]
-    same = [ours == theirs for ours, theirs in zip(here, there, strict=True)]
+    strangeness = [[record.scores["perplexity"] for record in run] for run in (here, there)]
+    same = [
+        replace(ours, scores={**ours.scores, "perplexity": None})
+        == replace(theirs, scores={**theirs.scores, "perplexity": None})
+        for ours, theirs in zip(here, there, strict=True)
+    ]
     print(f"{sum(same)} of {len(same)} records identical")
     assert sum(same) >= 0.99 * len(same)
     assert [a for a, equal in zip(strangeness[0], same, strict=True) if equal] == pytest.approx(
@@ -214,16 +222,17 @@ def test_what_vllm_cannot_do_is_refused_before_a_run_is_begun(
 ) -> None:
     metadata = ProbeMetadata(name="probe", model=smollm.name, fingerprint=smollm.fingerprint, layer=1)
     probe = Probe(torch.ones(smollm.n_layers, smollm.d_model), torch.zeros(smollm.n_layers), metadata)
-    asked: dict[str, Any] = {"layers": [10], "strengths": [1.0], "limit": 2}
-    asked |= {
-        "gate": {"gates": (None, ProbeGate(probe, threshold=0.5))},
+    asked: dict[str, Any] = {
+        "gate": {"axes": {"gate": (None, ProbeGate(probe, threshold=0.5))}},
         "strength": {"strengths": [1e30]},
-        "bias": {"decorations": [built_in_decorations()["refusal-bias"]]},
-        "length": {"max_new_tokens": 600},
-    }[field]
-    named = {"length": "is served for 512"}.get(field, f"'{field}'")
-    with pytest.raises(MisuseError, match=named):
-        sweep(engine, [strong], out=tmp_path / "run", **asked)
+        "bias": {"cells_beside": ["refusal-bias"]},
+    }.get(field, {})
+    decoding = Decoding(600 if field == "length" else 64)
+    named = {"length": "is served for 512", "bias": "'refusal-bias': vLLM has no rules on logits"}
+    with pytest.raises(MisuseError, match=named.get(field, f"'{field}'")):
+        sweep(
+            engine, Grid(strong, 10, **asked), Measurement(limit=2, decoding=decoding), out=tmp_path / "run"
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -245,9 +254,8 @@ def test_what_vllm_cannot_steer_is_refused_by_every_call(
 
 
 def test_a_rule_on_logits_is_refused(engine: VllmEngine) -> None:
-    budget = Decoration("budget", rule=ThinkingBudget(4))
-    with pytest.raises(MisuseError, match="has a 'rule'"):
-        list(engine.generate([Request("Name a fruit.", decoration=budget)]))
+    with pytest.raises(MisuseError, match="'thinking-budget@tokens=4': vLLM has no rules on logits"):
+        list(engine.generate([Request("Name a fruit.", (ThinkingBudget(4),))]))
 
 
 def test_the_command_line_sweeps_with_vllm_in_a_process_of_its_own(
