@@ -16,6 +16,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["no_proxy"] = "127.0.0.1"  # test servers are asked directly
 
+import hypothesis
 import pytest
 import torch
 
@@ -57,6 +58,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+# No test asserts a time: an example may take as long as a busy machine makes it.
+hypothesis.settings.register_profile("steerkit", deadline=None)
+hypothesis.settings.load_profile("steerkit")
 
 
 def save_model(lm: LanguageModel, folder: Path) -> Path:

@@ -144,7 +144,7 @@ def origin(thing: object) -> str:
 
 def summary_of(thing: object) -> str:
     """The first line of what `thing` says of itself."""
-    doc = inspect.getdoc(getattr(thing, "function", thing)) or ""
+    doc = getattr(thing, "doc", None) or inspect.getdoc(getattr(thing, "function", thing)) or ""
     return doc.strip().partition("\n")[0]
 
 
