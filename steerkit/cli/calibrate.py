@@ -109,4 +109,4 @@ def _measured(found: LayerCalibration, result: Calibration) -> list[str]:
 
 
 def _interval(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else rf" \[{interval[0]:.3g}, {interval[1]:.3g}]"
+    return "" if interval is None else f" [{interval[0]:.3g}, {interval[1]:.3g}]"
