@@ -17,7 +17,7 @@ from steerkit.extraction.capture import AGGREGATIONS, Activations, Aggregation, 
 from steerkit.extraction.estimator import Estimator, agreement
 from steerkit.extraction.held_out import Fold, auroc, folds_by_group, words_alone
 from steerkit.extraction.logit_lens import logit_lens_alignment
-from steerkit.extraction.pairs import ContrastPairs, Example, LabelledPrompts, PairsOrPrompts
+from steerkit.extraction.pairs import ContrastPairs, Example, LabelledPrompts, PairsOrPrompts, load_examples
 from steerkit.interventions.vector import SteeringVector, VectorMetadata
 from steerkit.models import LanguageModel
 
@@ -26,7 +26,7 @@ Method = str | Callable[..., Any]
 
 def extract(
     lm: LanguageModel,
-    pairs: PairsOrPrompts,
+    pairs: PairsOrPrompts | str,
     method: Method = "mean-difference",
     aggregation: Aggregation | None = None,
     *,
@@ -55,6 +55,8 @@ def extract(
     cannot take; InputError where the two sides have the same states, where the model's states are not finite, or
     where a function returns no direction.
     """
+    if isinstance(pairs, str):
+        pairs = load_examples(pairs)
     check_extraction(pairs, method, aggregation, layers=layers, options=options)
     estimator = Estimator.resolve(method)
     read = aggregation or ("prompt" if isinstance(pairs, LabelledPrompts) else "mean")

@@ -169,3 +169,10 @@ def preset_forms() -> dict[str, dict[str, Any]]:
     text = (resources.files("steerkit") / "data" / "presets.json").read_text(encoding="utf-8")
     forms: dict[str, dict[str, Any]] = json.loads(text)
     return forms
+
+
+def check_number(what: str, value: float) -> float:
+    """Return `value` as a float. Raises MisuseError unless it is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise MisuseError(f"{what} is a finite number, got {value!r}")
+    return float(value)

@@ -24,12 +24,20 @@ import functools
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from steerkit.core.errors import MisuseError
 from steerkit.core.registry import LOGIT_RULES
-from steerkit.interventions.base import Intervention, Names, preset_forms, spec_of, written, written_text
+from steerkit.interventions.base import (
+    Intervention,
+    Names,
+    check_number,
+    preset_forms,
+    spec_of,
+    written,
+    written_text,
+)
 from steerkit.interventions.gate import Gate
 from steerkit.interventions.prompt_edit import check_text, row_gate
 
@@ -38,6 +46,7 @@ if TYPE_CHECKING:
 
 Tokens = tuple[int, ...]
 SWITCHES = ("alternatively", "Alternatively", "wait", "Wait")
+RESERVED = ("kind", "rule", "gate_layer", "along", "threshold")  # beside the gate itself
 REFLECTIONS = ("wait", "Wait", "but", "But", "Alternatively")
 
 
@@ -75,11 +84,10 @@ class LogitRule(Intervention):
     rule: ClassVar[str]
 
     def __post_init__(self) -> None:
-        for name, value in self.settings.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise MisuseError(f"{self.rule}: {name} is a finite number, got {value}")
-            for text in (value,) if isinstance(value, str) else value if isinstance(value, tuple) else ():
-                check_text(text, name)
+        for each in fields(self):
+            if each.name != "gate":
+                value = like_default(f"{self.rule}: {each.name}", getattr(self, each.name), each.default)
+                object.__setattr__(self, each.name, value)
         object.__setattr__(self, "gate", row_gate(self.gate, "a rule on logits"))
         self.check()
 
@@ -116,6 +124,28 @@ class LogitRule(Intervention):
         return spec_of(self.rule, given + ([] if self.gate is None else self.gate.fields(names)))
 
 
+def like_default(what: str, value: Any, default: Any) -> Any:
+    """Return a setting's value in the type of its default, in which it also reads back from a spec string.
+
+    Raises MisuseError for what has no such form: a text where several are meant, a fraction of a whole number.
+    """
+    if isinstance(default, tuple):
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise MisuseError(f"{what} is several texts, such as ('wait',), got {value!r}")
+        return tuple(like_default(what, each, "") for each in value)
+    if isinstance(default, bool | str):
+        if type(value) is not type(default):
+            raise MisuseError(
+                f"{what} is {'a text' if isinstance(default, str) else 'true or false'}, got {value!r}"
+            )
+        check_text(value if isinstance(value, str) else None, what)
+        return value
+    number = check_number(what, value)
+    if isinstance(default, int) and not number.is_integer():
+        raise MisuseError(f"{what} is a whole number, got {value!r}")
+    return type(default)(number)
+
+
 def _setting(value: Any) -> str:
     texts = value if isinstance(value, tuple) else (value,)
     return "+".join(written_text(text) if isinstance(text, str) else written(text) for text in texts)
@@ -127,10 +157,16 @@ R = TypeVar("R", bound=type[LogitRule])
 def logit_rule(name: str) -> Callable[[R], R]:
     """Register a rule, a frozen dataclass that derives from `LogitRule`, under `name`.
 
-    Raises MisuseError for a setting without a default: a spec string may leave any of them out.
+    Raises MisuseError for a setting without a default, as a spec string may leave any of them out, and for one that
+    is called as a key of gates is.
     """
 
     def register(rule: R) -> R:
+        for each in fields(rule):
+            if each.default is MISSING:
+                raise MisuseError(f"the rule {name!r} needs a default for {each.name}")
+            if each.name in RESERVED:
+                raise MisuseError(f"the rule {name!r} cannot have a setting called {each.name}")
         rule.rule = name
         LOGIT_RULES.add(name, rule)
         return rule

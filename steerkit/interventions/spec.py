@@ -48,7 +48,7 @@ LONGEST_RANGE = 10_000
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _UNBALANCED = re.compile(rf'(?:[^"]|{_QUOTED})*', re.DOTALL)
 
-Vectors = Store | Iterable[SteeringVector | Probe] | None
+Vectors = Store | SteeringVector | Probe | Iterable[SteeringVector | Probe] | None
 
 
 def parse(text: str, vectors: Vectors = None) -> Intervention:

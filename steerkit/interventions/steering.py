@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from steerkit.core.errors import MisuseError
 from steerkit.core.registry import OPERATIONS
-from steerkit.interventions.base import Intervention, Names, json_reference, shortest, spec_of
+from steerkit.interventions.base import Intervention, Names, check_number, json_reference, shortest, spec_of
 from steerkit.interventions.gate import Gate, as_gate
 from steerkit.interventions.operations import Operation
 from steerkit.interventions.prompt_edit import head_of
@@ -148,13 +148,6 @@ def check_choice(what: str, value: object, choices: Sequence[str]) -> None:
     """Raise MisuseError unless `value` is one of `choices`."""
     if value not in choices:
         raise MisuseError(f"{what} is one of {', '.join(choices)}, got {value!r}")
-
-
-def check_number(what: str, value: float) -> float:
-    """Return `value` as a float. Raises MisuseError unless it is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise MisuseError(f"{what} is a finite number, got {value!r}")
-    return float(value)
 
 
 def check_half_life(value: float) -> float:

@@ -19,6 +19,7 @@ DIGEST = "sha256:"
 SHORTEST_DIGEST = 8
 
 T = TypeVar("T", bound=LayerTensors)
+Key = tuple[str, str]  # digest and name: what has the same contents may go by several names
 
 
 class Store:
@@ -28,21 +29,23 @@ class Store:
     be given as `sha256:…`.
     """
 
-    def __init__(self, parts: Iterable[SteeringVector | Probe] = (), *, files: bool = True) -> None:
+    def __init__(
+        self, parts: SteeringVector | Probe | Iterable[SteeringVector | Probe] = (), *, files: bool = True
+    ) -> None:
         self._files = files
-        self._vectors: dict[str, SteeringVector] = {}
-        self._probes: dict[str, Probe] = {}
-        for part in parts:
+        self._vectors: dict[Key, SteeringVector] = {}
+        self._probes: dict[Key, Probe] = {}
+        for part in [parts] if isinstance(parts, SteeringVector | Probe) else parts:
             self.add(part)
 
     def add(self, part: SteeringVector | Probe) -> None:
         """Put a vector, with the probe that travels with it, or a probe into the store."""
         if isinstance(part, Probe):
-            self._probes.setdefault(part.digest, part)
+            self._probes.setdefault((part.digest, part.name), part)
             return
-        self._vectors.setdefault(part.digest, part)
+        self._vectors.setdefault((part.digest, part.name), part)
         if part.probe is not None:
-            self._probes.setdefault(part.probe.digest, part.probe)
+            self.add(part.probe)
 
     def vector(self, name: str) -> SteeringVector:
         """Return the vector of this name, `sha256:…`, file or published name. Raises MisuseError without one."""
@@ -65,22 +68,30 @@ class Store:
 
     def name_of(self, part: Tensors) -> str:
         """Return how a spec string names a vector or probe of this store: by name where that is enough."""
-        known: Mapping[str, LayerTensors] = self._probes if isinstance(part, Probe) else self._vectors
-        alike = {digest for digest, other in known.items() if other.name == part.name}
+        known: Iterable[Key] = self._probes if isinstance(part, Probe) else self._vectors
+        alike = {digest for digest, name in known if name == part.name}
         return reference(part, alike <= {part.digest})
+
+    def by_digest(self, digest: str, kind: type[T]) -> T:
+        """Return the vector or probe of these contents, whatever it is called. Raises MisuseError without one."""
+        known: Mapping[Key, Any] = self._probes if issubclass(kind, Probe) else self._vectors
+        found: T = next(
+            (part for (other, _), part in known.items() if other == digest), None
+        ) or self._missing(DIGEST + digest)
+        return found
 
     def _missing(self, name: str) -> Any:
         known = ", ".join(part.name for part in (*self._vectors.values(), *self._probes.values()))
         raise MisuseError(f"no vector or probe {name!r}; there are {known or 'none'}")
 
 
-def _found(name: str, known: Mapping[str, T], noun: str) -> T | None:
-    matching = {key: part for key, part in known.items() if part.name == name}
+def _found(name: str, known: Mapping[Key, T], noun: str) -> T | None:
+    matching = {digest: part for (digest, other), part in known.items() if other == name}
     if not matching and name.startswith(DIGEST):
         digest = name.removeprefix(DIGEST)
         if len(digest) < SHORTEST_DIGEST:
             raise MisuseError(f"{name!r} is too short a digest: give at least {SHORTEST_DIGEST} digits")
-        matching = {key: part for key, part in known.items() if key.startswith(digest)}
+        matching = {key: part for (key, _), part in known.items() if key.startswith(digest)}
     if len(matching) > 1:
         digests = ", ".join(DIGEST + key[:12] for key in matching)
         raise MisuseError(f"{len(matching)} {noun}s are called {name!r}: say which, as {digests}")
@@ -100,14 +111,15 @@ def _gate_in_file(name: str) -> SteeringVector | Probe:
     return load_probe(path) if HEADER_KEY in read_tensors(path, "probe")[0] else load_vector(path)
 
 
-def as_store(vectors: Store | Iterable[SteeringVector | Probe] | None) -> Store:
+def as_store(vectors: Store | SteeringVector | Probe | Iterable[SteeringVector | Probe] | None) -> Store:
     """Return a store: the one given, or one of these vectors and probes and of all files."""
     return vectors if isinstance(vectors, Store) else Store(vectors or ())
 
 
 def tensors_of(interventions: Iterable[Intervention]) -> list[SteeringVector | Probe]:
-    """Return every vector and probe that the interventions need, each content once."""
-    return list({part.digest: part for each in interventions for part in each.tensors}.values())
+    """Return every vector and probe that the interventions need, each once under each of its names."""
+    parts = (part for each in interventions for part in each.tensors)
+    return list({(part.digest, part.name): part for part in parts}.values())
 
 
 def from_json(form: Json, vectors: Store | Iterable[SteeringVector | Probe] | None = None) -> Intervention:
@@ -122,7 +134,7 @@ def from_json(form: Json, vectors: Store | Iterable[SteeringVector | Probe] | No
         fields["gate"] = _gate(fields.get("gate"), store)
         if kind == "steering":
             fields["layers"] = tuple(fields["layers"])
-            return Steering(store.vector(_reference(fields.pop("vector"))), **fields)
+            return Steering(store.by_digest(fields.pop("vector")["sha256"], SteeringVector), **fields)
         if kind == "prompt":
             return PromptEdit(**fields)
         if kind == "rule":
@@ -154,18 +166,16 @@ def _bound(value: Any, vector: SteeringVector, key: str = "") -> Any:
     return {name: _bound(part, vector, name) for name, part in value.items()}
 
 
-def _reference(named: Mapping[str, str]) -> str:
-    return DIGEST + named["sha256"]
-
-
 def _gate(form: Json | None, store: Store) -> Gate | None:
     if form is None:
         return None
     match form["kind"]:
         case "probe":
-            return ProbeGate(store.probe(_reference(form["probe"])), form["layer"], form["threshold"])
+            return ProbeGate(
+                store.by_digest(form["probe"]["sha256"], Probe), form["layer"], form["threshold"]
+            )
         case "detector":
             return DetectorGate(form["detector"], form["threshold"])
         case "position":
-            return PositionGate(store.vector(_reference(form["vector"])), form["threshold"])
+            return PositionGate(store.by_digest(form["vector"]["sha256"], SteeringVector), form["threshold"])
     raise InputError(f"a gate is of kind probe, detector or position, got {form['kind']!r}")

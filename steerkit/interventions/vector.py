@@ -239,8 +239,15 @@ class SteeringVector(LayerTensors):
         return replace(self, metadata=self.metadata.model_copy(update={"calibration": tuple(records)}))
 
     def recommending(self, *use: Intervention) -> SteeringVector:
-        """Return the same vector with `use` as its recommended use; this vector and its probe stand in it as `self`."""
+        """Return the same vector with `use` as its recommended use; this vector and its probe stand in it as `self`.
+
+        Raises MisuseError where it needs another vector or probe, which would not travel along.
+        """
         own = {part.digest for part in (self, self.probe) if part is not None}
+        if others := {part.name for each in use for part in each.tensors if part.digest not in own}:
+            raise MisuseError(
+                f"a vector recommends itself and its own probe alone, and not {', '.join(others)}"
+            )
         found = tuple(_with_self(intervention.to_json(), own) for intervention in use)
         return replace(self, metadata=self.metadata.model_copy(update={"recommended": found}))
 

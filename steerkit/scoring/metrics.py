@@ -138,10 +138,10 @@ def scorer(
     return declare
 
 
-def scorers_of(scorers: Iterable[Scorer | str] | None = None) -> list[Scorer]:
-    """The scorers of these names, or all of them. Raises MisuseError for an unknown name."""
-    found: list[Scorer] = [SCORERS.resolve(one) for one in (SCORERS if scorers is None else scorers)]
-    return found
+def scorers_of(scorers: Scorer | str | Iterable[Scorer | str] | None = None) -> list[Scorer]:
+    """The scorers of these names, one or several, or all of them. Raises MisuseError for an unknown name."""
+    several = [scorers] if isinstance(scorers, str | Scorer) else SCORERS if scorers is None else scorers
+    return [SCORERS.resolve(one) for one in several]
 
 
 def metrics(scorers: Iterable[Scorer | str] | None = None) -> dict[str, Metric]:

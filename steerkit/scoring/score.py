@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def score_completion(
-    item: SuiteItem, completion: Completion, scorers: Iterable[Scorer | str] | None = None
+    item: SuiteItem, completion: Completion, scorers: Scorer | str | Iterable[Scorer | str] | None = None
 ) -> dict[str, Score]:
     """Return what these scorers, by default all, give the completion; who needs an engine or a run is left out."""
     scores: dict[str, Score] = {}
@@ -28,7 +28,7 @@ def score_completion(
 def score(
     item: SuiteItem | Mapping[str, Any],
     text: str,
-    scorers: Iterable[Scorer | str] | None = None,
+    scorers: Scorer | str | Iterable[Scorer | str] | None = None,
     *,
     markers: ThinkingMarkers = DEFAULT,
 ) -> dict[str, Score]:

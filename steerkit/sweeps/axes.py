@@ -70,13 +70,17 @@ def parse_axis(axis: str, text: str) -> tuple[Any, ...]:
     return tuple(value for part in parts for value in _parsed(axis, part, text))
 
 
-def interventions_of(given: Intervention | str | Iterable[Intervention] | None) -> tuple[Intervention, ...]:
+def interventions_of(
+    given: Intervention | str | Iterable[Intervention | str] | None,
+) -> tuple[Intervention, ...]:
     """Return the interventions that are given, by themselves, by a spec string, or as None for none."""
-    if isinstance(given, str):
-        return read_interventions([given])
-    if given is None or isinstance(given, Intervention):
-        return () if given is None else (given,)
-    return tuple(given)
+    if given is None or isinstance(given, str | Intervention):
+        given = () if given is None else (given,)
+    return tuple(
+        each
+        for one in given
+        for each in ([one] if isinstance(one, Intervention) else read_interventions([one]))
+    )
 
 
 def _parsed(axis: str, part: str, text: str) -> tuple[Any, ...]:

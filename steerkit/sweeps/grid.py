@@ -16,7 +16,7 @@ import itertools
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -54,15 +54,22 @@ class Grid:
     layers: str | int | Iterable[int | tuple[int, ...]] | None = None
     strengths: str | float | Iterable[float] | None = None
     axes: Mapping[str, Any] = field(default_factory=dict)
-    cells_beside: Sequence[CellLike] = ()
-    control_strengths: str | Iterable[float] | None = None
+    cells_beside: CellLike | Iterable[CellLike] = ()
+    control_strengths: str | float | Iterable[float] | None = None
     seed: int = 0
     _cells: tuple[Cell, ...] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
+        for name in ("vectors", "layers", "strengths", "control_strengths"):
+            if isinstance(
+                given := getattr(self, name), Iterator
+            ):  # of which nothing would be left for a repr
+                object.__setattr__(self, name, tuple(given))
         vectors, axes = _loaded(self.vectors), self._axes()
         edits = axes.pop(EDIT, ((),))
-        beside = [Cell(interventions_of(each)) for each in self.cells_beside]
+        given = self.cells_beside
+        several: Iterable[CellLike] = [given] if isinstance(given, str | Intervention) else given
+        beside = [Cell(interventions_of(each)) for each in several]
         if axes and not vectors:
             raise MisuseError(f"{' and '.join(axes)} say how a vector is applied: give one")
         if not (vectors or beside or any(edits)):
@@ -84,9 +91,9 @@ class Grid:
 
     def __repr__(self) -> str:
         sizes = [f"{len(values)} {axis}" for axis, values in self._axes().items()]
-        return (
-            f"Grid({' × '.join([f'{len(_loaded(self.vectors))} vector', *sizes])}: {len(self._cells)} cells)"
-        )
+        one = isinstance(self.vectors, SteeringVector | str | os.PathLike)
+        vectors = 1 if one else len(list(self.vectors))
+        return f"Grid({' × '.join([f'{vectors} vector', *sizes])}: {len(self._cells)} cells)"
 
     def _axes(self) -> dict[str, tuple[Any, ...]]:
         """Axis -> its values, those of layers and strengths included."""
@@ -105,7 +112,7 @@ class Grid:
         if self.control_strengths is None:
             return None
         given = self.control_strengths
-        wanted = set(axis_values(STRENGTH, given)) if isinstance(given, str) else set(given)
+        wanted = set(given if isinstance(given, tuple | list) and not given else axis_values(STRENGTH, given))
         if stray := sorted(wanted.difference(axes.get(STRENGTH, ()))):
             raise MisuseError(f"control strengths must be strengths of the grid, and {stray} are not")
         return wanted

@@ -30,7 +30,7 @@ class Measurement:
     decoding: Decoding = Decoding()
     samples: int = 1
     system: str | None = None
-    scorers: Sequence[Scorer | str] = ()
+    scorers: Scorer | str | Sequence[Scorer | str] = ()
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -53,7 +53,7 @@ class Measurement:
     @functools.cached_property
     def scored_by(self) -> tuple[Scorer, ...]:
         """The suite's scorers and those beside them, each once. Raises MisuseError for one that a sweep cannot ask."""
-        scorers = scorers_of([*self.whole.scorers, *self.scorers])
+        scorers = scorers_of([*self.whole.scorers, *scorers_of(self.scorers)])
         for scorer in scorers:
             if scorer.needs == "run":
                 raise MisuseError(f"no sweep can ask the scorer {scorer.name!r}: {scorer.doc}")

@@ -76,13 +76,13 @@ edits = st.builds(PromptEdit, st.none() | texts, st.none() | texts, some_text, t
 words = st.lists(texts.filter(str.strip), min_size=1, max_size=3).map(tuple)
 positive = finite.filter(lambda value: value > 0)
 counts = st.integers(2, 1000)
+amounts = positive | st.integers(1, 9)  # whole numbers are written where a float is meant
+openers = st.lists(some_text, min_size=1)
 rules = st.one_of(
-    st.builds(
-        OpenerBias, st.lists(some_text, min_size=1).map(tuple), finite.filter(bool), texts, gate=row_gates
-    ),
+    st.builds(OpenerBias, openers, amounts, texts, gate=row_gates),
     st.builds(ThinkingBudget, st.integers(0, 1000), gate=row_gates),
-    st.builds(SwitchPenalty, words, positive, counts, gate=row_gates),
-    st.builds(CyclicReflex, words, positive, counts, gate=row_gates),
+    st.builds(SwitchPenalty, words, amounts, counts, gate=row_gates),
+    st.builds(CyclicReflex, words, amounts, counts.map(float), gate=row_gates),
 )
 interventions = steerings() | edits | rules | st.sampled_from(list(presets().values()))
 
@@ -349,3 +349,45 @@ def test_what_has_a_name_may_be_given_itself() -> None:
     assert PromptEdit(system="s", gate=probe) == PromptEdit(system="s", gate=ProbeGate(probe))
     with pytest.raises(MisuseError, match="a gate is a gate"):
         vector.at(3, gate=vector)
+
+
+def test_one_direction_under_two_names_is_found_under_both() -> None:
+    one, other = named("a"), named("a").renamed("z")
+    store = Store([one, other], files=False)
+    for vector in (one, other):
+        spec = vector.at(1).spec(store.name_of)
+        assert spec.startswith(f"{vector.name}@")
+        assert parse(spec, store) == vector.at(1)
+    assert {part.name for part in tensors_of([one.at(1), other.at(2)])} == {"a", "z"}
+
+
+def test_a_json_reference_is_by_contents_whatever_something_else_is_called() -> None:
+    meant, imposter = named("a"), named("b").renamed(f"sha256:{named('a').digest}")
+    assert from_json(meant.at(1).to_json(), [imposter, meant]) == meant.at(1)
+    with pytest.raises(MisuseError, match="no vector or probe"):
+        from_json(meant.at(1).to_json(), Store([imposter], files=False))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: ThinkingBudget(12.5),
+        lambda: ThinkingBudget(True),
+        lambda: SwitchPenalty(beta=600.5),
+        lambda: SwitchPenalty(words="wait"),
+        lambda: OpenerBias("Sorry"),
+        lambda: OpenerBias(("Sorry",), "2"),
+    ],
+)
+def test_a_setting_of_another_kind_is_refused(wrong) -> None:
+    with pytest.raises(MisuseError):
+        wrong()
+
+
+def test_a_vector_recommends_nothing_that_would_not_travel_with_it() -> None:
+    with pytest.raises(MisuseError, match="recommends itself"):
+        named("v").recommending(named("w").at(3))
+
+
+def test_one_vector_is_accepted_where_several_are() -> None:
+    assert parse("v@layer=3", named("v")) == named("v").at(3)
