@@ -91,8 +91,8 @@ class Grid:
 
     def __repr__(self) -> str:
         sizes = [f"{len(values)} {axis}" for axis, values in self._axes().items()]
-        one = isinstance(self.vectors, SteeringVector | str | os.PathLike)
-        vectors = 1 if one else len(list(self.vectors))
+        given = self.vectors
+        vectors = 1 if isinstance(given, SteeringVector | str | os.PathLike) else len(list(given))
         return f"Grid({' × '.join([f'{vectors} vector', *sizes])}: {len(self._cells)} cells)"
 
     def _axes(self) -> dict[str, tuple[Any, ...]]:
