@@ -71,6 +71,11 @@ class Bench:
         given = [] if "--vector" in more else ["--vector", self.vector]
         return ["sweep", *sound, *fixed, *given, *more]
 
+    def calibrate(self, *more: object) -> list[object]:
+        """`calibrate` of a model that there is not: what is refused is refused before it is looked for."""
+        sound = ["--model", "no-such-model", "--vector", self.vector, "--layers", 1, "--target-kl", 0.1]
+        return ["calibrate", *sound, *more]
+
     def extract_from(self, lines: str | bytes, *more: object) -> list[object]:
         """`extract` from a pairs file with these lines."""
         return self.extract(self.file("given.jsonl", lines), *more)

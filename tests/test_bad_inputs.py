@@ -141,6 +141,12 @@ SUITES = [
     Bad("stray control", 2, "be strengths of the grid", lambda at: at.sweep("--control-strengths", 7)),
     Bad("unknown scorer", 2, "there are abstention", lambda at: at.sweep("--scorer", "charm")),
 ]
+CALIBRATIONS = [
+    Bad("KL below 0", 2, "a positive number of nats", lambda at: at.calibrate("--target-kl", -0.1)),
+    Bad("KL nan", 2, "a positive number of nats", lambda at: at.calibrate("--target-kl", "nan")),
+    Bad("statistic", 2, "is mean or p95", lambda at: at.calibrate("--statistic", "median")),
+    Bad("largest", 2, "largest strength is", lambda at: at.calibrate("--largest", 0)),
+]
 AXES = [
     Bad("no values", 2, "is not FIELD=VALUES", lambda at: at.sweep("--axis", "scope")),
     Bad("unknown axis", 2, "there are layer, strength", lambda at: at.sweep("--axis", "mood=good")),
@@ -206,6 +212,7 @@ PROMPTS = [
     Bad("temperature", 2, "or equal to 0", lambda at: at.generate("--temperature", -1, "Why?")),
     Bad("warm", 2, "'--temperature'", lambda at: at.generate("--temperature", "warm", "Why?")),
     Bad("nucleus", 2, "less than or equal to 1", lambda at: at.generate("--top-p", 1.5, "Why?")),
+    Bad("no nucleus", 2, "above 0", lambda at: at.generate("--top-p", 0, "Why?", model="no-such-model")),
     Bad("no samples", 2, "greater than or equal to 1", lambda at: at.generate("--samples", 0, "Why?")),
     Bad("no batch", 2, "greater than or equal to 1", lambda at: at.generate("--batch-size", 0, "Why?")),
     Bad("no prompt", 2, "see steerkit generate --help", lambda at: at.generate()),
@@ -242,6 +249,7 @@ TABLE = {
     "spec": SPECS,
     "range": RANGES,
     "axis": AXES,
+    "calibration": CALIBRATIONS,
     "vector": VECTORS,
     "pairs": PAIRS,
     "suite": SUITES,

@@ -31,6 +31,7 @@ from steerkit.suites.suite import load_suite
 
 TOKENS = 64
 PROMPTS = 16
+TOLERANCE = 0.05  # relative to the target
 LARGEST = 16.0  # of a strength that scales what is added; other operations are complete at 1
 
 
@@ -40,7 +41,7 @@ def calibrate(
     *,
     kl: float,
     statistic: Statistic = "mean",
-    tolerance: float = 0.05,
+    tolerance: float = TOLERANCE,
     largest: float | None = None,
     prompts: Sequence[Prompt] | None = None,
     system: str | None = None,
@@ -66,8 +67,8 @@ def calibrate(
     Raises MisuseError for what cannot be meant, and ModelMismatchError for a vector of another model; with
     `allow_mismatch` one of the same architecture passes.
     """
+    check(steering, kl=kl, statistic=statistic, tolerance=tolerance, largest=largest)
     limit = largest_strength(steering) if largest is None else largest
-    _check(steering, kl, statistic, tolerance, limit)
     questions = default_prompts() if prompts is None else list(prompts)
     if not questions:
         raise MisuseError("calibration needs at least one prompt")
@@ -107,7 +108,15 @@ def largest_strength(steering: Steering) -> float:
     return LARGEST if steering.acts_by.is_constant_shift else 1.0
 
 
-def _check(steering: Steering, kl: float, statistic: str, tolerance: float, largest: float) -> None:
+def check(
+    steering: Steering,
+    *,
+    kl: float,
+    statistic: str = "mean",
+    tolerance: float = TOLERANCE,
+    largest: float | None = None,
+) -> None:
+    """Raise MisuseError for what `calibrate` refuses whatever the model."""
     for layer in steering.layers:
         if not steering.vector.direction[layer].any():
             raise MisuseError(
@@ -121,7 +130,7 @@ def _check(steering: Steering, kl: float, statistic: str, tolerance: float, larg
         raise MisuseError(f"the statistic is {' or '.join(STATISTICS)}, got {statistic!r}")
     if not 0 < tolerance < 1:
         raise MisuseError(f"the tolerance is a share of the target between 0 and 1, got {tolerance}")
-    if not 0 < largest < math.inf:
+    if largest is not None and not 0 < largest < math.inf:
         raise MisuseError(
             f"the largest strength is a positive number, got {largest}: the sign is the steering's"
         )

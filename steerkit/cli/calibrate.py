@@ -43,7 +43,7 @@ def calibrate(
     """Find at each layer the strength whose KL meets a target; --out keeps them in the vector."""
     # Whatever can be wrong with the request is found before the model is loaded.
     from steerkit.calibration.calibrate import calibrate as measure
-    from steerkit.calibration.calibrate import default_prompts
+    from steerkit.calibration.calibrate import check, default_prompts
     from steerkit.interventions.spec import parse_range
     from steerkit.interventions.vector import load_vector
 
@@ -56,6 +56,7 @@ def calibrate(
         target=target,
         half_life=half_life,
     )
+    check(steering, kl=target_kl, statistic=statistic, largest=largest)
     prompts = default_prompts(suite, limit)
     lm = console.load(model, device, dtype)
     with console.progress(f"calibrating {loaded.name}") as progress:

@@ -40,11 +40,11 @@ def generate(
     from steerkit.engines.base import Completion, Decoding, Request
     from steerkit.runs.references import read_interventions
 
+    decoding = Decoding(max_new_tokens, temperature, top_p, seed)
     interventions = read_interventions(steer or ())
     for prompt in prompts:
         check_prompt(prompt)
     runs_on = chosen.open(model, dtype, batch_size, allow_mismatch=allow_mismatch)
-    decoding = Decoding(max_new_tokens, temperature, top_p, seed)
     requests = [
         Request(prompt, variant, decoding, system, sample)
         for prompt in prompts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,11 +11,14 @@ from typer import Argument, Option
 
 from steerkit.cli import console, options
 from steerkit.core.errors import MisuseError
+from steerkit.core.registry import SUITES
 
 if TYPE_CHECKING:
     from steerkit.analysis.run import Run
     from steerkit.analysis.summary import Row
     from steerkit.sweeps.confirmation import Confirmation
+
+LONG = {"-m": "--model", "-s": "--suite"}
 
 
 def report(
@@ -78,10 +81,10 @@ def show(run: Run, *, as_json: bool) -> None:
             console.say(f"{title}: no cell is clearly better than unsteered by the rule: {question.rule}")
         else:
             console.say(f"{title}: best cell within bounds is {best.at.spec}")
-            console.say(
-                f"next, measure it once on unseen items: steerkit sweep --steer {_reference(run, best)} "
-                f"--suite {run.protocol.suite} --split report --out NEW_FOLDER"
-            )
+            suite = _suite(run)
+            asked = [] if suite is None else ["--suite", suite]
+            command = _command(run, best, "sweep", [*asked, "--split", "report", "--out", "NEW_FOLDER"])
+            console.say(f"next, measure it once on unseen items: {command}")
 
 
 def show_choice(found: Confirmation, *, as_json: bool) -> None:
@@ -101,9 +104,7 @@ def show_choice(found: Confirmation, *, as_json: bool) -> None:
         console.say(
             f"chosen on choose by {found.rule}: {found.chosen.at.spec}; what it gives is what report says"
         )
-        console.say(
-            f"next, use it: steerkit generate PROMPT --steer {_reference(found.choose, found.chosen)}"
-        )
+        console.say(f"next, use it: {_command(found.choose, found.chosen, 'generate PROMPT')}")
     else:
         console.say(f"no cell meets the bounds of {found.rule}: nothing was measured on report")
         if found.nearest is not None:
@@ -122,9 +123,36 @@ def print_rows(run: Run, rows: Sequence[Row], what: str = "") -> None:
     terminal.print(trade_off_table(rows, title, terminal.width))
 
 
-def _reference(run: Run, row: Row) -> str:
-    """How a shell is given the cell behind --steer."""
-    return shlex.quote(f"{run.path}#{row.cell}")
+def _command(run: Run, row: Row, verb: str, more: Sequence[str] = ()) -> str:
+    """A line for the shell: the verb with the run's model and this cell of it."""
+    given = _given(run)
+    model = run.protocol.model if given is None else given.get("--model", options.DEFAULT_MODEL)
+    asked = ["--steer", f"{run.path}#{row.cell}"]
+    asked += [] if model == options.DEFAULT_MODEL else ["--model", model]
+    asked += ["--allow-mismatch"] if given and "--allow-mismatch" in given else []
+    return f"steerkit {verb} {shlex.join([*asked, *more])}"
+
+
+def _suite(run: Run) -> str | None:
+    """How the run's suite is given behind --suite; None where that is not known."""
+    given = _given(run)
+    if given is not None:
+        return given.get("--suite", "abstention")
+    return run.protocol.suite if run.protocol.suite.partition(":")[0] in SUITES else None
+
+
+def _given(run: Run) -> Mapping[str, str] | None:
+    """The options of the command that last wrote to the run, each with what stands behind it; None without one."""
+    command = run.directory.environments[-1].command or ""
+    if not command.startswith("steerkit sweep "):
+        return None  # begun from Python, where a command is whatever the caller says
+    given: dict[str, str] = {}
+    words = shlex.split(command)
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name.startswith("-"):
+            given[LONG.get(name, name)] = value if equals else following
+    return given
 
 
 def _shown(value: float | None) -> str:

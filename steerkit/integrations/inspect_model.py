@@ -38,6 +38,7 @@ from steerkit.core.errors import MisuseError
 from steerkit.core.prompts import Message, Prompt
 from steerkit.engines.base import Completion, Decoding, Engine, Request
 from steerkit.engines.catalogue import EngineOptions, open_engine
+from steerkit.integrations.inspect_specs import specs
 from steerkit.interventions.spec import parse_all
 
 # What the provider honours, and what Inspect sees to itself. Anything else that is set would be lost.
@@ -186,17 +187,6 @@ class Worker:
                 return
             for entry in unfinished:
                 self._run([entry])
-
-
-def specs(steer: str | Sequence[str]) -> list[str]:
-    """Return whole spec strings. Inspect's command line splits a value at its commas: a key and its value go on."""
-    whole: list[str] = []
-    for piece in steer.split(",") if isinstance(steer, str) else steer:
-        if whole and "=" in piece and "@" not in piece:
-            whole[-1] += f",{piece}"
-        elif piece:
-            whole.append(piece)
-    return whole
 
 
 def refuse_unknown(tools: Sequence[Any], config: GenerateConfig) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from steerkit.analysis.frontier import actuator, actuator_frontiers, by_actuator
 from steerkit.analysis.risk_coverage import OperatingPoint, RiskCoverage
 from steerkit.analysis.summary import Row
-from steerkit.report.marks import FRONTIER, RANDOM, UNSTEERED, VECTOR_MARKS, axis_name, new_figure
+from steerkit.report.marks import FRONTIER, RANDOM, UNSTEERED, VECTOR_MARKS, axis_name, new_figure, plain_text
 from steerkit.scoring.metrics import Question, metrics
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@plain_text()
 def actuator_plot(rows: Sequence[Row], questions: Sequence[Question], subject: str) -> Figure | None:
     """Draw the cells of each actuator and their Pareto frontier, a panel for the trade-off of each question.
 
@@ -58,6 +59,7 @@ def actuator_plot(rows: Sequence[Row], questions: Sequence[Question], subject: s
     return figure
 
 
+@plain_text()
 def risk_coverage_plot(found: RiskCoverage, rows: Sequence[Row], subject: str) -> Figure | None:
     """Draw risk against coverage: a point for each cell, a curve for each score, beside random order and oracle.
 

@@ -17,6 +17,17 @@ RULE = (
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What the scorers made of a completion: `outcome` is one of those that `RULE` names, `remarks` add to it."""
+
+    outcome: str
+    remarks: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return ", ".join((self.outcome, *self.remarks))
+
+
+@dataclass(frozen=True)
 class Example:
     """One item; `completions[i]` and `verdicts[i]` belong to the i-th cell asked for."""
 
@@ -24,7 +35,7 @@ class Example:
     prompt: str
     expected: str
     completions: tuple[str, ...]
-    verdicts: tuple[str, ...]
+    verdicts: tuple[Verdict, ...]
 
 
 def pick_examples(records: Iterable[Record], cells: Sequence[str], per_kind: int = 3) -> list[Example]:
@@ -39,7 +50,7 @@ def pick_examples(records: Iterable[Record], cells: Sequence[str], per_kind: int
             continue
         example = _example([found[cell] for cell in cells])
         if len(set(example.completions)) > 1:
-            same_verdict = len({verdict.split(",")[0] for verdict in example.verdicts}) == 1
+            same_verdict = len({verdict.outcome for verdict in example.verdicts}) == 1
             examples[found[cells[0]].should_abstain].append((same_verdict, item, example))
     return [
         example
@@ -48,15 +59,14 @@ def pick_examples(records: Iterable[Record], cells: Sequence[str], per_kind: int
     ]
 
 
-def verdict(record: Record) -> str:
+def verdict(record: Record) -> Verdict:
     """Return what the scorers made of a completion, in words."""
     scores = record.scores
-    words = ["correct" if scores.get("correct") else "answered" if scores.get("correct") is None else "wrong"]
+    outcome = "correct" if scores.get("correct") else "answered" if scores.get("correct") is None else "wrong"
     if scores.get("abstained"):
-        words = ["abstained"]
-    words += ["cut off"] if scores.get("truncated") else []
-    words += ["degenerate"] if scores.get("degenerate") else []
-    return ", ".join(words)
+        outcome = "abstained"
+    remarks = {"truncated": "cut off", "degenerate": "degenerate"}
+    return Verdict(outcome, tuple(word for name, word in remarks.items() if scores.get(name)))
 
 
 def _example(records: Sequence[Record]) -> Example:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from steerkit.scoring.metrics import Metric
@@ -24,6 +26,15 @@ def axis_name(metric: Metric, higher: str, lower: str) -> str:
     """Return what an axis says of the metric: its label, and which way (`higher` or `lower`) is better."""
     label = f"mean {metric.label} per completion" if metric.unit == "tokens" else metric.label
     return f"{label} (better: {higher if metric.better == 'higher' else lower})"
+
+
+@contextmanager
+def plain_text() -> Iterator[None]:
+    """Text that is made meanwhile is drawn as it stands: a name may hold `$`, which matplotlib would read as math."""
+    from matplotlib import rc_context  # slow to import
+
+    with rc_context({"text.parse_math": False}):
+        yield
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -19,7 +19,7 @@ from steerkit.analysis.summary import Row
 from steerkit.core.bootstrap import Floats
 from steerkit.core.files import replacing
 from steerkit.report.curves import actuator_plot, risk_coverage_plot
-from steerkit.report.marks import FRONTIER, RANDOM, UNSTEERED, VECTOR_MARKS, axis_name, new_figure
+from steerkit.report.marks import FRONTIER, RANDOM, UNSTEERED, VECTOR_MARKS, axis_name, new_figure, plain_text
 from steerkit.report.tables import cell_name, cell_strength, format_value, main_metrics, scopes
 from steerkit.runs.directory import REMEDY
 from steerkit.scoring.metrics import Question, metrics
@@ -64,6 +64,7 @@ def write_plots(
     return list(drawn)
 
 
+@plain_text()
 def heat_maps(rows: Sequence[Row], names: Sequence[str], subject: str) -> Figure | None:
     """A panel for each metric (across), vector, gate and scope (down); None where no cell has a single layer."""
     steered = [row for row in rows if row.role == "steered" and row.at.layer is not None]
@@ -107,6 +108,7 @@ def heat_maps(rows: Sequence[Row], names: Sequence[str], subject: str) -> Figure
     return figure
 
 
+@plain_text()
 def trade_off(rows: Sequence[Row], question: Question, subject: str) -> Figure | None:
     """The question's `y` against its `x`: a mark with 95% intervals for each cell, the frontier labelled.
 

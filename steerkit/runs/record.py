@@ -6,12 +6,13 @@ Role, vector and the like are the cell's and stand in `cells.jsonl`; see `steerk
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from operator import attrgetter
 from typing import Any
 
-from steerkit.core.errors import MisuseError
+from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.core.prompts import Prompt, check_prompt
 from steerkit.engines.base import GateReading
 
@@ -49,7 +50,13 @@ class Record:
         return self.cell, self.item, self.sample
 
     def to_line(self) -> bytes:
-        """Return the record as a JSON line in UTF-8. Raises ValueError for a number that JSON does not have."""
+        """Return the record as a JSON line in UTF-8. Raises SteerkitError for a score that could not be read again."""
+        for name, score in self.scores.items():
+            if not isinstance(score, Score) or (isinstance(score, float) and not math.isfinite(score)):
+                raise SteerkitError(
+                    f"the score {name!r} of item {self.item!r} is {score!r:.60}: its scorer has to give a finite "
+                    "number, True, False or None"
+                )
         form = dict(zip(_NAMES, _values(self), strict=True))
         form["gates"] = [asdict(gate) for gate in self.gates]
         # A lone surrogate has no UTF-8; as a backslash escape it is valid JSON for itself.

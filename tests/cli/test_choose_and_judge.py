@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from steerkit.runs.directory import RunDirectory
+from steerkit.runs.cells import Cell
+from steerkit.runs.directory import RunDirectory, RunWriter
+from steerkit.runs.protocol import Environment
+from steerkit.runs.record import Record
 from tests.command_line import steerkit
+from tests.report.conftest import BEST, write_run
 from tests.scoring.endpoint import said, serving
 
 
@@ -27,6 +33,20 @@ def sweep(model: Path, vector: Path, out: Path) -> list[object]:
     return ["sweep", "--model", model, "--vector", vector, "--suite", "abstention", *grid, "--out", out]
 
 
+def reopened(run: Path, command: str | None) -> Path:
+    """The run, last written by this command."""
+    with RunWriter(run, RunDirectory(run).protocol, Environment({}, 8, command)):
+        return run
+
+
+def clearly_better(cell: Cell, made: Record) -> Record:
+    """One cell abstains when it should and only then."""
+    if cell.id != BEST.id:
+        return made
+    right = {"abstained": bool(made.should_abstain), "correct": None if made.should_abstain else True}
+    return replace(made, scores={**made.scores, **right})
+
+
 def test_the_grid_runs_on_choose_and_the_cell_on_report(chosen: Path) -> None:
     def roles(split: str) -> list[str]:
         run = RunDirectory(chosen / split)
@@ -38,6 +58,47 @@ def test_the_grid_runs_on_choose_and_the_cell_on_report(chosen: Path) -> None:
     choice = json.loads((chosen / "report" / "choice.json").read_text())
     assert choice["spec"].split("@")[1].startswith("layer=")
     assert "Chosen cell" in (chosen / "report" / "report.html").read_text()
+
+
+def test_the_hint_after_a_choice_runs_as_it_is_printed(tiny_folder, tiny_vector, tmp_path) -> None:
+    out = tmp_path / "two words"
+    outcome = steerkit(*sweep(tiny_folder, tiny_vector, out), "--choose", "recall s.t. tokens<=99")
+    (hint,) = [line for line in outcome.err.splitlines() if line.startswith("next, use it: ")]
+    words = shlex.split(hint.removeprefix("next, use it: steerkit "))
+    assert words[words.index("--model") + 1] == str(tiny_folder)
+    done = steerkit(*words, "--max-new-tokens", 3)
+    assert (done.code, bool(done.out)) == (0, True), done.err
+
+
+@pytest.mark.parametrize(
+    ("command", "asked"),
+    [
+        (
+            "steerkit sweep -m 'my models/tiny' --suite=gsm8k:'a b.jsonl' --allow-mismatch --out run",
+            "--model 'my models/tiny' --allow-mismatch --suite 'gsm8k:a b.jsonl'",
+        ),
+        ("steerkit sweep --vector v --out run", "--suite abstention"),  # the defaults
+        ("python 'my.py", "--model 'tiny <model>' --suite abstention"),  # what the protocol says
+        (None, "--model 'tiny <model>' --suite abstention"),
+    ],
+)
+def test_the_hint_of_a_report_names_model_and_suite_as_they_were_given(tmp_path, command, asked) -> None:
+    run = reopened(write_run(tmp_path / "run", suite="abstention", change=clearly_better), command)
+    outcome = steerkit("report", run)
+    hints = [line for line in outcome.err.splitlines() if line.startswith("next, ")]
+    assert hints, outcome.err
+    start = f"next, measure it once on unseen items: steerkit sweep --steer '{run}#"
+    assert all(line.startswith(start) for line in hints)
+    assert {line.split("' ", 1)[1] for line in hints} == {f"{asked} --split report --out NEW_FOLDER"}
+
+
+def test_a_suite_of_ones_own_that_nothing_names_is_left_out_of_the_hint(tmp_path) -> None:
+    outcome = steerkit(
+        "report", reopened(write_run(tmp_path / "run", suite="mine", change=clearly_better), None)
+    )
+    hints = [line for line in outcome.err.splitlines() if line.startswith("next, ")]
+    assert hints
+    assert not any("--suite" in line for line in hints)
 
 
 def test_bounds_that_no_cell_meets_are_said_with_the_nearest(tiny_folder, tiny_vector, tmp_path) -> None:

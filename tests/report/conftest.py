@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,13 @@ def write_run(
     abstention: bool = True,
     cells: Sequence[Cell] = CELLS,
     split: str = "choose",
+    suite: str | None = None,
     change: Callable[[Cell, Record], Record] = lambda _, made: made,
 ) -> Path:
     """Write a run of 20 items to `folder` and return it; `change` may alter a record before it is written."""
     scorers = SCORERS if abstention else SCORERS[1:]
     asked = protocol(split=split, model="tiny <model>", scorers=scorers)
+    asked = asked if suite is None else replace(asked, suite=suite)
     environment = Environment({"steerkit": "0.1.0"}, 8, "steerkit sweep --strengths=-1:1:2 --out run")
     with RunWriter(folder, asked, environment, cells) as writer:
         for number in range(20):

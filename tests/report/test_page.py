@@ -15,9 +15,9 @@ from steerkit.engines.base import GateReading
 from steerkit.interventions.gate import DetectorGate
 from steerkit.interventions.logit_rules import OpenerBias
 from steerkit.interventions.prompt_edit import PromptEdit
-from steerkit.report.examples import pick_examples
+from steerkit.report.examples import pick_examples, verdict
 from steerkit.runs.cells import Cell
-from tests.report.conftest import BEST, CELLS, write_run
+from tests.report.conftest import BEST, CELLS, record, write_run
 
 
 class Contrary:
@@ -129,6 +129,17 @@ def test_examples_are_the_items_whose_verdicts_differ_then_those_whose_words_do(
     assert all(example.verdicts[0] != example.verdicts[1] for example in examples)
     assert [e.item for e in examples[:3]] == sorted(e.item for e in examples[:3])
     assert pick_examples(records, [cells[0], cells[0]]) == []
+
+
+def test_a_verdict_is_an_outcome_and_remarks_that_do_not_tell_items_apart():
+    made = record(CELLS[0], 0, abstention=True)
+    scores = {"abstained": False, "correct": False, "truncated": True, "degenerate": True}
+    wrong = verdict(replace(made, scores=scores))
+    assert (wrong.outcome, str(wrong)) == ("wrong", "wrong, cut off, degenerate")
+    cut = [replace(made, cell=cell, completion=cell, scores={"truncated": cell == "b"}) for cell in "ab"]
+    longer = [replace(each, item="z", scores={"correct": each.cell == "b"}) for each in cut]
+    found = pick_examples([*cut, *longer], ["a", "b"])
+    assert [example.item for example in found] == ["z", made.item]
 
 
 def test_on_report_the_page_picks_nothing(make_run):

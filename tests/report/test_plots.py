@@ -9,6 +9,7 @@ import pytest
 from steerkit.analysis.run import Run, open_run
 from steerkit.core.errors import SteerkitError
 from steerkit.engines.base import GateReading
+from steerkit.interventions.prompt_edit import PromptEdit
 from steerkit.report.curves import actuator_plot, risk_coverage_plot
 from steerkit.report.plots import heat_maps, trade_off, write_plots
 from steerkit.runs.cells import Cell
@@ -79,6 +80,18 @@ def test_each_actuator_has_its_line_in_both_panels(make_run):
     ]
     for axes in figure.axes:
         assert [line.get_label() for line in axes.get_lines()] == ["abstain", "other"]
+
+
+def test_a_dollar_in_a_name_or_a_prompt_is_drawn_as_it_stands(make_run):
+    named = [vector(name, seed=seed) for seed, name in enumerate(("a$b_{$", r"$\boxed{}$"))]
+    edits = (PromptEdit(system=r"Write $\boxed{}$ and a$b_{$."),)
+    cells = [Cell(), *(Cell((each.at(layer, 1.0),)) for each in named for layer in (4, 8))]
+    cells += [Cell((*edits, named[0].at(4, 1.0))), Cell(edits)]
+    run = open_run(make_run(cells=cells, change=with_a_gate))
+    drawn = plots_of(run, run.path / "plots", r"a$b_{$ and $\boxed{}$")
+    assert {"actuators", "risk-coverage", "abstention-frontier", "abstention-heatmap"} <= {
+        p.stem for p in drawn
+    }
 
 
 def test_titles_say_how_many_items_and_which_split(make_run):

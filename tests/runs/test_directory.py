@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 
+import numpy as np
 import pytest
 
 from steerkit.core.errors import InputError, MisuseError, ProtocolMismatchError, RunLockedError, SteerkitError
@@ -50,6 +52,17 @@ def test_a_record_is_on_file_when_append_returns(tmp_path):
         assert (UNSTEERED, "a", 0) in writer
         assert (UNSTEERED, "a", 1) not in writer
         assert ("c1", "a", 0) not in writer
+
+
+@pytest.mark.parametrize("score", ["high", [1], {"a": 1}, np.bool_(True), np.float32(1), math.inf], ids=repr)
+def test_a_score_that_could_not_be_read_again_is_refused_before_anything_is_written(tmp_path, score):
+    with writer_of(tmp_path) as writer:
+        writer.append(record("a"))
+        with pytest.raises(SteerkitError, match="the score 'charm' of item 'b' is ") as caught:
+            writer.append(record("b", scores={"tokens": 2, "charm": score}))
+        assert "\n" not in str(caught.value)
+        writer.append(record("b", scores={"charm": np.float64(0.5), "fine": None, "long": 10**400}))
+    assert items_of(tmp_path) == ["a", "b"]
 
 
 def test_a_record_is_never_doubled(tmp_path):
@@ -174,7 +187,7 @@ def test_a_folder_without_a_run_is_a_misuse(tmp_path):
 
 
 def test_numbers_that_json_does_not_have_are_refused(tmp_path):
-    with writer_of(tmp_path) as writer, pytest.raises(ValueError, match="JSON"):
+    with writer_of(tmp_path) as writer, pytest.raises(SteerkitError, match="a finite number"):
         writer.append(record("a", scores={"perplexity": float("nan")}))
     assert items_of(tmp_path) == []
 
