@@ -44,5 +44,5 @@ def _summary(thing: object) -> str:
     if not isinstance(thing, Intervention):
         return summary_of(thing)
     form = thing.to_json()
-    texts = [form[part] for part in ("system", "instruction", "begin", "openers") if form.get(part)]
-    return ", ".join(texts[0]) if isinstance(texts[0], list) else texts[0]
+    first = next(form[part] for part in ("system", "instruction", "begin", "openers") if form.get(part))
+    return first if isinstance(first, str) else ", ".join(first)

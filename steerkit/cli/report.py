@@ -62,8 +62,11 @@ def show(run: Run, *, as_json: bool) -> None:
         shown = [row.to_json() for row in rows]
         summary: dict[str, Any] = {"run": str(run.path), "report": str(page), "rows": shown}
         if judged is not None:
-            asked = {"model": judged.model, "missing": judged.missing}
-            summary["judge"] = asked | judged.agreement.summary()
+            summary["judge"] = {
+                "model": judged.model,
+                "missing": judged.missing,
+                **judged.agreement.summary(),
+            }
         console.print_json(summary)
         return
     print_rows(run, rows)
@@ -81,9 +84,8 @@ def show(run: Run, *, as_json: bool) -> None:
             console.say(f"{title}: no cell is clearly better than unsteered by the rule: {question.rule}")
         else:
             console.say(f"{title}: best cell within bounds is {best.at.spec}")
-            suite = _suite(run)
-            asked = [] if suite is None else ["--suite", suite]
-            command = _command(run, best, "sweep", [*asked, "--split", "report", "--out", "NEW_FOLDER"])
+            suite = [] if (given := _suite(run)) is None else ["--suite", given]
+            command = _command(run, best, "sweep", [*suite, "--split", "report", "--out", "NEW_FOLDER"])
             console.say(f"next, measure it once on unseen items: {command}")
 
 
@@ -108,9 +110,8 @@ def show_choice(found: Confirmation, *, as_json: bool) -> None:
     else:
         console.say(f"no cell meets the bounds of {found.rule}: nothing was measured on report")
         if found.nearest is not None:
-            bounds = ", ".join(
-                f"{bound.quantity} {_shown(bound.quantity.of(found.nearest))}" for bound in found.rule.bounds
-            )
+            read = [(each.quantity, each.quantity.of(found.nearest)) for each in found.rule.bounds]
+            bounds = ", ".join(f"{quantity} {_shown(value)}" for quantity, value in read)
             console.say(f"the nearest is {found.nearest.at.spec}, with {bounds}")
 
 

@@ -38,8 +38,7 @@ from steerkit.interventions.presets import presets
 from steerkit.interventions.probe import Probe
 from steerkit.interventions.prompt_edit import TEXTS, PromptEdit
 from steerkit.interventions.steering import MANNER, Steering
-from steerkit.interventions.store import Store, as_store, recommended_use
-from steerkit.interventions.vector import SteeringVector
+from steerkit.interventions.store import Parts, Store, as_store, recommended_use
 
 STEERING_KEYS = ("layer", *MANNER)
 WORDS, NUMBERS = ("operation", "scope", "positions"), ("strength", "target", "half_life")
@@ -48,7 +47,7 @@ LONGEST_RANGE = 10_000
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _UNBALANCED = re.compile(rf'(?:[^"]|{_QUOTED})*', re.DOTALL)
 
-Vectors = Store | SteeringVector | Probe | Iterable[SteeringVector | Probe] | None
+Vectors = Store | Parts | None
 
 
 def parse(text: str, vectors: Vectors = None) -> Intervention:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.registry import LOGIT_RULES
@@ -19,6 +19,7 @@ DIGEST = "sha256:"
 SHORTEST_DIGEST = 8
 
 T = TypeVar("T", bound=LayerTensors)
+Parts = SteeringVector | Probe | Iterable[SteeringVector | Probe]
 Key = tuple[str, str]  # digest and name: what has the same contents may go by several names
 
 
@@ -29,9 +30,7 @@ class Store:
     be given as `sha256:…`.
     """
 
-    def __init__(
-        self, parts: SteeringVector | Probe | Iterable[SteeringVector | Probe] = (), *, files: bool = True
-    ) -> None:
+    def __init__(self, parts: Parts = (), *, files: bool = True) -> None:
         self._files = files
         self._vectors: dict[Key, SteeringVector] = {}
         self._probes: dict[Key, Probe] = {}
@@ -75,12 +74,10 @@ class Store:
     def by_digest(self, digest: str, kind: type[T]) -> T:
         """Return the vector or probe of these contents, whatever it is called. Raises MisuseError without one."""
         known: Mapping[Key, Any] = self._probes if issubclass(kind, Probe) else self._vectors
-        found: T = next(
-            (part for (other, _), part in known.items() if other == digest), None
-        ) or self._missing(DIGEST + digest)
-        return found
+        alike: list[T] = [part for (other, _), part in known.items() if other == digest]
+        return alike[0] if alike else self._missing(DIGEST + digest)
 
-    def _missing(self, name: str) -> Any:
+    def _missing(self, name: str) -> NoReturn:
         known = ", ".join(part.name for part in (*self._vectors.values(), *self._probes.values()))
         raise MisuseError(f"no vector or probe {name!r}; there are {known or 'none'}")
 
@@ -111,7 +108,7 @@ def _gate_in_file(name: str) -> SteeringVector | Probe:
     return load_probe(path) if HEADER_KEY in read_tensors(path, "probe")[0] else load_vector(path)
 
 
-def as_store(vectors: Store | SteeringVector | Probe | Iterable[SteeringVector | Probe] | None) -> Store:
+def as_store(vectors: Store | Parts | None) -> Store:
     """Return a store: the one given, or one of these vectors and probes and of all files."""
     return vectors if isinstance(vectors, Store) else Store(vectors or ())
 
@@ -122,7 +119,7 @@ def tensors_of(interventions: Iterable[Intervention]) -> list[SteeringVector | P
     return list({(part.digest, part.name): part for part in parts}.values())
 
 
-def from_json(form: Json, vectors: Store | Iterable[SteeringVector | Probe] | None = None) -> Intervention:
+def from_json(form: Json, vectors: Store | Parts | None = None) -> Intervention:
     """Return the intervention of a JSON form, its vectors and probes taken from `vectors` by digest.
 
     Raises InputError for a form that is none, MisuseError where a vector is missing or a value means nothing.

@@ -61,10 +61,8 @@ class Grid:
 
     def __post_init__(self) -> None:
         for name in ("vectors", "layers", "strengths", "control_strengths"):
-            if isinstance(
-                given := getattr(self, name), Iterator
-            ):  # of which nothing would be left for a repr
-                object.__setattr__(self, name, tuple(given))
+            if isinstance(given := getattr(self, name), Iterator):
+                object.__setattr__(self, name, tuple(given))  # else nothing is left of it for a repr
         vectors, axes = _loaded(self.vectors), self._axes()
         edits = axes.pop(EDIT, ((),))
         given = self.cells_beside
