@@ -205,7 +205,7 @@ assert vector.at(layer=2, gate="mentions-a-year") == vector.at(layer=2, gate=men
 
 def test_an_exporter_writes_what_it_can_express(beside: Beside, tiny_vector: Path, tmp_path: Path) -> None:
     out, spec = tmp_path / "shift.npy", f"{tiny_vector}@layer=2,strength=3,scope=all"
-    assert str(out) in beside.steerkit("export", "--to", "npy", spec, "--out", out)
+    beside.steerkit("export", "--to", "npy", spec, "--out", out)
     beside.python(
         f"""
 import numpy, pytest, steerkit as sk
@@ -289,7 +289,7 @@ assert sk.score(suite.items[0], "NO!", scorers=[shouting]) == {{"capitals": 2 / 
 engine = Parrot(sk.load_model({str(tiny_folder)!r}))
 grid = sk.Grid(sk.load_vector({str(tiny_vector)!r}), layers=1, strengths=(1, 2, 3))
 run = sk.sweep(engine, grid, sk.Measurement(suite, limit=6), out={str(tmp_path / "run")!r})
-assert run.choose({RULE!r}).strength == 2
+assert run.choose({RULE!r}).at.strength == 2
 assert sk.open_run({str(loud[0] / "choose")!r}).choose({RULE!r}).cell == run.choose({RULE!r}).cell
 """
     )

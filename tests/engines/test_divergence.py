@@ -108,7 +108,8 @@ def test_rows_of_mixed_steerings_measure_what_they_measure_alone(bundled: Langua
     steerings = mixed_steerings(vector_for(bundled))
     packed = rows(bundled, text, steerings).mean(1)
     alone = torch.cat([rows(bundled, text, [steering]).mean(1) for steering in steerings])
-    torch.testing.assert_close(packed, alone, rtol=1e-5, atol=1e-9)
+    # Logits in float32 differ in their last bits with the shape of a pass and the number of threads: 2e-7 nats here.
+    torch.testing.assert_close(packed, alone, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("rows_per_pass", [1, 2, 5])

@@ -208,7 +208,7 @@ def test_a_probe_finds_unanswerable_questions_in_the_real_model(
     probe = load_probe(fit_probe(smollm, data).save(tmp_path / "gate.safetensors"))
     assert probe.metadata.auroc is not None
     assert probe.metadata.auroc[probe.metadata.layer] == 1
-    probe.check_model(smollm.fingerprint, smollm.n_layers, smollm.d_model, smollm.name)
+    probe.check(smollm)
     new = LabelledPrompts(
         "new", tuple(replace(p, id=p.id + "!", prompt=p.prompt.replace(p.group, "Turin")) for p in data)[:2]
     )
