@@ -10,9 +10,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
-from rich.progress import TimeElapsedColumn as Elapsed
-from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 from rich.text import Text
 
@@ -61,20 +58,12 @@ def number(value: float | None, form: str = ".3g") -> str:
     return "–" if value is None else format(value, form)
 
 
-class Rate(ProgressColumn):
-    """Steps per second."""
-
-    def render(self, task: Task) -> Text:
-        """The rate once it is known."""
-        return Text(f"{task.speed:.1f}/s" if task.speed else "–/s", style="progress.data.speed")
-
-
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar with rate and time left, as a callback `(done, total)`; silent when stderr is not a terminal."""
-    steps = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), Rate())
-    times = (Elapsed(), TextColumn("left"), Remaining())
-    with Progress(*steps, *times, console=err, disable=not err.is_terminal) as bar:
+    from steerkit.cli.progress import progress_bar  # not for a --help: start-up time
+
+    with progress_bar(err) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

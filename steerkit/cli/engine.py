@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 from steerkit.cli import console
 from steerkit.cli.options import key_values
 from steerkit.core.errors import MisuseError
-from steerkit.core.registry import ENGINES
-from steerkit.engines.catalogue import EngineOptions, open_engine
 
 if TYPE_CHECKING:
     from steerkit.engines.base import Engine
+    from steerkit.engines.catalogue import EngineOptions
 
 # vLLM speaks on stdout unless told otherwise, where our results go.
 ENVIRONMENT = {"VLLM_LOGGING_STREAM": "ext://sys.stderr", "VLLM_LOGGING_LEVEL": "WARNING"}
@@ -36,6 +35,9 @@ class EngineChoice:
         own = key_values(self.own, "--vllm-option")
         for name in {"model", "dtype"} & own.keys():
             raise MisuseError(f"--vllm-option {name}: use --{name}")
+        from steerkit.core.registry import ENGINES
+        from steerkit.engines.catalogue import EngineOptions
+
         options = EngineOptions(
             "",
             self.device,
@@ -74,4 +76,6 @@ class EngineChoice:
             progress=console.say,
         )
         with console.loading(model):
+            from steerkit.engines.catalogue import open_engine
+
             return open_engine(self.engine, options)

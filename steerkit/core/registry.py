@@ -15,15 +15,17 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
 import inspect
 import pkgutil
 import re
 import warnings
 from collections.abc import Iterator
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from steerkit.core.errors import MisuseError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 PLUGINS = "steerkit.plugins"
 NAME = re.compile(r"[A-Za-z][\w.-]*")
@@ -110,13 +112,15 @@ class Registry(Generic[T]):
             raise
 
 
-_asked: set[importlib.metadata.EntryPoint] = set()
+_asked: set[EntryPoint] = set()
 
 
 @functools.cache
-def plugins() -> tuple[importlib.metadata.EntryPoint, ...]:
+def plugins() -> tuple[EntryPoint, ...]:
     """Return what packages name in the entry-point group `steerkit.plugins`."""
-    return tuple(importlib.metadata.entry_points(group=PLUGINS))
+    from importlib.metadata import entry_points  # not before something is looked up: start-up time
+
+    return tuple(entry_points(group=PLUGINS))
 
 
 def load_plugins() -> None:

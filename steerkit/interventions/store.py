@@ -56,15 +56,6 @@ class Store:
         found = _found(name, self._probes, "probe") or _found(name, self._vectors, "vector")
         return found or (_gate_in_file(name) if self._files else self._missing(name))
 
-    def probe(self, name: str) -> Probe:
-        """Return the probe of this name. Raises MisuseError where there is none, or only a vector."""
-        found = self.gate(name)
-        if not isinstance(found, Probe):
-            raise MisuseError(
-                f"{name!r} holds no probe, and only a probe or a registered gate decides row by row"
-            )
-        return found
-
     def name_of(self, part: Tensors) -> str:
         """Return how a spec string names a vector or probe of this store: by name where that is enough."""
         known: Iterable[Key] = self._probes if isinstance(part, Probe) else self._vectors
