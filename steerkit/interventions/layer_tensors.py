@@ -7,9 +7,26 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from steerkit.core.errors import InputError, MisuseError, ModelMismatchError
+
+SITE = "resid_post"
+
+
+class LayerMetadata(BaseModel):
+    """What the header of every file of tensors by layer begins with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int
+    name: str
+    model: str
+    fingerprint: str
+    positive: str = ""
+    site: str = SITE
+    layer_convention: str = "layer l is the output of decoder block l, counted from 0"
 
 
 class ModelFacts(Protocol):

@@ -23,7 +23,7 @@ from torch import Tensor
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.files import fault_of, read_tensors, write_tensors
 from steerkit.interventions.base import log_odds_of
-from steerkit.interventions.layer_tensors import LayerTensors
+from steerkit.interventions.layer_tensors import LayerMetadata, LayerTensors
 
 FORMAT_VERSION = 1
 HEADER_KEY = "steerkit.probe"
@@ -51,7 +51,7 @@ class ProbeThreshold(BaseModel):
     count: int = Field(default=0, ge=0)
 
 
-class ProbeMetadata(BaseModel):
+class ProbeMetadata(LayerMetadata):
     """What a probe says of itself.
 
     Per layer, on examples that the fit and the calibration did not see: `auroc`, the mean over the folds of
@@ -61,15 +61,7 @@ class ProbeMetadata(BaseModel):
     logistic regression. `threshold` applies unless another is named: the first of `thresholds`, or even odds.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     format_version: int = FORMAT_VERSION
-    name: str
-    model: str
-    fingerprint: str
-    positive: str = ""
-    site: str = "resid_post"
-    layer_convention: str = "layer l is the output of decoder block l, counted from 0"
     aggregation: str = "prompt"
     template_digest: str = ""
     data: tuple[str, ...] = ()

@@ -24,7 +24,7 @@ from steerkit.core.errors import InputError, MisuseError, ModelMismatchError
 from steerkit.core.files import fault_of, read_tensors, write_tensors
 from steerkit.interventions.base import Intervention
 from steerkit.interventions.gate import Gate, ProbeGate
-from steerkit.interventions.layer_tensors import LayerTensors
+from steerkit.interventions.layer_tensors import SITE, LayerMetadata, LayerTensors
 from steerkit.interventions.probe import Probe, probe_from
 from steerkit.interventions.steering import Positions, Scope, Steering
 
@@ -33,7 +33,6 @@ HEADER_KEY = "steerkit"
 OPTIONAL_TENSORS = ("mean_positive", "mean_negative", "activation_norm")
 SELF = "self"
 KL_TOLERANCE = 1e-9  # nats: targets are written by hand
-SITE = "resid_post"
 # What of a vector's metadata was measured on its direction, and so holds for no other.
 MEASURED = ("separability", "baseline_separability", "agreement", "alignment", "calibration", "recommended")
 
@@ -72,7 +71,7 @@ class CalibrationRecord(BaseModel):
         return (self.layer,), self.operation, self.scope, self.target, self.half_life, self.positions
 
 
-class VectorMetadata(BaseModel):
+class VectorMetadata(LayerMetadata):
     """What a vector file says of itself.
 
     `separability` and `agreement` are per layer: held-out AUROC of the two sides projected on a direction
@@ -88,15 +87,7 @@ class VectorMetadata(BaseModel):
     layers where there is none; `combined`, the result of vector algebra.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     format_version: int = FORMAT_VERSION
-    name: str
-    model: str
-    fingerprint: str
-    positive: str = ""
-    site: str = SITE
-    layer_convention: str = "layer l is the output of decoder block l, counted from 0"
     method: str
     aggregation: str
     scaling: Scaling = "gap"
