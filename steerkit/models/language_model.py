@@ -14,9 +14,12 @@ from torch import Tensor, nn
 
 from steerkit.core.errors import MisuseError, ModelInUseError
 from steerkit.core.prompts import Renderer
+from steerkit.models.blocks import adapter_of, entry_device, find_blocks, streams
 from steerkit.models.fingerprint import fingerprint
 from steerkit.models.markers import DEFAULT, ThinkingMarkers
-from steerkit.models.sites import Site, SiteMap, check_sites
+from steerkit.models.sites import Site, SiteMap
+
+UNBOUNDED = 2**31 - 1
 
 
 class LanguageModel:
@@ -24,7 +27,7 @@ class LanguageModel:
 
     `hf` is the user's transformers model, `tokenizer` its tokenizer, `decoder` the same model without its
     LM head, `blocks` its decoder blocks in order, `markers` the texts that open and close its thinking (settable).
-    On construction the residual-stream sites are found through TransformerLens' adapters and checked with a nudge.
+    On construction the blocks are found, and confirmed by a nudge; see `models.blocks`.
     """
 
     def __init__(self, hf: Any, tokenizer: Any, name: str) -> None:
@@ -35,13 +38,16 @@ class LanguageModel:
         self.hf: Any = hf  # a transformers causal language model; the package is not typed
         self.tokenizer = tokenizer
         self.name = name
+        self._seen: tuple[object, list[tuple[torch.device, torch.dtype, int]]] | None = None
+        if hf.config.is_encoder_decoder:
+            raise MisuseError(f"{type(hf).__name__} is an encoder–decoder, and only decoders are steered")
         self.decoder: nn.Module = hf.get_decoder()
-        self.sites = SiteMap(hf)
-        self.blocks = self.sites.blocks
-        check_sites(hf, self.decoder, self.blocks)
+        adapter = adapter_of(hf)
+        self.blocks = find_blocks(hf, self.decoder, adapter)
+        self.sites = SiteMap(hf, self.blocks, adapter)
         self.config = hf.config.get_text_config()
         self.n_layers = len(self.blocks)
-        self.d_model: int = self.config.hidden_size
+        self.d_model = self._streams[0][2]
         self.fingerprint = fingerprint(hf, self.n_layers, self.d_model)
         self.renderer = Renderer(tokenizer)
         self._markers = DEFAULT
@@ -52,23 +58,33 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model's weights are."""
-        return self._weight.device
+        """Where token ids go, and what is read of the model comes together."""
+        return entry_device(self.hf)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number format of the residual stream."""
-        return self._weight.dtype
+        """Number format of the residual stream, as block 0 hands it on."""
+        return self._streams[0][1]
+
+    def like(self, layer: int) -> Tensor:
+        """Return an empty tensor where the state behind block `layer` is, in its number format."""
+        device, dtype, _ = self._streams[layer]
+        return torch.empty(0, device=device, dtype=dtype)
 
     @property
-    def _weight(self) -> torch.Tensor:
-        weight: torch.Tensor = next(self.hf.parameters())
-        return weight
+    def _streams(self) -> list[tuple[torch.device, torch.dtype, int]]:
+        """Device, number format and width of the state behind each block; seen anew where the user moved the model."""
+        weight = next(self.hf.parameters())
+        held = weight.device, weight.dtype
+        if self._seen is None or self._seen[0] != held:
+            self._seen = held, streams(self.hf, self.decoder, self.blocks)
+        return self._seen[1]
 
     @property
     def context_length(self) -> int:
-        """The most tokens that the model was made to read."""
-        return int(getattr(self.config, "max_position_embeddings", 0) or self.tokenizer.model_max_length)
+        """The most tokens that the model was made to read; 2³¹ − 1 where neither config nor tokenizer says."""
+        declared = getattr(self.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
+        return min(int(declared), UNBOUNDED)
 
     @property
     def pad_id(self) -> int:

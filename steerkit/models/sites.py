@@ -1,13 +1,12 @@
 """Where the residual stream is: decoder blocks and TransformerLens hook names on the bare model.
 
-TransformerLens' architecture adapters, built from the config alone, say which module is block `l` and what
-a hook name means; nothing of the model is replaced. What a block returns (a tensor, a tuple or a list, by
-architecture) is known here and nowhere else.
+TransformerLens' architecture adapters, built from the config alone, say what a hook name means; nothing of the model is
+replaced. What a block returns (a tensor, a tuple or a list, by architecture) is known here and nowhere else. The blocks
+themselves are found in `models.blocks`.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from steerkit.core.errors import MisuseError, SteerkitError
@@ -98,18 +96,23 @@ def one_pass(blocks: Sequence[nn.Module], outputs: Mapping[int, Act]) -> Iterato
 
 
 class SiteMap:
-    """Blocks and hook names of one bare transformers model."""
+    """Hook names of one bare transformers model, `adapter` being TransformerLens' for it, or None."""
 
-    def __init__(self, hf: nn.Module) -> None:
+    def __init__(self, hf: nn.Module, blocks: Sequence[nn.Module], adapter: Any) -> None:
         self._hf = hf
-        self._adapter = _adapter_of(hf)
-        self.blocks: tuple[nn.Module, ...] = tuple(self._adapter.get_component(hf, "blocks"))
+        self._adapter = adapter
+        self.blocks = blocks
 
     def resolve(self, name: str) -> Site:
         """The site of a TransformerLens hook name such as `blocks.7.hook_resid_post` or `blocks.7.attn.hook_out`.
 
         Raises MisuseError for a name that has no tensor on the bare model (attention patterns, for one).
         """
+        if self._adapter is None:
+            raise MisuseError(
+                f"{name!r}: TransformerLens has no adapter for {type(self._hf).__name__}, so hook names mean "
+                "nothing here"
+            )
         path, _, hook = name.rpartition(".")
         try:
             if path.startswith("blocks."):
@@ -129,53 +132,3 @@ class SiteMap:
         except (KeyError, ValueError, AttributeError):
             pass  # the adapter does not know the name: said below
         raise MisuseError(f"{name!r} names no tensor of this model; try blocks.0.hook_resid_post")
-
-
-def check_sites(hf: Any, decoder: nn.Module, blocks: tuple[nn.Module, ...]) -> None:
-    """Nudge the output of a middle block: the nudge must arrive at the next block and nowhere before.
-
-    Costs two forward passes over four tokens; the assumption is tested on the user's model.
-    """
-    middle = len(blocks) // 2 if len(blocks) > 1 else 0
-    device = next(hf.parameters()).device
-    ids = torch.arange(4, device=device)[None] % hf.config.get_text_config().vocab_size
-    seen: list[list[Tensor]] = [[], []]
-    ran: list[list[int]] = []
-
-    def read(run: int, layer: int, hidden: Tensor) -> Tensor:
-        seen[run].append(hidden + 1.0 if run and layer == middle else hidden)
-        return seen[run][-1]
-
-    for run in (0, 1):
-        acts = {layer: partial(read, run, layer) for layer in range(len(blocks))}
-        with torch.inference_mode(), on_blocks(blocks, acts) as times:
-            decoder(input_ids=ids, use_cache=False)
-        ran.append(list(times.values()))
-    fired_once = ran == [[1] * len(blocks)] * 2
-    moved = [not torch.equal(plain, nudged) for plain, nudged in zip(*seen, strict=False)]
-    if not fired_once or moved != [layer >= middle for layer in range(len(blocks))]:
-        raise SteerkitError(
-            f"{type(hf).__name__}: a nudge at block {middle} did not travel through the blocks in order, so the "
-            "residual stream is not where it should be; this architecture cannot be steered safely"
-        )
-
-
-def _adapter_of(hf: nn.Module) -> Any:
-    # The three imports cost about two seconds, and two of them are underscore modules: one test guards them.
-    from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
-    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
-    from transformer_lens.model_bridge.sources._hf_format import determine_architecture_from_hf_config
-
-    config: Any = copy.deepcopy(hf.config)  # the builder writes into the config it is given
-    config.architectures = config.architectures or [type(hf).__name__]  # a model made from a config lacks it
-    try:
-        architecture = determine_architecture_from_hf_config(config)
-        bridge_config = build_bridge_config_from_hf(
-            config, architecture, "local", next(hf.parameters()).dtype
-        )
-        return ArchitectureAdapterFactory.select_architecture_adapter(bridge_config)
-    except (ValueError, KeyError, AttributeError) as error:
-        raise MisuseError(
-            f"TransformerLens has no adapter for {type(hf).__name__}, so its blocks cannot be found; "
-            "see its list of supported architectures"
-        ) from error

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from steerkit import steer
 from steerkit.core.errors import InputError, MisuseError
@@ -142,3 +143,32 @@ def test_a_checkpoint_that_lacks_weights_is_refused_and_not_filled_with_noise(tm
     byte_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(InputError, match="of its weights, such as"):
         load_model(tmp_path)
+
+
+def wrapper(kind: str, text: Any) -> Any:
+    """A small vision-language model around a text decoder, with random weights."""
+    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = AutoConfig.for_model(kind, text_config=text, vision_config=vision, image_token_id=260)
+    return AutoModelForImageTextToText.from_config(config).eval()
+
+
+@pytest.mark.parametrize("kind", ["llava", "qwen2_5_vl", "gemma3"])
+def test_the_text_decoder_inside_a_vision_model_loads_by_folder_and_by_object(
+    kind: str, tmp_path: Path
+) -> None:
+    text = {"vocab_size": 261, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "layer_types": None}
+    if kind == "llava":
+        text["model_type"] = "llama"
+    if kind == "qwen2_5_vl":
+        text["rope_parameters"] = {"rope_type": "default", "mrope_section": [1, 1, 2]}
+    model = wrapper(kind, text)
+    model.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    held, named = load_model(model, byte_tokenizer()), load_model(str(tmp_path))
+    ids = torch.tensor([held.renderer.encode_prompt("What is it?")])
+    with torch.inference_mode():
+        expected = model(input_ids=ids).logits
+        assert torch.equal(held.hf(input_ids=ids).logits, expected)
+        assert torch.allclose(named.hf(input_ids=ids).logits, expected, atol=1e-5)
+    assert held.n_layers == named.n_layers == 3
