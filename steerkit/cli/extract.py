@@ -10,6 +10,7 @@ from typer import Option
 
 from steerkit.cli import console, options
 from steerkit.core.errors import MisuseError
+from steerkit.core.sites import RESID_POST, SiteName
 
 METHOD = "mean-difference"
 BUDGET = 0.05  # of answerable questions, on choose, for which a probe may fire
@@ -31,6 +32,10 @@ def extract(
             help="Completions are read at their last token or over all (default: mean), labelled prompts at theirs."
         ),
     ] = None,
+    site: Annotated[
+        SiteName,
+        Option(help="Where in each block states are read, and the vector acts; z: the heads' outputs."),
+    ] = RESID_POST,
     layers: Annotated[
         str | None, Option(help="Where a learned vector is trained: 12,14 or start:stop:step.")
     ] = None,
@@ -69,7 +74,9 @@ def extract(
                 "a probe is a logistic one at the last prompt token of every layer: leave --method, --aggregation, "
                 "--layers, --option and --project-out out"
             )
-        _extract_probe(out, pairs, (model, device, dtype), budget, into, name or out.stem, seed, as_json)
+        _extract_probe(
+            out, pairs, (model, device, dtype), site, budget, into, name or out.stem, seed, as_json
+        )
         return
     if budget is not None or into is not None:
         raise MisuseError("--budget and --into are for a probe: add --as probe")
@@ -84,12 +91,20 @@ def extract(
     trained = None if layers is None else parse_range(layers, int, what="layers")
     chosen = options.key_values(method_options, "--option")
     loaded = load_examples(pairs)
-    check_extraction(loaded, method, aggregation, layers=trained, options=chosen)
+    check_extraction(loaded, method, aggregation, site=site, layers=trained, options=chosen)
     shared = project_out if project_out is None or project_out in NAMED else load_vector(project_out)
     lm = console.load(model, device, dtype)
     with console.progress(f"extracting {loaded.name}") as progress:
         vector = fit(
-            lm, loaded, method, aggregation, layers=trained, options=chosen, seed=seed, progress=progress
+            lm,
+            loaded,
+            method,
+            aggregation,
+            site=site,
+            layers=trained,
+            options=chosen,
+            seed=seed,
+            progress=progress,
         )
     if shared is not None:
         vector = without(vector, *shared_directions(shared, vector, lm, loaded))
@@ -129,6 +144,7 @@ def _extract_probe(
     out: Path,
     pairs: str,
     model: tuple[str, str | None, str | None],
+    site: SiteName,
     budget: float | None,
     into: str | None,
     name: str,
@@ -147,7 +163,7 @@ def _extract_probe(
     vector = None if into is None else load_vector(into)
     lm = console.load(*model)
     with console.progress(f"fitting {loaded.name}") as progress:
-        probe = fit_probe(lm, loaded, name=name, seed=seed, progress=progress)
+        probe = fit_probe(lm, loaded, name=name, site=site, seed=seed, progress=progress)
     if held_out is not None:
         allowed = BUDGET if budget is None else budget
         probe = probe.with_threshold(choose_threshold(probe, lm, held_out, allowed))

@@ -2,7 +2,7 @@
 
 1. `run` is the decoder without its LM head, `logits` the model with it at the newest positions. Both take padded `Rows`
    and, where something was run before, the cache that holds it.
-2. What is read or edited on the way goes through `models.sites.on_blocks`, a row-bound table included.
+2. What is read or edited on the way goes through `models.sites.on_sites`, a row-bound table included.
 3. Many texts go in passes (`in_passes`), which are halved when memory runs out.
 4. Gradients flow where `differentiable` is open.
 """
@@ -20,6 +20,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.core.prompts import EncodedText
+from steerkit.core.sites import RESID_POST, Place, SiteName
 from steerkit.models import LanguageModel
 from steerkit.models.sites import one_pass
 
@@ -175,11 +176,15 @@ def prefill(lm: LanguageModel, rows: Rows) -> KeysAndValues:
 
 
 def states(
-    lm: LanguageModel, rows: Rows, layers: Collection[int], pool: Callable[[Tensor], Tensor]
+    lm: LanguageModel,
+    rows: Rows,
+    layers: Collection[int],
+    pool: Callable[[Tensor], Tensor],
+    site: SiteName = RESID_POST,
 ) -> dict[int, Tensor]:
-    """Run the decoder up to the last of `layers` and return what `pool` makes of the stream behind each of them.
+    """Run the decoder up to the last of `layers` and return what `pool` makes of the states at a site of each.
 
-    `pool` takes `[row, position, d_model]`.
+    `pool` takes `[row, position, width]`.
     """
     found: dict[int, Tensor] = {}
 
@@ -188,17 +193,17 @@ def states(
         if len(found) == len(layers):
             raise _AllReadError
 
-    acts = {layer: partial(read, layer) for layer in layers}
-    with torch.inference_mode(), one_pass(lm.blocks, acts), suppress(_AllReadError):
+    acts = {lm.sites.at(Place(layer, site)): partial(read, layer) for layer in layers}
+    with torch.inference_mode(), one_pass(acts), suppress(_AllReadError):
         run(lm, rows)
     return found
 
 
 def last_states(
-    lm: LanguageModel, texts: Sequence[Sequence[int]], layers: Collection[int]
+    lm: LanguageModel, texts: Sequence[Sequence[int]], layers: Collection[int], site: SiteName = RESID_POST
 ) -> dict[int, Tensor]:
-    """Return the state at each text's last token behind each of `layers`, `[text, d_model]` float32 on the host."""
-    found = states(lm, left_padded(texts, lm), layers, lambda hidden: hidden[:, -1].clone())
+    """Return each text's last token's state at a site of each of `layers`, `[text, width]` float32 on the host."""
+    found = states(lm, left_padded(texts, lm), layers, lambda hidden: hidden[:, -1].clone(), site)
     return {layer: state.float().cpu() for layer, state in found.items()}
 
 

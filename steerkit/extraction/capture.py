@@ -1,8 +1,8 @@
-"""Reading residual-stream states: one batched pass, every layer, reduced inside the hook.
+"""Reading states at a site of every layer: one batched pass, reduced inside the hook.
 
-What leaves a hook is one `[batch, d_model]` state per layer, never a sequence of them. The states of single
+What leaves a hook is one `[batch, width]` state per layer, never a sequence of them. The states of single
 examples are kept, on the model's device, instead of running sums: held-out separability, PCA and the probes
-need them, and at n · n_layers · d_model · 4 bytes (7 MB for 50 pairs on a 135M model, 260 MB on a 70B one)
+need them, and at n · n_layers · width · 4 bytes (7 MB for 50 pairs on a 135M model, 260 MB on a 70B one)
 they are small beside the weights. Nothing is copied to the host here.
 
 Texts that begin with the same prompt, as the two sides of a contrast pair do, form a family: one row that holds
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from steerkit.core.errors import MisuseError
 from steerkit.core.prompts import EncodedText
+from steerkit.core.sites import RESID_POST, Place, SiteName
 from steerkit.engines.forward import Rows, in_passes, right_padded, run
 from steerkit.models import LanguageModel
 from steerkit.models.sites import one_pass
@@ -45,11 +46,11 @@ Spans = Sequence[tuple[int, int]]  # from a first position to a last one, which 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Activations:
-    """Residual-stream states, float32 on the model's device.
+    """States at a site of every decoder block, float32 on the model's device.
 
-    `states` `[n, n_layers, d_model]`: each text's aggregated state at the output of every decoder block.
-    `norm` `[n_layers]`: mean ||h|| over all real positions of all texts but each text's first, whose norm is
-    an outlier in most models; NaN where no text has a second token.
+    `states` `[n, n_layers, width]`: each text's aggregated state. `norm` `[n_layers]`: mean ||h|| over all real
+    positions of all texts but each text's first, whose norm is an outlier in most models; NaN where no text has a
+    second token. Both are zero at a layer that has no such site.
     """
 
     states: Tensor
@@ -61,6 +62,7 @@ def capture(
     texts: Sequence[EncodedText],
     aggregation: Aggregation = "last",
     *,
+    site: SiteName = RESID_POST,
     batch_tokens: int = 1024,
     share_prompts: bool = True,
     progress: Progress | None = None,
@@ -68,16 +70,18 @@ def capture(
     """Run the decoder (not the LM head) over `texts` and read one state per text and layer.
 
     `aggregation`: `last`, the completion's last token; `mean`, the mean over the completion's tokens;
-    `prompt`, the prompt's last token. The last layer's state is its block's output, before the final norm.
+    `prompt`, the prompt's last token. By default the states are the blocks' outputs, the last one's before the final
+    norm; another `site` is read at every layer that has it.
     Texts are sorted by length, up to `batch_tokens` positions a batch, padding included; padding reaches no
     real token, so batching changes nothing, and neither does `share_prompts`, which runs a prompt once for all
     texts that begin with it where the model takes such rows. `progress` is called with the number of
     texts done and the number of all.
 
-    Raises MisuseError for an unknown aggregation or a text without the tokens that it reads.
+    Raises MisuseError for an unknown aggregation, a text without the tokens that it reads, or a site that the model has
+    not.
     """
     _check(texts, aggregation)
-    reading = _Reading(lm, texts, aggregation)
+    reading = _Reading(lm, texts, aggregation, site)
     may_share = share_prompts and aggregation != "prompt"
     share = may_share and _takes_family_rows(lm, max(len(t.ids) for t in texts))
     families = _families(texts) if share else [[row] for row in range(len(texts))]
@@ -146,12 +150,19 @@ class _Reading:
     Indices go to the device before each pass.
     """
 
-    def __init__(self, lm: LanguageModel, texts: Sequence[EncodedText], aggregation: Aggregation) -> None:
+    def __init__(
+        self,
+        lm: LanguageModel,
+        texts: Sequence[EncodedText],
+        aggregation: Aggregation,
+        site: SiteName = RESID_POST,
+    ) -> None:
         self._lm = lm
         self._texts = texts
         self._aggregation = aggregation
-        shape = (len(texts), lm.n_layers, lm.d_model)
-        self.states = torch.empty(shape, dtype=torch.float32, device=lm.device)
+        self._sites = {layer: lm.sites.at(Place(layer, site)) for layer in lm.sites.layers(site)}
+        shape = (len(texts), lm.n_layers, lm.width(site))
+        self.states = torch.zeros(shape, dtype=torch.float32, device=lm.device)
         self.norm_sum = torch.zeros(lm.n_layers, dtype=torch.float32, device=lm.device)
 
     def run(self, families: Sequence[Sequence[int]]) -> Tensor:
@@ -202,13 +213,13 @@ class _Reading:
             each = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
             norms[layer] = (each * counted).sum()
 
-        with one_pass(lm.blocks, {layer: partial(read, layer) for layer in range(lm.n_layers)}):
+        with one_pass({site: partial(read, layer) for layer, site in self._sites.items()}):
             run(lm, rows)
         return norms
 
 
 def _pooling(spans: Spans, row_of: Tensor, shape: Sequence[int]) -> Pooling:
-    """The mean over each text's span as a reduction `[batch, position, d_model]` -> `[text, d_model]` float32.
+    """The mean over each text's span as a reduction `[batch, position, width]` -> `[text, width]` float32.
 
     `row_of` `[text]` is the row of the batch, `[batch, position]` in `shape`, that holds the text.
     """

@@ -13,6 +13,7 @@ from torch import Tensor
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.prompts import EncodedText
 from steerkit.core.registry import ESTIMATORS
+from steerkit.core.sites import RESID_POST, SITES, SiteName, Z
 from steerkit.extraction.capture import AGGREGATIONS, Activations, Aggregation, Progress, capture
 from steerkit.extraction.estimator import Estimator, agreement
 from steerkit.extraction.held_out import Fold, auroc, folds_by_group, words_alone
@@ -22,6 +23,7 @@ from steerkit.interventions.vector import SteeringVector, VectorMetadata
 from steerkit.models import LanguageModel
 
 Method = str | Callable[..., Any]
+CHANCE = 0.5  # the separability of a layer that has nothing to read
 
 
 def extract(
@@ -30,6 +32,7 @@ def extract(
     method: Method = "mean-difference",
     aggregation: Aggregation | None = None,
     *,
+    site: SiteName = RESID_POST,
     layers: int | Sequence[int] | None = None,
     options: Mapping[str, object] | None = None,
     folds: int = 5,
@@ -46,6 +49,10 @@ def extract(
     last token (`prompt`). `mean` is the default for pairs because it steered better for both built-in sets: the
     last token of a long solution mostly says that the text is at its end.
 
+    `site`: where in each block the states are read, and where the vector acts; `resid_post`, the block's output, or
+    `resid_pre`, `attn_out`, `mlp_out`, or `z`, the attention heads' outputs. The direction is zero at a layer that has
+    no such site, as a recurrent one has no attention.
+
     Per layer the metadata records the held-out separability: the AUROC of left-out examples projected on the
     direction that the other folds give, averaged over `folds` folds drawn from `seed` that never divide a
     pair. Beside it stand what words alone reach on the same folds, and how far the pairs' differences agree.
@@ -57,7 +64,7 @@ def extract(
     """
     if isinstance(pairs, str):
         pairs = load_examples(pairs)
-    check_extraction(pairs, method, aggregation, layers=layers, options=options)
+    check_extraction(pairs, method, aggregation, site=site, layers=layers, options=options)
     estimator = Estimator.resolve(method)
     read = aggregation or ("prompt" if isinstance(pairs, LabelledPrompts) else "mean")
     supplied: dict[str, object] = {"aggregation": read, "layers": layers, "folds": folds, "seed": seed}
@@ -71,18 +78,22 @@ def extract(
     examples = pairs.examples
     report = progress or (lambda _done, _total: None)
     steps = len(examples) + lm.n_layers
-    texts, activations, labels = read_examples(lm, pairs, read, progress=lambda done, _: report(done, steps))
+    texts, activations, labels = read_examples(
+        lm, pairs, read, progress=lambda done, _: report(done, steps), site=site
+    )
+    read_at = lm.sites.layers(site)
     splits = folds_by_group(examples, folds, seed)
 
     def fitted(states: Tensor, labels: Tensor) -> Tensor:
-        """The direction `[d_model]` for states `[n, d_model]` with labels `[n]`."""
+        """The direction `[width]` for states `[n, width]` with labels `[n]`."""
         return estimator.direction(states[labels], states[~labels], **given)
 
     directions, separability = [], []
     for layer, states in enumerate(activations.states.unbind(dim=1)):
-        directions.append(fitted(states, labels))
+        directions.append(fitted(states, labels) if layer in read_at else states.new_zeros(states.shape[1]))
         if splits:
-            separability.append(_held_out_auroc(fitted, states, labels, splits))
+            held_out = _held_out_auroc(fitted, states, labels, splits) if layer in read_at else CHANCE
+            separability.append(held_out)
         report(len(examples) + layer + 1, steps)
 
     positive, negative = activations.states[labels], activations.states[~labels]
@@ -90,25 +101,33 @@ def extract(
     words = words_alone(examples, splits)
     direction = torch.stack(directions)
     sides = [example.positive for example in examples]
+    promoted = in_pairs and site != Z  # of the others, each is in the space of the stream
     metadata = VectorMetadata(
-        **origin_of(lm, pairs),
+        **origin_of(lm, pairs, site),
         name=pairs.name,
         method=estimator.name,
         aggregation=read,
         pairs_digest=pairs.digest,
         pairs_count=len(pairs),
+        heads=_heads(lm, direction) if site == Z else None,
         separability=tuple(separability) or None,
         baseline_separability=words.auroc if words else None,
         agreement=tuple(agreement(positive, negative).tolist()) if in_pairs else None,
-        alignment=tuple(logit_lens_alignment(lm, direction, texts, sides).tolist()) if in_pairs else None,
+        alignment=tuple(logit_lens_alignment(lm, direction, texts, sides).tolist()) if promoted else None,
     )
     return SteeringVector(direction, metadata, positive.mean(dim=0), negative.mean(dim=0), activations.norm)
 
 
-def origin_of(lm: LanguageModel, data: PairsOrPrompts) -> dict[str, Any]:
-    """Return the fields that say, in a vector's metadata and in a probe's, which model and data it was fitted on."""
+def _heads(lm: LanguageModel, direction: Tensor) -> int | None:
+    """How many heads' outputs a state at `z` holds; None where the model's config does not say."""
+    heads = getattr(lm.config, "num_attention_heads", None)
+    return heads if isinstance(heads, int) and direction.shape[1] % heads == 0 else None
+
+
+def origin_of(lm: LanguageModel, data: PairsOrPrompts, site: SiteName = RESID_POST) -> dict[str, Any]:
+    """Return the fields that say, in a vector's metadata and a probe's, on which model, site and data it was fitted."""
     model = {"model": lm.name, "fingerprint": lm.fingerprint, "template_digest": lm.renderer.digest}
-    return model | {"positive": data.name, "steerkit_version": version("steerkit")}
+    return model | {"site": site} | {"positive": data.name, "steerkit_version": version("steerkit")}
 
 
 def check_extraction(
@@ -116,15 +135,19 @@ def check_extraction(
     method: Method,
     aggregation: Aggregation | None = None,
     *,
+    site: str = RESID_POST,
     layers: int | Sequence[int] | None = None,
     options: Mapping[str, object] | None = None,
 ) -> None:
     """Refuse what needs no model to be refused.
 
-    Raises MisuseError for an unknown method or aggregation, one that does not fit the pairs, and an option that the
-    method does not take or lacks; InputError where a side is missing.
+    Raises MisuseError for an unknown method, aggregation or site, one that does not fit the pairs, and an option that
+    the method does not take or lacks; InputError where a side is missing.
     """
     estimator = Estimator.resolve(method)
+    check_site(site)
+    if estimator.whole and site != RESID_POST:
+        raise MisuseError(f"{estimator.name} makes vectors of {RESID_POST} alone, and not of {site}")
     asked = dict(options or {}) | ({} if layers is None else {"layers": layers})
     if estimator.whole and aggregation is not None:
         asked["aggregation"] = aggregation
@@ -151,8 +174,18 @@ def check_extraction(
         raise InputError(f"{pairs.name}: there must be both positive and negative examples")
 
 
+def check_site(site: str) -> None:
+    """Raise MisuseError for a site that there is not."""
+    if site not in SITES:
+        raise MisuseError(f"unknown site {site!r}: it is one of {', '.join(SITES)}")
+
+
 def read_examples(
-    lm: LanguageModel, pairs: PairsOrPrompts, aggregation: Aggregation, progress: Progress | None = None
+    lm: LanguageModel,
+    pairs: PairsOrPrompts,
+    aggregation: Aggregation,
+    progress: Progress | None = None,
+    site: SiteName = RESID_POST,
 ) -> tuple[list[EncodedText], Activations, Tensor]:
     """Return the examples as tokens, their states, and which of them are positive, `[example]` bool.
 
@@ -162,7 +195,7 @@ def read_examples(
     if lm.is_steered:
         raise MisuseError(f"{lm.name} is being steered: extract outside the `with sk.steer(...)` block")
     texts = [encoded_example(lm, example) for example in pairs.examples]
-    activations = capture(lm, texts, aggregation, progress=progress)
+    activations = capture(lm, texts, aggregation, site=site, progress=progress)
     _check_finite(activations)
     return texts, activations, torch.tensor([each.positive for each in pairs.examples], device=lm.device)
 

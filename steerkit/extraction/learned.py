@@ -29,6 +29,7 @@ from torch.nn.functional import cross_entropy, softplus
 
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.prompts import EncodedText, Prompt
+from steerkit.core.sites import Place
 from steerkit.engines.base import Decoding, Request
 from steerkit.engines.catalogue import engine_for
 from steerkit.engines.forward import Continuations, alone, differentiable, in_passes
@@ -284,7 +285,8 @@ class _Objective:
 
         def of(some: Sequence[int]) -> tuple[float, Tensor]:
             added = v.detach().requires_grad_(trains)
-            with one_pass(self._lm.blocks, {layer: lambda hidden: hidden + added.to(hidden.dtype)}):
+            site = self._lm.sites.at(Place(layer))
+            with one_pass({site: lambda hidden: hidden + added.to(hidden.dtype)}):
                 value = term(some)
             slope = torch.autograd.grad(value, added)[0] if trains else torch.zeros_like(v)
             return float(value.detach()), slope

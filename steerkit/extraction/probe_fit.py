@@ -19,8 +19,9 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from steerkit.core.errors import InputError, MisuseError
+from steerkit.core.sites import RESID_POST, SiteName
 from steerkit.extraction.capture import Progress
-from steerkit.extraction.extract import origin_of, read_examples
+from steerkit.extraction.extract import check_site, origin_of, read_examples
 from steerkit.extraction.held_out import Fold, auroc, folds_by_group, words_alone
 from steerkit.extraction.pairs import Example, LabelledPrompts, labelled_prompts
 from steerkit.interventions.base import log_odds_of
@@ -64,11 +65,12 @@ def fit_probe(
     data: LabelledPrompts | Suite,
     *,
     name: str | None = None,
+    site: SiteName = RESID_POST,
     folds: int = 5,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Probe:
-    """Fit a probe for the label of `data` (of a suite: `should_abstain`) at every layer's last prompt token.
+    """Fit a probe for the label of `data` (of a suite: `should_abstain`) at a site of every layer's last prompt token.
 
     A suite is taken whole: give the split `fit`. `folds` folds, drawn from `seed`, never divide twins. `name`
     defaults to the data's. `progress` counts the texts read, then the layers fitted.
@@ -79,12 +81,13 @@ def fit_probe(
     data = labelled_prompts(data) if isinstance(data, Suite) else data
     report = progress or (lambda _done, _total: None)
     steps = len(data) + lm.n_layers
-    states = prompt_states(lm, data, lambda done, _: report(done, steps))
+    check_site(site)
+    states = prompt_states(lm, data, lambda done, _: report(done, steps), site)
     examples = data.examples
     fitted = fit_layers(states, examples, folds, seed, lambda done, _: report(len(data) + done, steps))
     words = words_alone(examples, folds_by_group(examples, folds, seed))
     metadata = ProbeMetadata(
-        **origin_of(lm, data),
+        **origin_of(lm, data, site),
         name=name or data.name,
         data=(data.name,),
         data_digest=data.digest,
@@ -115,7 +118,8 @@ def choose_threshold(
     layer = probe.metadata.layer if layer is None else layer
     probe.check_layer(layer)
     data = labelled_prompts(data) if isinstance(data, Suite) else data
-    log_odds = probe.logit(layer, torch.from_numpy(prompt_states(lm, data)[:, layer])).double().numpy()
+    states = torch.from_numpy(prompt_states(lm, data, site=probe.site)[:, layer])
+    log_odds = probe.logit(layer, states).double().numpy()
     labels = _labels(data.examples)
     cut = cut_within(log_odds, labels, budget)
     # Past about 36 a double's probability is 1; the rates are those of the threshold that can be written down.
@@ -134,15 +138,18 @@ def choose_threshold(
 
 
 def prompt_states(
-    lm: LanguageModel, data: LabelledPrompts, progress: Progress | None = None
+    lm: LanguageModel,
+    data: LabelledPrompts,
+    progress: Progress | None = None,
+    site: SiteName = RESID_POST,
 ) -> NDArray[np.float32]:
-    """Unsteered states at the last prompt token, `[n, n_layers, d_model]`, in the order of `data.examples`.
+    """Unsteered states at the last prompt token, `[n, n_layers, width]`, in the order of `data.examples`.
 
     Raises as `fit_probe` does.
     """
     if len({example.positive for example in data.examples}) < 2:
         raise InputError(f"{data.name}: there must be both positive and negative examples")
-    _, activations, _ = read_examples(lm, data, "prompt", progress)
+    _, activations, _ = read_examples(lm, data, "prompt", progress, site)
     return activations.states.cpu().numpy()
 
 

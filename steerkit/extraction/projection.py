@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.prompts import EncodedText
+from steerkit.core.sites import RESID_POST, SiteName
 from steerkit.extraction.capture import Progress, capture
 from steerkit.extraction.pairs import PairsOrPrompts
 from steerkit.interventions.vector import SteeringVector, load_vector
@@ -29,7 +30,7 @@ NOTHING_LEFT = 1e-4
 
 
 def project_out(vector: SteeringVector, shared: Tensor, what: str) -> SteeringVector:
-    """`vector` made orthogonal at every layer to the `k` rows of `shared` `[n_layers, k, d_model]`.
+    """`vector` made orthogonal at every layer to the `k` rows of `shared` `[n_layers, k, width]`.
 
     The rows need not be orthogonal, nor independent. A vector scaled to its sides' gap is scaled so again, to the
     gap along what is left of it, and points to the positive side; any other keeps what length the projection
@@ -61,7 +62,7 @@ def project_out(vector: SteeringVector, shared: Tensor, what: str) -> SteeringVe
 
 
 def mean_state(vector: SteeringVector) -> Tensor:
-    """The mean state of both sides that `vector` was fitted on, `[n_layers, 1, d_model]`.
+    """The mean state of both sides that `vector` was fitted on, `[n_layers, 1, width]`.
 
     Raises MisuseError for a vector that does not carry its sides' means.
     """
@@ -71,15 +72,20 @@ def mean_state(vector: SteeringVector) -> Tensor:
 
 
 def content(
-    lm: LanguageModel, pairs: PairsOrPrompts, k: int = CONTENT_COMPONENTS, *, progress: Progress | None = None
+    lm: LanguageModel,
+    pairs: PairsOrPrompts,
+    k: int = CONTENT_COMPONENTS,
+    *,
+    site: SiteName = RESID_POST,
+    progress: Progress | None = None,
 ) -> Tensor:
-    """What the questions are about: the first `k` principal components of their states, `[n_layers, k, d_model]`.
+    """What the questions are about: the first `k` principal components of their states, `[n_layers, k, width]`.
 
     States are read at each distinct prompt's last token and centred (arXiv 2604.02113, which takes k = 4).
     Raises MisuseError where there are too few prompts to give `k` components.
     """
     examples = {(str(e.prompt), e.system): e for e in pairs.examples}.values()
-    if not 1 <= k < min(len(examples), lm.d_model + 1):
+    if not 1 <= k < min(len(examples), lm.width(site) + 1):
         raise MisuseError(
             f"{pairs.name} has {len(examples)} different prompts, from which {k} content components cannot be taken"
         )
@@ -87,7 +93,7 @@ def content(
     for example in examples:
         ids = lm.renderer.encode_prompt(example.prompt, example.system)
         texts.append(EncodedText(tuple(ids), len(ids)))
-    states = capture(lm, texts, "prompt", progress=progress).states.cpu().double()
+    states = capture(lm, texts, "prompt", site=site, progress=progress).states.cpu().double()
     centred = (states - states.mean(dim=0)).transpose(0, 1)
     components: Tensor = torch.linalg.svd(centred, full_matrices=False).Vh[:, :k].float()
     return components
@@ -96,17 +102,23 @@ def content(
 def shared_directions(
     what: str | SteeringVector, vector: SteeringVector, lm: LanguageModel, pairs: PairsOrPrompts
 ) -> tuple[Tensor, str]:
-    """The directions `[n_layers, k, d_model]` that `what` names, and how the metadata calls them.
+    """The directions `[n_layers, k, width]` that `what` names, and how the metadata calls them.
 
     `mean` is the mean state, `content` what the prompts are about; anything else is a vector, or its file or name.
-    Raises MisuseError where it is none of these, ModelMismatchError where the vector is another model's.
+    Raises MisuseError where it is none of these, or of another site, ModelMismatchError where the vector is another
+    model's.
     """
     if what == "mean":
         return mean_state(vector), "the mean state"
     if what == "content":
-        return content(lm, pairs), f"{CONTENT_COMPONENTS} content components"
+        return content(lm, pairs, site=vector.site), f"{CONTENT_COMPONENTS} content components"
     other = what if isinstance(what, SteeringVector) else load_vector(what)
     other.check(lm)
+    if other.site != vector.site:
+        raise MisuseError(
+            f"{other.name!r} is at {other.site} and {vector.name!r} at {vector.site}: project out what was read "
+            "where the vector was"
+        )
     return other.direction[:, None], other.name
 
 

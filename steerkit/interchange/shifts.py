@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from steerkit.core.errors import MisuseError
+from steerkit.core.sites import RESID_POST
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +25,8 @@ def refusal_of_condition(intervention: Intervention, consumer: str) -> str | Non
 
     if not isinstance(intervention, Steering):
         return f"{consumer} holds steerings alone, and this is of kind {intervention.kind}"
+    if intervention.site != RESID_POST:
+        return f"site={intervention.site}: {consumer} acts on the blocks' outputs; export a vector of {RESID_POST}"
     for field in fields(intervention):  # first: under scope=all some of them could not be asked for
         if field.name not in EXPRESSED and getattr(intervention, field.name) != field.default:
             return f"{field.name}: {consumer} has nothing like it; leave it out"

@@ -57,8 +57,8 @@ class RowGate(Gate):
 class ProbeGate(RowGate):
     """Act on a row only where `probe` reads at least the probability `threshold` from its prompt.
 
-    The state read is the unsteered one at the last prompt token, output of block `layer`; layer and threshold
-    default to the probe's own.
+    The state read is the unsteered one at the last prompt token, at the probe's site of block `layer`; layer and
+    threshold default to the probe's own.
     """
 
     probe: Probe
@@ -131,7 +131,7 @@ class DetectorGate(RowGate):
 class PositionGate(Gate):
     """Steer a position only where its state's component along `vector` (unit length) exceeds `threshold`.
 
-    The component is read at the steered layer, before the edit.
+    The component is read at the steered layer and site, before the edit; the vector is of the same site.
     """
 
     vector: SteeringVector

@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from steerkit.core.errors import InputError, MisuseError, ModelMismatchError
-
-SITE = "resid_post"
+from steerkit.core.sites import RESID_POST, SiteName, Z
 
 
 class LayerMetadata(BaseModel):
@@ -25,8 +24,8 @@ class LayerMetadata(BaseModel):
     model: str
     fingerprint: str
     positive: str = ""
-    site: str = SITE
-    layer_convention: str = "layer l is the output of decoder block l, counted from 0"
+    site: SiteName = RESID_POST
+    layer_convention: str = "layer l is decoder block l, counted from 0, and the site says where in it"
 
 
 class ModelFacts(Protocol):
@@ -48,6 +47,9 @@ class ModelFacts(Protocol):
     def d_model(self) -> int:
         """Width of the residual stream."""
 
+    def width(self, site: SiteName) -> int:
+        """Width of the states at a site. Raises MisuseError where that is not known."""
+
 
 @dataclass(frozen=True)
 class Described:
@@ -57,6 +59,20 @@ class Described:
     fingerprint: str
     n_layers: int
     d_model: int
+
+    def width(self, site: SiteName) -> int:
+        """Width of the states at a site of the residual stream. Raises MisuseError for any other site."""
+        return stream_width(self, site)
+
+
+def stream_width(model: ModelFacts, site: SiteName) -> int:
+    """Return the width of the states at a site of a model that is not loaded.
+
+    Raises MisuseError for the heads' outputs, whose width sizes alone do not tell.
+    """
+    if site == Z:
+        raise MisuseError(f"how wide {model.name} is at {site!r} is known once it is loaded in transformers")
+    return model.d_model
 
 
 class LayerTensors:
@@ -68,7 +84,7 @@ class LayerTensors:
 
     @property
     def rows(self) -> Tensor:
-        """The tensor `[n_layers, d_model]`."""
+        """The tensor `[n_layers, width]`."""
         raise NotImplementedError
 
     @functools.cached_property
@@ -88,8 +104,19 @@ class LayerTensors:
 
     @property
     def d_model(self) -> int:
-        """Width of the residual stream."""
+        """Width of the states at its site: that of the residual stream, but for the heads' outputs."""
         return self.rows.shape[1]
+
+    @property
+    def site(self) -> SiteName:
+        """Where in a block its states are."""
+        site: SiteName = self.metadata.site
+        return site
+
+    @property
+    def where(self) -> str:
+        """The site as messages say it, ` at z`; nothing for the default one."""
+        return "" if self.site == RESID_POST else f" at {self.site}"
 
     def check_layer(self, layer: int) -> None:
         """Raise MisuseError unless the model that this belongs to has the layer."""
@@ -106,11 +133,13 @@ class LayerTensors:
         """
         ours, theirs = self.metadata.fingerprint, model.fingerprint
         mine, other = ours.split(":")[0], theirs.split(":")[0]
-        if (self.n_layers, self.d_model) != (model.n_layers, model.d_model) or mine != other:
+        alike = self.n_layers == model.n_layers and mine == other
+        width = model.width(self.site) if alike else model.d_model
+        if not alike or self.d_model != width:
             raise ModelMismatchError(
                 f"{self.noun} {self.name!r} is for {self.metadata.model} ({mine}, {self.n_layers} layers, width "
-                f"{self.d_model}), but {model.name} is {other} with {model.n_layers} layers, width {model.d_model}: "
-                f"{self.again} {model.name}"
+                f"{self.d_model}{self.where}), but {model.name} is {other} with {model.n_layers} layers, width {width}"
+                f"{self.where if alike else ''}: {self.again} {model.name}"
             )
         if exact and ours != theirs:
             raise ModelMismatchError(

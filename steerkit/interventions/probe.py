@@ -1,7 +1,7 @@
 """Probe: at every layer a logistic reading of the unsteered state, with what is needed not to misapply it.
 
 It answers, before the first token is written, whether a prompt calls for a behaviour: P(positive) =
-sigmoid(weight[l] · h + bias[l]) for the state h at the last prompt token, output of block l. On disk it is two
+sigmoid(weight[l] · h + bias[l]) for the state h at the last prompt token, at its site of block l. On disk it is two
 tensors and one entry of a safetensors header, so it lies in a file of its own or beside a vector's tensors;
 `load_probe` reads both.
 """
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.files import fault_of, read_tensors, write_tensors
+from steerkit.core.sites import RESID_POST
 from steerkit.interventions.base import log_odds_of
 from steerkit.interventions.layer_tensors import LayerMetadata, LayerTensors
 
@@ -87,8 +88,8 @@ class ProbeMetadata(LayerMetadata):
 class Probe(LayerTensors):
     """P(positive) = sigmoid(weight[l] · h + bias[l]) for the unsteered state h at the last prompt token.
 
-    `weight` `[n_layers, d_model]` and `bias` `[n_layers]`, float32 on the CPU, take the state as it leaves block
-    l: standardisation and calibration are folded in. Raises InputError where the tensors do not fit together.
+    `weight` `[n_layers, width]` and `bias` `[n_layers]`, float32 on the CPU, take the state as it is at the site of
+    block l: standardisation and calibration are folded in. Raises InputError where the tensors do not fit together.
     """
 
     weight: Tensor
@@ -100,7 +101,7 @@ class Probe(LayerTensors):
 
     def __post_init__(self) -> None:
         if self.weight.ndim != 2:
-            raise InputError(f"a probe is [n_layers, d_model], got shape {list(self.weight.shape)}")
+            raise InputError(f"a probe is [n_layers, width], got shape {list(self.weight.shape)}")
         self.keep("weight", self.weight.shape)
         self.keep("bias", self.weight.shape[:1])
         layers = [self.metadata.layer, *(threshold.layer for threshold in self.metadata.thresholds)]
@@ -109,22 +110,23 @@ class Probe(LayerTensors):
 
     @property
     def rows(self) -> Tensor:
-        """The weights `[n_layers, d_model]`."""
+        """The weights `[n_layers, width]`."""
         return self.weight
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of weight and bias: two probes with one digest read alike."""
-        shape = json.dumps(list(self.weight.shape)).encode()
+        """SHA-256 of weight, bias and site: two probes with one digest read alike."""
+        site = "" if self.site == RESID_POST else self.site
+        shape = site.encode() + json.dumps(list(self.weight.shape)).encode()
         return hashlib.sha256(shape + self.weight.numpy().tobytes() + self.bias.numpy().tobytes()).hexdigest()
 
     def logit(self, layer: int, states: Tensor) -> Tensor:
-        """Log-odds of the behaviour, float32, for states `[..., d_model]` of any dtype and device -> `[...]`."""
+        """Log-odds of the behaviour, float32, for states `[..., width]` of any dtype and device -> `[...]`."""
         self.check_layer(layer)
         return states.float() @ self.weight[layer].to(states.device) + self.bias[layer].to(states.device)
 
     def probability(self, layer: int, states: Tensor) -> Tensor:
-        """P(positive) for states `[..., d_model]` -> `[...]`; calibrated for the base rate of the fitted data."""
+        """P(positive) for states `[..., width]` -> `[...]`; calibrated for the base rate of the fitted data."""
         return self.logit(layer, states).sigmoid()
 
     def fires(self, layer: int, states: Tensor, threshold: float | None = None) -> Tensor:
@@ -156,7 +158,7 @@ class Probe(LayerTensors):
         return write_tensors(Path(path), self.tensors(), self.header(), "probe")
 
     def __repr__(self) -> str:
-        return f"Probe({self.name!r}, for {self.metadata.model}, layer {self.metadata.layer})"
+        return f"Probe({self.name!r}, for {self.metadata.model}, layer {self.metadata.layer}{self.where})"
 
 
 def probe_from(tensors: Mapping[str, Tensor], header: Mapping[str, str], where: object) -> Probe | None:

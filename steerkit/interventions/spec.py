@@ -6,6 +6,7 @@
              a named prompt edit                            dont-know-system
              prompt, with the edit's texts                  prompt@system="Be brief.",begin="Sure"
     KEY      vector: layer strength operation scope target half_life positions
+             vector: site, which says what the vector says itself and is refused where it says another
              any: gate (a probe's file or name, or a registered gate; with gate_layer, threshold)
              vector: along (a vector; with threshold) for a gate that decides position by position
     VALUE    a number, a word, or a text in double quotes with JSON's escapes; several joined by +, as in layer=4+8
@@ -40,7 +41,7 @@ from steerkit.interventions.prompt_edit import TEXTS, PromptEdit
 from steerkit.interventions.steering import MANNER, Steering
 from steerkit.interventions.store import Parts, Store, as_store, recommended_use
 
-STEERING_KEYS = ("layer", *MANNER)
+STEERING_KEYS = ("layer", "site", *MANNER)
 WORDS, NUMBERS = ("operation", "scope", "positions"), ("strength", "target", "half_life")
 GATE_KEYS = ("gate", "gate_layer", "along", "threshold")
 LONGEST_RANGE = 10_000
@@ -101,6 +102,10 @@ def _parse(text: str, store: Store) -> tuple[Intervention, ...]:
 def _steerings(head: str, fields: dict[str, str], text: str, store: Store) -> tuple[Intervention, ...]:
     check_keys(fields, (*STEERING_KEYS, *GATE_KEYS), text)
     vector = store.vector(unquoted(head, text))
+    if fields.get("site", vector.site) != vector.site:
+        raise MisuseError(
+            f"spec {text!r}: {vector.name!r} was read at site {vector.site}, and acts there alone"
+        )
     given: dict[str, Any] = {key: unquoted(fields[key], text) for key in WORDS if key in fields}
     given |= {key: number(fields[key], key, text) for key in NUMBERS if key in fields}
     if "layer" in fields:

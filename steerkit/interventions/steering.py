@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from steerkit.core.errors import MisuseError
 from steerkit.core.registry import OPERATIONS
+from steerkit.core.sites import RESID_POST, SiteName
 from steerkit.interventions.base import Intervention, Names, check_number, json_reference, shortest, spec_of
 from steerkit.interventions.gate import Gate, as_gate
 from steerkit.interventions.operations import Operation
@@ -33,7 +34,8 @@ MANNER = ("strength", "operation", "scope", "target", "half_life", "positions")
 class Steering(Intervention):
     """One vector applied at `layers`, each with the full strength, by a registered operation.
 
-    `layers` may be one number, `gate` a probe or a registered gate's name, `operation` the operation itself.
+    It acts at the vector's site of each layer. `layers` may be one number, `gate` a probe or a registered gate's name,
+    `operation` the operation itself.
 
     `scope` says at which positions: `completion`, those from whose output a completion token is sampled (the
     last prompt token and every completion token but the last); `prompt`, every earlier prompt position; `all`,
@@ -81,6 +83,12 @@ class Steering(Intervention):
                     f"{name} is about the completion, and scope {self.scope!r} holds the prompt: give scope "
                     f"{', '.join(COMPLETION_SCOPES[:-1])} or {COMPLETION_SCOPES[-1]}"
                 )
+        along = getattr(self.gate, "vector", None)
+        if along is not None and along.site != self.site:
+            raise MisuseError(
+                f"a gate along a vector reads where the steering acts, and {along.name!r} is at {along.site}, but "
+                f"{self.vector.name!r} at {self.site}"
+            )
         layers = (self.layers,) if isinstance(self.layers, int) else self.layers
         object.__setattr__(self, "layers", tuple(sorted(set(layers))))
         self._check_layers()
@@ -95,6 +103,15 @@ class Steering(Intervention):
                 raise MisuseError(
                     f"{self.vector.name!r} has no direction at layer {layer}: it was trained at {trained}"
                 )
+            if self.site != RESID_POST and not self.vector.direction[layer].any():
+                raise MisuseError(
+                    f"{self.vector.name!r} has no direction at layer {layer}, whose block has no {self.site}"
+                )
+
+    @property
+    def site(self) -> SiteName:
+        """Where in each block it acts: where its vector was read."""
+        return self.vector.site
 
     @property
     def acts_by(self) -> Operation:
@@ -129,7 +146,10 @@ class Steering(Intervention):
 
     def spec(self, names: Names) -> str:
         """Return the canonical spec string."""
-        fields = [("layer", "+".join(map(str, self.layers))), ("strength", shortest(self.strength))]
+        fields = [("layer", "+".join(map(str, self.layers)))]
+        if self.site != RESID_POST:
+            fields.append(("site", self.site))
+        fields.append(("strength", shortest(self.strength)))
         if self.operation != "add":
             fields.append(("operation", self.operation))
         if self.target is not None:

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from steerkit.core.errors import InputError, MisuseError, ModelMismatchError
 from steerkit.core.files import fault_of, read_tensors, write_tensors
+from steerkit.core.sites import RESID_POST, Z
 from steerkit.interventions.base import Intervention
 from steerkit.interventions.gate import Gate, ProbeGate
-from steerkit.interventions.layer_tensors import SITE, LayerMetadata, LayerTensors
+from steerkit.interventions.layer_tensors import LayerMetadata, LayerTensors
 from steerkit.interventions.probe import Probe, probe_from
 from steerkit.interventions.steering import Positions, Scope, Steering
 
@@ -85,6 +86,7 @@ class VectorMetadata(LayerMetadata):
     `scaling`: `gap`, strength 1 moves the state by the mean gap of the two sides along the direction; `norm`,
     it has the norm of the vector that it controls; `trained`, as an optimiser or another tool left it, zero at
     layers where there is none; `combined`, the result of vector algebra.
+    `heads`: at site `z`, how many attention heads' outputs stand side by side in a state.
     """
 
     format_version: int = FORMAT_VERSION
@@ -94,6 +96,7 @@ class VectorMetadata(LayerMetadata):
     template_digest: str = ""
     pairs_digest: str = ""
     pairs_count: int = 0
+    heads: int | None = None
     separability: tuple[float, ...] | None = None
     baseline_separability: float | None = None
     agreement: tuple[float, ...] | None = None
@@ -110,12 +113,12 @@ class VectorMetadata(LayerMetadata):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SteeringVector(LayerTensors):
-    """A direction `[n_layers, d_model]` float32 on the CPU, from the negative to the positive side.
+    """A direction `[n_layers, width]` float32 on the CPU, from the negative to the positive side.
 
-    `mean_positive` and `mean_negative` are the two sides' mean states `[n_layers, d_model]`;
-    `activation_norm` `[n_layers]` is the mean norm of the residual stream over the pairs' tokens, the first
-    position left out. A vector without them steers all the same; it only reports less. `probe` is a gate that
-    travels with the vector; see `steerkit.interventions.steering.ProbeGate`.
+    It was read, and acts, at its `site`, which is `width` wide. `mean_positive` and `mean_negative` are the two sides'
+    mean states `[n_layers, width]`; `activation_norm` `[n_layers]` is the mean norm of the states over the pairs'
+    tokens, the first position left out. A vector without them steers all the same; it only reports less. `probe` is
+    a gate that travels with the vector; see `steerkit.interventions.steering.ProbeGate`.
     """
 
     direction: Tensor
@@ -130,7 +133,7 @@ class SteeringVector(LayerTensors):
 
     def __post_init__(self) -> None:
         if self.direction.ndim != 2:
-            raise InputError(f"a direction is [n_layers, d_model], got shape {list(self.direction.shape)}")
+            raise InputError(f"a direction is [n_layers, width], got shape {list(self.direction.shape)}")
         self.keep("direction", self.direction.shape)
         for field in OPTIONAL_TENSORS:
             if getattr(self, field) is not None:
@@ -138,13 +141,13 @@ class SteeringVector(LayerTensors):
 
     @property
     def rows(self) -> Tensor:
-        """The direction `[n_layers, d_model]`."""
+        """The direction `[n_layers, width]`."""
         return self.direction
 
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the direction and its site: two vectors with one digest steer alike."""
-        site = "" if self.metadata.site == SITE else self.metadata.site
+        site = "" if self.site == RESID_POST else self.site
         shape = json.dumps(list(self.direction.shape)).encode()
         return hashlib.sha256(site.encode() + shape + self.direction.numpy().tobytes()).hexdigest()
 
@@ -205,15 +208,40 @@ class SteeringVector(LayerTensors):
         drawn_from = hashlib.sha256(f"{seed}:{self.digest}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(drawn_from[:8]))
         noise = torch.randn(self.direction.shape, generator=generator)
-        unit = noise / noise.norm(dim=-1, keepdim=True)
+        if self.metadata.heads is not None:  # of a vector for one head, a control for the same head
+            acts = self._by_head().any(dim=-1, keepdim=True)
+            noise = (noise.view_as(self._by_head()) * acts).flatten(1)
+        unit = noise / noise.norm(dim=-1, keepdim=True).clamp_min(torch.finfo().tiny)
         name = f"random({self.name})" if seed == 0 else f"random({self.name},{seed})"
         metadata = self.metadata.derived(name=name, method="random", scaling="norm", positive="")
         direction = unit * self.direction.norm(dim=-1, keepdim=True)
         return SteeringVector(direction, metadata, activation_norm=self.activation_norm)
 
+    def head(self, head: int) -> SteeringVector:
+        """Return the part of a vector at `z` that belongs to one attention head, counted from 0; the rest is zero.
+
+        Raises MisuseError for a vector at another site, or a head that there is not.
+        """
+        heads = self.metadata.heads
+        if self.site != Z or heads is None:
+            raise MisuseError(
+                f"vector {self.name!r} is at {self.site}, and heads stand side by side at z alone"
+            )
+        if not 0 <= head < heads:
+            raise MisuseError(
+                f"head {head!r} is out of range: {self.metadata.model} has heads 0 to {heads - 1}"
+            )
+        direction = torch.zeros_like(self._by_head())
+        direction[:, head] = self._by_head()[:, head]
+        return self._combined(direction.flatten(1), f"{self.name}.head{head}")
+
+    def _by_head(self) -> Tensor:
+        """The direction as `[n_layers, head, width of one]`."""
+        return self.direction.view(self.n_layers, self.metadata.heads or 1, -1)
+
     def relative_dose(self, layer: int, strength: float) -> float | None:
-        """|strength| · ||v|| / ||h|| at one layer: the push relative to the stream that it pushes."""
-        if self.activation_norm is None:
+        """|strength| · ||v|| / ||h|| at one layer: the push relative to the states that it pushes."""
+        if self.activation_norm is None or not self.activation_norm[layer]:
             return None
         return abs(strength) * float(self.direction[layer].norm() / self.activation_norm[layer])
 
@@ -261,6 +289,10 @@ class SteeringVector(LayerTensors):
                 f"{self.name!r} is for {self.metadata.model} and {other.name!r} for {other.metadata.model}: "
                 "only vectors of one model can be added"
             )
+        if self.site != other.site:
+            raise MisuseError(
+                f"{self.name!r} is at {self.site} and {other.name!r} at {other.site}: steer with both instead"
+            )
         return self._combined(self.direction + other.direction, f"({self.name}+{other.name})")
 
     def __mul__(self, factor: float) -> SteeringVector:
@@ -293,7 +325,7 @@ class SteeringVector(LayerTensors):
         return write_tensors(path, tensors, header, "vector")
 
     def __repr__(self) -> str:
-        made = f"{self.metadata.method}, {self.n_layers} layers, width {self.d_model}"
+        made = f"{self.metadata.method}, {self.n_layers} layers, width {self.d_model}{self.where}"
         return f"SteeringVector({self.name!r}, for {self.metadata.model}, {made})"
 
 

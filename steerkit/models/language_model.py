@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from steerkit.core.errors import MisuseError, ModelInUseError
 from steerkit.core.prompts import Renderer
-from steerkit.models.blocks import adapter_of, entry_device, find_blocks, streams
+from steerkit.core.sites import RESID_POST, Place, SiteName, Z
+from steerkit.models.blocks import adapter_of, entry_device, find_blocks, probe_ids, streams
 from steerkit.models.fingerprint import fingerprint
 from steerkit.models.markers import DEFAULT, ThinkingMarkers
-from steerkit.models.sites import Site, SiteMap
+from steerkit.models.sites import Site, SiteMap, seen_at
 
 UNBOUNDED = 2**31 - 1
 
@@ -39,6 +40,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.name = name
         self._seen: tuple[object, list[tuple[torch.device, torch.dtype, int]]] | None = None
+        self._inside: dict[SiteName, tuple[object, dict[int, Tensor]]] = {}
         if hf.config.is_encoder_decoder:
             raise MisuseError(f"{type(hf).__name__} is an encoder–decoder, and only decoders are steered")
         self.decoder: nn.Module = hf.get_decoder()
@@ -66,19 +68,51 @@ class LanguageModel:
         """Number format of the residual stream, as block 0 hands it on."""
         return self._streams[0][1]
 
-    def like(self, layer: int) -> Tensor:
-        """Return an empty tensor where the state behind block `layer` is, in its number format."""
-        device, dtype, _ = self._streams[layer]
-        return torch.empty(0, device=device, dtype=dtype)
-
     @property
     def _streams(self) -> list[tuple[torch.device, torch.dtype, int]]:
         """Device, number format and width of the state behind each block; seen anew where the user moved the model."""
-        weight = next(self.hf.parameters())
-        held = weight.device, weight.dtype
-        if self._seen is None or self._seen[0] != held:
-            self._seen = held, streams(self.hf, self.decoder, self.blocks)
+        if self._seen is None or self._seen[0] != self._held:
+            self._seen = self._held, streams(self.hf, self.decoder, self.blocks)
         return self._seen[1]
+
+    @property
+    def _held(self) -> object:
+        """Where and in what number format the weights are: what was seen of the states holds as long as this does."""
+        weight = next(self.hf.parameters())
+        return weight.device, weight.dtype
+
+    def like(self, layer: int, site: SiteName = RESID_POST) -> Tensor:
+        """Return an empty tensor `[0, width]` where the states at a site of block `layer` are, in their number format.
+
+        Raises MisuseError where the block has no such site, SteerkitError where it cannot be read or steered safely.
+        """
+        if site == RESID_POST:
+            device, dtype, width = self._streams[layer]
+            return torch.empty(0, width, device=device, dtype=dtype)
+        self.sites.at(Place(layer, site))  # refuses
+        return self._likes(site)[layer]
+
+    def width(self, site: SiteName) -> int:
+        """Return the width of the states at a site. Raises MisuseError where no block has it, or blocks differ."""
+        if site != Z:
+            return self.d_model
+        widths = sorted({like.shape[-1] for like in self._likes(site).values()})
+        if len(widths) > 1:
+            raise MisuseError(
+                f"{self.name}: {site!r} is {' or '.join(map(str, widths))} wide, by layer, and a vector has one width: "
+                "take attn_out"
+            )
+        return widths[0]
+
+    def _likes(self, site: SiteName) -> dict[int, Tensor]:
+        """What `like` returns at each layer that has a site; seen anew where the user moved the model."""
+        if site not in self._inside or self._inside[site][0] != self._held:
+            sites = {layer: self.sites.at(Place(layer, site)) for layer in self.sites.layers(site)}
+            ids = probe_ids(self.hf)
+            with self.unsteered(), torch.inference_mode():
+                run = functools.partial(self.decoder, input_ids=ids, use_cache=False)
+                self._inside[site] = self._held, seen_at(sites, self.blocks, run, ids.shape[1])
+        return self._inside[site][1]
 
     @property
     def context_length(self) -> int:

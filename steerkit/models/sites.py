@@ -1,8 +1,8 @@
-"""Where the residual stream is: decoder blocks and TransformerLens hook names on the bare model.
+"""Where states are: decoder blocks, sites and TransformerLens hook names on the bare model, and hooks there.
 
 TransformerLens' architecture adapters, built from the config alone, say what a hook name means; nothing of the model is
-replaced. What a block returns (a tensor, a tuple or a list, by architecture) is known here and nowhere else. The blocks
-themselves are found in `models.blocks`.
+replaced. What a module returns (a tensor, a tuple or a list, by architecture), and how it is given its states, is known
+here and nowhere else. The blocks themselves are found in `models.blocks`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,18 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from steerkit.core.errors import MisuseError, SteerkitError
+from steerkit.core.sites import Place, SiteName
+
+Act = Callable[[Tensor], Tensor | None]
+Given = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments
+NOTHING: Mapping[int, Any] = MappingProxyType({})
+HIDDEN_STATES = "hidden_states"  # what transformers calls a module's input where it is given by keyword
+# TransformerLens' hooks at the sites inside a block.
+HOOKS = {"attn_out": "hook_attn_out", "mlp_out": "hook_mlp_out", "z": "attn.hook_z"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +37,12 @@ class Site:
 
 
 def hidden_of(output: Any) -> Tensor:
-    """The residual stream `[batch, position, d_model]` in what a decoder block returned."""
+    """The states `[batch, position, width]` in what a decoder block, or a part of one, returned."""
     return output if isinstance(output, Tensor) else output[0]
 
 
 def with_hidden(output: Any, hidden: Tensor) -> Any:
-    """A block's return value with the residual stream replaced, in the same form."""
+    """A module's return value with the states replaced, in the same form."""
     if isinstance(output, Tensor):
         return hidden
     if isinstance(output, list):
@@ -41,9 +50,64 @@ def with_hidden(output: Any, hidden: Tensor) -> Any:
     return (hidden, *output[1:])
 
 
-Act = Callable[[Tensor], Tensor | None]
-Given = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments
-NOTHING: Mapping[int, Any] = MappingProxyType({})
+def hidden_in(given: Given) -> Tensor:
+    """The states `[batch, position, width]` among a module's arguments. Raises MisuseError where they are not there."""
+    args, kwargs = given
+    hidden = args[0] if args else kwargs.get(HIDDEN_STATES)
+    if not isinstance(hidden, Tensor):
+        raise MisuseError("a module is given no hidden states to read or steer: take resid_post")
+    return hidden
+
+
+def with_hidden_in(given: Given, hidden: Tensor) -> Given:
+    """A module's arguments with the states replaced, in the same form."""
+    args, kwargs = given
+    return ((hidden, *args[1:]), kwargs) if args else (args, kwargs | {HIDDEN_STATES: hidden})
+
+
+@contextmanager
+def on_sites(acts: Mapping[Site, Act]) -> Iterator[dict[Site, int]]:
+    """Install hooks at sites, and take them off when the `with` block ends, whatever ends it.
+
+    `acts[site]` is given the states `[row, position, width]` there; what it returns goes on in their place, None leaves
+    them as they are. Yields how often each has been called so far.
+    """
+    ran = dict.fromkeys(acts, 0)
+
+    def after(site: Site, act: Act, _module: nn.Module, _args: Any, output: Any) -> Any:
+        ran[site] += 1
+        hidden = act(hidden_of(output))
+        return None if hidden is None else with_hidden(output, hidden)
+
+    def before(site: Site, act: Act, _module: nn.Module, *given: Any) -> Any:
+        ran[site] += 1
+        hidden = act(hidden_in(given))
+        return None if hidden is None else with_hidden_in(given, hidden)
+
+    with ExitStack() as installed:
+        for site, act in acts.items():
+            if site.side == "out":
+                handle = site.module.register_forward_hook(partial(after, site, act))
+            else:
+                handle = site.module.register_forward_pre_hook(partial(before, site, act), with_kwargs=True)
+            installed.enter_context(handle)
+        yield ran
+
+
+@contextmanager
+def one_pass(acts: Mapping[Site, Act]) -> Iterator[None]:
+    """Install hooks as `on_sites` does for one forward pass, in which each must be called exactly once.
+
+    Raises SteerkitError where one was not: what was read or edited would then not be what it seems.
+    """
+    with on_sites(acts) as ran:
+        yield
+    once = sum(times == 1 for times in ran.values())
+    if once != len(ran):
+        raise SteerkitError(
+            f"{once} of {len(ran)} hooked modules ran once in a forward pass: the model skips or replaces them "
+            "(torch.compile?), so it cannot be read or steered safely"
+        )
 
 
 @contextmanager
@@ -52,47 +116,27 @@ def on_blocks(
     outputs: Mapping[int, Act],
     inputs: Mapping[int, Callable[[Given], Given]] = NOTHING,
 ) -> Iterator[dict[int, int]]:
-    """Install hooks on `blocks`, by their index, and take them off when the `with` block ends, whatever ends it.
+    """Install hooks behind `blocks`, by their index, as `on_sites` does; yields how often each of `outputs` was called.
 
-    `outputs[l]` is given the residual stream `[row, position, d_model]` behind block l; what it returns goes on in
-    place of the stream, None leaves it as it is. `inputs[l]` is given all arguments of block l and returns those to
-    run it with. Yields how often each block of `outputs` has run so far.
+    `inputs[l]` is given all arguments of block l and returns those to run it with.
     """
     ran = dict.fromkeys(outputs, 0)
 
-    def after(layer: int, act: Act, _block: nn.Module, _args: Any, output: Any) -> Any:
+    def counting(layer: int, act: Act, hidden: Tensor) -> Tensor | None:
         ran[layer] += 1
-        hidden = act(hidden_of(output))
-        return None if hidden is None else with_hidden(output, hidden)
+        return act(hidden)
 
-    def before(
-        change: Callable[[Given], Given], _block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Given:
-        return change((args, kwargs))
+    def before(change: Callable[[Given], Given], _block: nn.Module, *given: Any) -> Given:
+        return change(given)
 
     with ExitStack() as installed:
         for layer, act in outputs.items():
-            installed.enter_context(blocks[layer].register_forward_hook(partial(after, layer, act)))
+            acts = {Site(blocks[layer], "out"): partial(counting, layer, act)}
+            installed.enter_context(on_sites(acts))
         for layer, change in inputs.items():
             hook = partial(before, change)
             installed.enter_context(blocks[layer].register_forward_pre_hook(hook, with_kwargs=True))
         yield ran
-
-
-@contextmanager
-def one_pass(blocks: Sequence[nn.Module], outputs: Mapping[int, Act]) -> Iterator[None]:
-    """Install hooks as `on_blocks` does for one forward pass, in which each hooked block must run exactly once.
-
-    Raises SteerkitError where one did not: what was read or edited would then not be what it seems.
-    """
-    with on_blocks(blocks, outputs) as ran:
-        yield
-    once = sum(times == 1 for times in ran.values())
-    if once != len(ran):
-        raise SteerkitError(
-            f"{once} of {len(ran)} hooked blocks ran once in a forward pass: the model skips or replaces blocks "
-            "(torch.compile?), so it cannot be read or steered safely"
-        )
 
 
 class SiteMap:
@@ -102,6 +146,40 @@ class SiteMap:
         self._hf = hf
         self._adapter = adapter
         self.blocks = blocks
+        self._found: dict[Place, Site | None] = {}
+
+    def at(self, place: Place) -> Site:
+        """The module and side that are a place. Raises MisuseError, naming it, where the block has no such site."""
+        found = self._find_once(place)
+        if found is None:
+            raise MisuseError(
+                f"block {place.layer} of {type(self._hf).__name__} has no site {place.site!r} that TransformerLens "
+                "knows: take another layer, or resid_pre or resid_post"
+            )
+        return found
+
+    def _find_once(self, place: Place) -> Site | None:
+        if place not in self._found:
+            self._found[place] = self._find(place)
+        return self._found[place]
+
+    def _find(self, place: Place) -> Site | None:
+        block = self.blocks[place.layer]
+        if place.site not in HOOKS:
+            return Site(block, "in" if place.site == "resid_pre" else "out")
+        try:
+            site = self.resolve(f"blocks.{place.layer}.{HOOKS[place.site]}")
+        except MisuseError:
+            return None
+        return site if any(site.module is part for part in block.modules()) else None
+
+    def layers(self, site: SiteName) -> list[int]:
+        """The layers that have a site. Raises MisuseError where none has."""
+        every = [Place(layer, site) for layer in range(len(self.blocks))]
+        found = [place.layer for place in every if self._find_once(place) is not None]
+        if not found:
+            self.at(every[0])  # refuses
+        return found
 
     def resolve(self, name: str) -> Site:
         """The site of a TransformerLens hook name such as `blocks.7.hook_resid_post` or `blocks.7.attn.hook_out`.
@@ -132,3 +210,43 @@ class SiteMap:
         except (KeyError, ValueError, AttributeError):
             pass  # the adapter does not know the name: said below
         raise MisuseError(f"{name!r} names no tensor of this model; try blocks.0.hook_resid_post")
+
+
+def seen_at(
+    sites: Mapping[int, Site], blocks: Sequence[nn.Module], run: Callable[[], object], positions: int
+) -> dict[int, Tensor]:
+    """Return for each layer an empty tensor `[0, width]` in the number format and on the device of the states there.
+
+    `run` runs the model over one row of `positions` tokens: once without and once with a nudge at the middle one of
+    `sites`, which must change the output of its own block and of later ones alone. Raises SteerkitError where it does
+    not, or where the states at a site are not `[row, position, width]`, once a pass.
+    """
+    layers = list(sites)
+    middle = layers[len(layers) // 2]
+    found: dict[int, Tensor] = {}
+
+    def nudge(hidden: Tensor) -> Tensor:
+        # Not one number for all: a norm that centres the states would take that away.
+        return hidden + torch.linspace(0.5, 1.5, hidden.shape[-1]).to(hidden)
+
+    def outputs(acts: Mapping[Site, Act]) -> tuple[list[Tensor], list[int]]:
+        """What the blocks give under `acts`, and how often each of these was called."""
+        given: list[Tensor] = []
+        every = dict.fromkeys(range(len(blocks)), lambda hidden: given.append(hidden.clone()))
+        with on_blocks(blocks, every), on_sites(acts) as ran:
+            run()
+        return given, list(ran.values())
+
+    def look(layer: int, hidden: Tensor) -> None:
+        found[layer] = hidden
+
+    plain, ran = outputs({site: partial(look, layer) for layer, site in sites.items()})
+    nudged, _ = outputs({sites[middle]: nudge})
+    moved = [not torch.equal(*pair) for pair in zip(plain, nudged, strict=True)]
+    states = all(hidden.shape[:-1] == (1, positions) for hidden in found.values())
+    if ran != [1] * len(sites) or not states or moved != [layer >= middle for layer in range(len(blocks))]:
+        raise SteerkitError(
+            f"what runs at block {middle} is not a state [row, position, width] that reaches the block's output, once "
+            "a pass, so it cannot be read or steered safely: take resid_post"
+        )
+    return {layer: torch.empty(0, h.shape[-1], device=h.device, dtype=h.dtype) for layer, h in found.items()}

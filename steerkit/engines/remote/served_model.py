@@ -14,9 +14,11 @@ from typing import Any
 
 from steerkit.core.errors import InputError, MisuseError, SteerkitError
 from steerkit.core.prompts import EncodedText, Renderer
+from steerkit.core.sites import SiteName
 from steerkit.engines.base import Completion, Decoding, Finish, Request, ScoreRequest
 from steerkit.engines.remote.identity import checkpoint_fingerprint, local_folder
 from steerkit.interventions.base import Intervention
+from steerkit.interventions.layer_tensors import stream_width
 from steerkit.interventions.prompt_edit import edited_prompt
 from steerkit.interventions.store import tensors_of
 from steerkit.models.bundled import bundled_folder
@@ -62,6 +64,10 @@ class ServedModel:
         self.d_model: int = config.hidden_size
         self.context_length: int = config.max_position_embeddings
         self._checked: set[tuple[str, str]] = set()
+
+    def width(self, site: SiteName) -> int:
+        """Width of the states at a site of the residual stream; see `stream_width`."""
+        return stream_width(self, site)
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from steerkit.core.errors import MisuseError, SteerkitError
+from steerkit.core.sites import RESID_POST
 from steerkit.engines.remote.arguments import ARGUMENT, PROMPT_TOKENS
 from steerkit.interventions.base import Intervention, json_reference
 from steerkit.interventions.gate import PositionGate
@@ -49,6 +50,8 @@ def supports(intervention: Intervention) -> str | None:
         return None if intervention.begin is None else "'begin' forces tokens, which vLLM cannot"
     if not isinstance(intervention, Steering):
         return "vLLM has no rules on logits"
+    if intervention.site != RESID_POST:
+        return f"'site' {intervention.site!r} is not supported in vLLM, which steers {RESID_POST} alone"
     for field in dataclasses.fields(intervention):
         value = getattr(intervention, field.name)
         if field.name not in EXPRESSED and value != field.default:

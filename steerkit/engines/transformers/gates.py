@@ -16,6 +16,7 @@ from torch import Tensor
 from steerkit.core.errors import SteerkitError
 from steerkit.core.prompts import Prompt
 from steerkit.core.registry import GATES
+from steerkit.core.sites import Place, SiteName
 from steerkit.engines.base import GateReading
 from steerkit.engines.forward import in_passes, last_states
 from steerkit.interventions.base import Intervention, log_odds_of, probability_of
@@ -61,13 +62,20 @@ class Readings:
             self._read_detector(name, prompts)
 
     def _read_probes(self, by_prompt: Mapping[PromptIds, Sequence[ProbeGate]]) -> None:
-        def states_of(prompts: Sequence[PromptIds]) -> dict[int, Tensor]:
-            return last_states(self._lm, prompts, {gate.layer for ids in prompts for gate in by_prompt[ids]})
+        def states_of(prompts: Sequence[PromptIds]) -> dict[Place, Tensor]:
+            layers: dict[SiteName, set[int]] = {}
+            for gate in (gate for ids in prompts for gate in by_prompt[ids]):
+                layers.setdefault(gate.probe.site, set()).add(gate.layer)
+            return {
+                Place(layer, site): state
+                for site, there in layers.items()
+                for layer, state in last_states(self._lm, prompts, there, site).items()
+            }
 
         for prompts, states in in_passes(sorted(by_prompt, key=len), len, READ_TOKENS, states_of):
             for row, ids in enumerate(prompts):
                 for gate in by_prompt[ids]:
-                    logit = gate.probe.logit(gate.layer, states[gate.layer][row])
+                    logit = gate.probe.logit(gate.layer, states[Place(gate.layer, gate.probe.site)][row])
                     self._log_odds[ids, _key(gate)] = float(logit)
 
     def _read_detector(self, name: str, prompts: Mapping[PromptIds, Prompt]) -> None:

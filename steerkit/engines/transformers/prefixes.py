@@ -1,10 +1,10 @@
-"""Prompts run ahead of their rows: once for all rows that share them, and below the first steered block once
+"""Prompts run ahead of their rows: once for all rows that share them, and below the first steered place once
 even for rows that do not.
 
 A row's prefix is its prompt without the last token. Where nothing steers the prompt, all rows of one prompt have
-one prefix. Where something does (scopes `prompt` and `all`), rows differ from the first steered block on, and only
+one prefix. Where something does (scopes `prompt` and `all`), rows differ from the first steered place on, and only
 from there: the blocks below run one row a prompt, and the batch is expanded to one row a steering inside the same
-forward pass, at that block's output.
+forward pass, at the last block's output that comes before it or is it.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Prefixes:
         At most `most` in all, so that a batch that was halved for want of memory halves its prompts too.
         """
         if row.prefix_key not in self._known:
-            first = _first_steered_layer(row)
-            alike = [r for r in upcoming if _first_steered_layer(r) == first]
+            first = row.program.last_block_before(PROMPT)
+            alike = [r for r in upcoming if r.program.last_block_before(PROMPT) == first]
             unique = {r.prefix_key: r for r in [row, *alike] if r.prefix_key not in self._known}
             rows = list(unique.values())[:most]
             self._run(chunk_by_tokens(rows, lambda r: len(r.prompt_ids), PREFILL_TOKENS), first)
@@ -51,12 +51,14 @@ class Prefixes:
         self._known = {key: prefix for key, prefix in self._known.items() if key in needed}
 
     def _run(self, rows: Sequence[Row], first: int | None) -> None:
-        """Run the prefixes of `rows`, all of which are steered from block `first` on, or not at all."""
+        """Run the prefixes of `rows`, none of which is steered before the output of block `first`, or at all."""
         lm = self._lm
         every = [row.prompt_ids[:-1] for row in rows]
         texts = list(dict.fromkeys(every))
         # Not where the width could be mistaken for the number of rows; see _expanded_after.
-        shares = first is not None and len(texts) < len(rows) and len(texts) != max(map(len, texts))
+        shares = (
+            first is not None and first >= 0 and len(texts) < len(rows) and len(texts) != max(map(len, texts))
+        )
         padded = left_padded(texts if shares else every, lm)
         number = {text: i for i, text in enumerate(texts)}
         owners = [number[text] for text in every] if shares else range(len(rows))
@@ -72,11 +74,6 @@ class Prefixes:
             lower = [(k.index_select(0, owner), v.index_select(0, owner)) for k, v in source[: first + 1]]
             source = lower + source[first + 1 :]
         self._known |= {row.prefix_key: Prefix(source, i, table.gate_counts(i)) for i, row in enumerate(rows)}
-
-
-def _first_steered_layer(row: Row) -> int | None:
-    """The lowest block that acts on the row's prompt; None where none does."""
-    return min((layer for layer, phase in row.program.compositions if phase == PROMPT), default=None)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The arithmetic of a table: constants of one steering at one layer, stacked by slot, gathered by position, applied.
+"""The arithmetic of a table: constants of one steering at one place, stacked by slot, gathered by position, applied.
 
 What an operation's constants are, and its own arithmetic, `steerkit.interventions.operations` says; which slot a
 position has, `table`.
@@ -43,7 +43,7 @@ class Acting:
 
     @classmethod
     def of(cls, steering: Steering, layer: int, gate: int = 0) -> Acting:
-        """Return the constants of `steering` at `layer`, float32 on the CPU; `d_model` wide.
+        """Return the constants of `steering` at `layer`, float32 on the CPU, as wide as its vector.
 
         `gate` numbers its position gate from 1, for counting; 0 is for none.
         """
@@ -69,7 +69,7 @@ class Own:
 
 @dataclass(frozen=True)
 class Stage:
-    """The k-th steering of every slot of one layer: constants stacked to `[slots, …]`, on the model's device.
+    """The k-th steering of every slot of one place: constants stacked to `[slots, …]`, on the device of its states.
 
     `projects` and `gates` are known on the host, as are the operations in `own`, so that a plain addition costs one
     gather and one add; `halvings` `[slots]` float32 is None where nothing fades.
@@ -147,7 +147,7 @@ class Stage:
     def apply(
         self, h: Tensor, slots: Tensor, ages: Tensor | None = None, counts: Tensor | None = None
     ) -> Tensor:
-        """Edit the residual stream `h` `[row, position, d_model]` by `slots` and `ages` `[row, position]`."""
+        """Edit the states `h` `[row, position, width]` by `slots` and `ages` `[row, position]`."""
         return self.gathered(slots, ages).edit(h, counts)
 
 
@@ -173,7 +173,7 @@ class Gathered:
         )
 
     def edit(self, h: Tensor, counts: Tensor | None = None) -> Tensor:
-        """Return the residual stream `h` `[row, position, d_model]` after this stage.
+        """Return the states `h` `[row, position, width]` after this stage.
 
         `counts` `[2, row, 1 + gates]` gains, by the number of a position gate, the positions that asked it and those at
         which it fired.

@@ -2,22 +2,23 @@
 
 The contract, which every engine shares:
 
-1. A row's *program* says which ordered composition of steerings acts on it at each layer in each phase of its
+1. A row's *program* says which ordered composition of steerings acts on it at each place in each phase of its
    text. Phases are: prompt (every real prompt position before the last), thinking (completion positions while a
    thinking block is open) and answer (the other completion positions); the last two are told apart by whether the
    text read so far ends in an empty line or a line, and whether the position is the last prompt token, where a program
    asks for that. Padding has no phase and no steering.
-2. A table is compiled from the programs of the rows at hand. Each hooked layer gets a bank of slots; slot 0 does
-   nothing; equal compositions share a slot. Splitting, sorting, retiring or refilling a batch means compiling a
-   table from other rows, so no row can inherit another row's steering. Constants are computed then.
-3. Before a forward pass, outside the hooks, the slot maps `[hooked layer, row, position]` are written from the
+2. A table is compiled from the programs of the rows at hand. Each hooked place, a site of a layer, gets a bank of
+   slots; slot 0 does nothing; equal compositions share a slot. Splitting, sorting, retiring or refilling a batch
+   means compiling a table from other rows, so no row can inherit another row's steering. Constants are computed then.
+3. Before a forward pass, outside the hooks, the slot maps `[hooked place, row, position]` are written from the
    phase of each position, and for a single position a row its constants are gathered there too. A hook gathers
-   its layer's constants by slot, where that is not done yet, and applies them. Where a steering fades, its
+   its place's constants by slot, where that is not done yet, and applies them. Where a steering fades, its
    constants are gathered times what is left of them at each position's age.
-4. Steerings that meet on one layer apply in the listed order, each to the result of the one before it.
+4. Steerings that meet at one place apply in the listed order, each to the result of the one before it.
 5. Nothing in a hook synchronises with the host, copies between devices, changes a number format, or recomputes
-   a constant. Hooks come off when the block that installed them ends, whatever ended it, and a pass in which a
-   hooked block did not run is an error, not an unsteered result.
+   a constant: constants, maps and counts of a place are where its states are. Hooks come off when the block that
+   installed them ends, whatever ended it, and a pass in which a hook was not called once is an error, not an
+   unsteered result.
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ import torch
 from torch import Tensor
 
 from steerkit.core.errors import SteerkitError
+from steerkit.core.sites import Place
 from steerkit.engines.transformers.stages import Acting, Gathered, Stage
 from steerkit.interventions.gate import RowGate
 from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
-from steerkit.models.sites import on_blocks, one_pass
+from steerkit.models.sites import Site, on_sites, one_pass
 
 NOWHERE, PROMPT, THINKING, ANSWER = range(4)
 LINE_END, STEP_END = 2, 4  # added to a phase of the completion where a position ends a line, or a step too
@@ -56,12 +58,12 @@ Composition = tuple[Steering, ...]
 
 @dataclass(frozen=True)
 class Program:
-    """What one row does: an ordered composition of steerings per (layer, phase). Empty means unsteered.
+    """What one row does: an ordered composition of steerings per (place, phase). Empty means unsteered.
 
     `key` is equal for equal programs, `prompt_key` for programs that act alike on prompt positions.
     """
 
-    compositions: dict[tuple[int, int], Composition]
+    compositions: dict[tuple[Place, int], Composition]
     key: tuple[str, ...]
     prompt_key: tuple[str, ...]
 
@@ -71,19 +73,28 @@ class Program:
         acting = [s for s in steerings if s.acts]
         if any(isinstance(s.gate, RowGate) for s in acting):
             raise SteerkitError("a row gate is read before a program is made: see engines.transformers.gates")
-        compositions: dict[tuple[int, int], Composition] = {}
+        compositions: dict[tuple[Place, int], Composition] = {}
         for steering in acting:
-            for layer in steering.layers:
+            for place in (Place(layer, steering.site) for layer in steering.layers):
                 for phase in _phases(steering):
-                    compositions[layer, phase] = (*compositions.get((layer, phase), ()), steering)
+                    compositions[place, phase] = (*compositions.get((place, phase), ()), steering)
         key = tuple(s.digest for s in acting)
         prompt_key = tuple(s.digest for s in acting if PROMPT in PHASES_OF_SCOPE[s.scope])
         return cls(compositions, key, prompt_key)
 
     @property
-    def layers(self) -> set[int]:
-        """Layers that need a hook for this row."""
-        return {layer for layer, _ in self.compositions}
+    def places(self) -> set[Place]:
+        """Sites of layers that need a hook for this row."""
+        return {place for place, _ in self.compositions}
+
+    def last_block_before(self, phase: int) -> int | None:
+        """The last block whose output is the unsteered one in a phase, but for an edit of that very output.
+
+        -1 where there is none, None where nothing acts in the phase.
+        """
+        return min(
+            (place.last_block_before for place, other in self.compositions if other == phase), default=None
+        )
 
     @property
     def tells_thinking_apart(self) -> bool:
@@ -108,7 +119,7 @@ class Program:
 
     def _differ(self, phase: int, other: int) -> bool:
         of = self.compositions.get
-        return any(of((layer, phase)) != of((layer, other)) for layer in self.layers)
+        return any(of((place, phase)) != of((place, other)) for place in self.places)
 
 
 def _phases(steering: Steering) -> tuple[int, ...]:
@@ -126,18 +137,20 @@ def _phases(steering: Steering) -> tuple[int, ...]:
 class RowTable:
     """Banks and slots for the rows of one batch; see the module's contract.
 
-    `programs` holds one program per row, in row order; constants take the model's device and number format.
+    `programs` holds one program per row, in row order; constants take the device and number format of the states at
+    their place. Raises MisuseError where the model has no such place.
     """
 
     def __init__(self, lm: LanguageModel, programs: Sequence[Program], *, counts_gates: bool = False) -> None:
         self._lm = lm
         self._counts_gates = counts_gates
-        self.layers = sorted(set().union(*(p.layers for p in programs)))
+        self.places = sorted(set().union(*(p.places for p in programs)))
+        self._likes = [lm.like(*place) for place in self.places]
+        self._sites = [lm.sites.at(place) for place in self.places]
         self.bind(programs)
 
     def bind(self, programs: Sequence[Program]) -> None:
-        """Compile the table for these rows instead; they may steer no layer that the table does not hook."""
-        like = torch.empty(0, device=self._lm.device, dtype=self._lm.dtype)
+        """Compile the table for these rows instead; they may steer no place that the table does not hook."""
         by_key = {program.key: program for program in programs}
         distinct = by_key.values()
         self.tells_thinking_apart = any(p.tells_thinking_apart for p in distinct)
@@ -146,21 +159,22 @@ class RowTable:
         self.fades = any(p.fades for p in distinct)
         gated = (s for p in distinct for c in p.compositions.values() for s in c if s.gate is not None)
         self._gates = {digest: i for i, digest in enumerate(dict.fromkeys(s.digest for s in gated), start=1)}
-        self._counts: Tensor | None = None
+        self._counts: dict[torch.device, Tensor] = {}
         if self._gates and self._counts_gates:
             shape = 2, len(programs), 1 + len(self._gates)
-            self._counts = torch.zeros(shape, dtype=torch.long, device=like.device)
+            devices = {like.device for like in self._likes}
+            self._counts = {device: torch.zeros(shape, dtype=torch.long, device=device) for device in devices}
         self._stages: list[list[Stage]] = []
         number = {key: i for i, key in enumerate(by_key)}
         slots = []
-        for layer in self.layers:
+        for place, like in zip(self.places, self._likes, strict=True):
             bank: dict[tuple[str, ...], int] = {(): 0}
             compositions: list[Composition] = [()]
             per_program = []
             for program in distinct:
                 phase_slots = [0]
                 for phase in range(1, PHASES):
-                    composition = program.compositions.get((layer, phase), ())
+                    composition = program.compositions.get((place, phase), ())
                     key = tuple(s.digest for s in composition)
                     if key not in bank:
                         bank[key] = len(compositions)
@@ -168,11 +182,12 @@ class RowTable:
                     phase_slots.append(bank[key])
                 per_program.append(phase_slots)
             slots.append([per_program[number[program.key]] for program in programs])
-            self._stages.append(_stages(compositions, layer, like, self._gates))
-        # [hooked layer, row, phase]
-        self._slots = torch.tensor(slots, device=like.device).reshape(len(self.layers), len(programs), PHASES)
-        self._map = self._slots[..., :1]
-        self._ages: Tensor | None = None
+            self._stages.append(_stages(compositions, place.layer, like, self._gates))
+        # [hooked place, row, phase]
+        table = torch.tensor(slots, device=self._lm.device)
+        self._slots = table.reshape(len(self.places), len(programs), PHASES)
+        self._maps: list[Tensor] = self._placed(self._slots[..., :1])
+        self._ages: list[Tensor | None] = [None] * len(self.places)
         self._ready: list[list[Gathered]] = []
 
     @property
@@ -202,55 +217,62 @@ class RowTable:
                     f"steering was given for {slots.shape[1]} rows, but the batch has {rows}: give one list a row"
                 )
             slots = slots.repeat_interleave(rows // slots.shape[1], dim=1)
-        self._map = slots.gather(2, phases[None].expand(len(self.layers), -1, -1))
-        self._ages = ages if self.fades else None
+        self._maps = self._placed(slots.gather(2, phases[None].expand(len(self.places), -1, -1)))
+        if self.fades:
+            self._ages = [None if ages is None else ages.to(like.device) for like in self._likes]
         # A decoding step's constants are few and serve until rows change, so they are gathered ahead of the hooks.
         self._ready = self._gathered() if phases.shape[1] == 1 else []
 
     @property
     def counts_gates(self) -> bool:
         """Whether position gates are in the table and counted."""
-        return self._counts is not None
+        return bool(self._counts)
 
     def gate_counts(self, row: int) -> Counter[tuple[str, bool]]:
         """Return how many of a row's positions asked each position gate, by its steering's digest, and fired it.
 
         Keys are (digest, False) for asked and (digest, True) for fired. Waits for the device.
         """
-        if self._counts is None:
+        if not self._counts:
             return Counter()
-        asked, fired = self._counts[:, row].tolist()
+        by_device = [counts[:, row].cpu() for counts in self._counts.values()]
+        asked, fired = torch.stack(by_device).sum(dim=0).tolist()
         found = {(digest, False): asked[i] for digest, i in self._gates.items()}
         return Counter(found | {(digest, True): fired[i] for digest, i in self._gates.items()})
 
     def _gathered(self) -> list[list[Gathered]]:
         return [
-            [stage.gathered(slots, self._ages) for stage in stages]
-            for stages, slots in zip(self._stages, self._map, strict=True)
+            [stage.gathered(slots, ages) for stage in stages]
+            for stages, slots, ages in zip(self._stages, self._maps, self._ages, strict=True)
         ]
 
-    def installed(self) -> AbstractContextManager[object]:
-        """Hooks on the blocks while the block runs; they come off whatever happens."""
-        return on_blocks(self._lm.blocks, self._edits)
+    def _placed(self, maps: Tensor) -> list[Tensor]:
+        """Slot maps `[hooked place, row, position]`, each where the states at its place are."""
+        return [slots.to(like.device) for slots, like in zip(maps, self._likes, strict=True)]
+
+    def installed(self) -> AbstractContextManager[Mapping[Site, int]]:
+        """Hooks at the places while the block runs, with how often each was called; they come off whatever happens."""
+        return on_sites(self._edits)
 
     def one_pass(self) -> AbstractContextManager[None]:
-        """Hooks for exactly one forward pass, in which each hooked block must run exactly once."""
-        return one_pass(self._lm.blocks, self._edits)
+        """Hooks for exactly one forward pass, in which each must be called exactly once."""
+        return one_pass(self._edits)
 
     @property
-    def _edits(self) -> dict[int, Callable[[Tensor], Tensor | None]]:
-        return {layer: partial(self._edit, index) for index, layer in enumerate(self.layers)}
+    def _edits(self) -> dict[Site, Callable[[Tensor], Tensor | None]]:
+        return {site: partial(self._edit, index) for index, site in enumerate(self._sites)}
 
     def _edit(self, index: int, hidden: Tensor) -> Tensor | None:
         if self._lm.is_suspended:
             return None
         self._lm.check_owner()
+        counts = self._counts.get(hidden.device) if self._counts else None
         if self._ready:
             for constants in self._ready[index]:
-                hidden = constants.edit(hidden, self._counts)
+                hidden = constants.edit(hidden, counts)
         else:
             for stage in self._stages[index]:
-                hidden = stage.apply(hidden, self._map[index], self._ages, self._counts)
+                hidden = stage.apply(hidden, self._maps[index], self._ages[index], counts)
         return hidden
 
 

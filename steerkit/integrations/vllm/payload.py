@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from steerkit.core.errors import SteerkitError
+from steerkit.core.sites import RESID_POST
 from steerkit.engines.remote.arguments import ARGUMENT
 from steerkit.engines.transformers.stages import Acting
 from steerkit.engines.transformers.table import ANSWER, PROMPT, THINKING, Program
@@ -66,19 +67,20 @@ class Payload:
         """
         program = Program.of(steerings)
         # Neither cells nor bundles could say so.
-        if program.fades or program.tells_steps_apart or program.tells_last_apart:
-            raise SteerkitError("a program that follows steps or fades came past the front end's checks")
+        inside = any(place.site != RESID_POST for place in program.places)
+        if inside or program.fades or program.tells_steps_apart or program.tells_last_apart:
+            raise SteerkitError("a program that no table here can hold came past the front end's checks")
         if not program.compositions:
             return None
         cells: dict[str, Cell] = {}
         bundles: list[tuple[int, ...]] = []
         for phase in PHASES:
             acting: list[int] = []
-            for layer in sorted(program.layers):
-                for steering in program.compositions.get((layer, phase), ()):
-                    key = f"{steering.digest}:{layer}"
+            for place in sorted(program.places):
+                for steering in program.compositions.get((place, phase), ()):
+                    key = f"{steering.digest}:{place.layer}"
                     if key not in cells:
-                        cells[key] = Cell(key, layer, Acting.of(steering, layer))
+                        cells[key] = Cell(key, place.layer, Acting.of(steering, place.layer))
                     acting.append(list(cells).index(key))
             bundles.append(tuple(acting))
         return cls(
