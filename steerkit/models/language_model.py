@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from steerkit.core.errors import MisuseError, ModelInUseError
 from steerkit.core.prompts import Renderer
-from steerkit.core.sites import RESID_POST, Place, SiteName, Z
+from steerkit.core.sites import RESID_POST, Place, SiteName
 from steerkit.models.blocks import adapter_of, entry_device, find_blocks, probe_ids, streams
 from steerkit.models.fingerprint import fingerprint
 from steerkit.models.markers import DEFAULT, ThinkingMarkers
@@ -93,8 +93,11 @@ class LanguageModel:
         return self._likes(site)[layer]
 
     def width(self, site: SiteName) -> int:
-        """Return the width of the states at a site. Raises MisuseError where no block has it, or blocks differ."""
-        if site != Z:
+        """Return the width of the states at a site, once it is known that they can be read and steered there.
+
+        Raises as `like` does, and MisuseError where blocks differ.
+        """
+        if site == RESID_POST:
             return self.d_model
         widths = sorted({like.shape[-1] for like in self._likes(site).values()})
         if len(widths) > 1:

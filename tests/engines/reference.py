@@ -1,17 +1,20 @@
-"""Steered greedy decoding written the slow and plain way: no cache, no batch, one raw hook, explicit positions."""
+"""Steered greedy decoding written the slow and plain way: no cache, no batch, raw hooks, explicit positions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from steerkit.engines.base import Completion
 from steerkit.engines.context import steer
 from steerkit.models import LanguageModel
 
 Edit = Callable[[Tensor], Tensor]
+# What is edited: a block's output, by its layer, or the "in" or the "out" of any module.
+Spot = int | tuple[nn.Module, str]
 # Decides from the token ids so far and the prompt's length at which positions a row is steered.
 Where = Callable[[Sequence[int], int], list[int]]
 
@@ -29,20 +32,34 @@ def all_positions(ids: Sequence[int], _prompt_length: int) -> list[int]:
 
 
 def steered_logits(
-    lm: LanguageModel, ids: Sequence[int], edits: Sequence[tuple[int, Edit, list[int]]]
+    lm: LanguageModel, ids: Sequence[int], edits: Sequence[tuple[Spot, Edit, list[int]]]
 ) -> Tensor:
-    """Logits `[position, vocabulary]` of one text, each edit `(layer, function, positions)` applied in order."""
+    """Logits `[position, vocabulary]` of one text, each edit `(spot, function, positions)` applied in order."""
 
-    def hook(edit: Edit, positions: list[int]) -> Callable:
-        def run(_module: object, _args: object, output: Tensor) -> Tensor:
-            output = output.clone()
-            for position in positions:
-                output[0, position] = edit(output[0, position])
-            return output
+    def edited(hidden: Tensor, edit: Edit, positions: list[int]) -> Tensor:
+        hidden = hidden.clone()
+        for position in positions:
+            hidden[0, position] = edit(hidden[0, position])
+        return hidden
 
-        return run
+    def install(spot: Spot, edit: Edit, positions: list[int]) -> Any:
+        module, side = (lm.blocks[spot], "out") if isinstance(spot, int) else spot
 
-    handles = [lm.blocks[layer].register_forward_hook(hook(edit, where)) for layer, edit, where in edits]
+        def after(_module: object, _args: object, output: Any) -> Any:
+            if isinstance(output, tuple):
+                return (edited(output[0], edit, positions), *output[1:])
+            return edited(output, edit, positions)
+
+        def before(_module: object, args: Any, kwargs: Any) -> Any:
+            if args:
+                return (edited(args[0], edit, positions), *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": edited(kwargs["hidden_states"], edit, positions)}
+
+        if side == "out":
+            return module.register_forward_hook(after)
+        return module.register_forward_pre_hook(before, with_kwargs=True)
+
+    handles = [install(*edit) for edit in edits]
     try:
         with torch.inference_mode():
             return lm.hf(torch.tensor([list(ids)]), use_cache=False).logits[0]
@@ -52,12 +69,12 @@ def steered_logits(
 
 
 def greedy(
-    lm: LanguageModel, prompt_ids: Sequence[int], edits: Sequence[tuple[int, Edit, Where]], tokens: int
+    lm: LanguageModel, prompt_ids: Sequence[int], edits: Sequence[tuple[Spot, Edit, Where]], tokens: int
 ) -> list[int]:
     """Greedy completion of one prompt, everything recomputed at every step."""
     ids = list(prompt_ids)
     for _ in range(tokens):
-        placed = [(layer, edit, where(ids, len(prompt_ids))) for layer, edit, where in edits]
+        placed = [(spot, edit, where(ids, len(prompt_ids))) for spot, edit, where in edits]
         token = int(steered_logits(lm, ids, placed)[-1].argmax())
         if token in lm.stop_ids:
             break

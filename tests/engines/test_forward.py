@@ -84,9 +84,9 @@ def test_a_pass_ends_at_the_last_block_that_is_read(tiny: LanguageModel, texts: 
 def test_blocks_that_do_not_run_are_an_error_and_not_a_reading(texts: list[EncodedText]) -> None:
     lm = tiny_model()
     lm.hf.config.num_hidden_layers = 3  # the decoder walks its first three blocks only
-    with pytest.raises(SteerkitError, match="3 of 4 hooked blocks ran"):
+    with pytest.raises(SteerkitError, match="3 of 4 hooked modules ran"):
         capture(lm, texts)
-    with pytest.raises(SteerkitError, match="0 of 1 hooked blocks ran"):
+    with pytest.raises(SteerkitError, match="0 of 1 hooked modules ran"):
         last_states(lm, [texts[0].ids], [3])
 
 

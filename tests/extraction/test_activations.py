@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from unittest.mock import Mock
-
 import pytest
 import torch
 from transformers import MambaConfig, MambaForCausalLM
@@ -12,7 +10,8 @@ from steerkit.core.errors import MisuseError
 from steerkit.core.prompts import EncodedText
 from steerkit.extraction.capture import capture
 from steerkit.extraction.pairs import load_pairs
-from tests.tiny import tiny_model
+from steerkit.models import LanguageModel
+from tests.tiny import byte_tokenizer, tiny_model
 
 
 def hidden_states(lm, ids):
@@ -151,10 +150,7 @@ def test_a_recurrent_model_is_read_text_by_text():
     config = MambaConfig(vocab_size=261, hidden_size=32, num_hidden_layers=2, state_size=4)
     hf = MambaForCausalLM(config).eval()
     seen = []
-    lm = Mock(
-        hf=hf, decoder=hf.backbone, blocks=tuple(hf.backbone.layers), n_layers=2, d_model=32,
-        device=torch.device("cpu"), dtype=torch.float32, pad_id=0, config=config,
-    )  # fmt: skip
+    lm = LanguageModel(hf, byte_tokenizer(), "mamba")
     texts = [EncodedText((5, 6, 7, 8, 9), 3), EncodedText((5, 6, 7, 11), 3)]
     handle = lm.blocks[-1].register_forward_hook(lambda _m, _a, out: seen.append(out))
     with torch.no_grad():

@@ -62,7 +62,7 @@ def expected(
     text = torch.tensor([ids])
     table.point(phases(text, torch.ones_like(text), torch.tensor([first]), tiny.thinking_markers))
     out = states.clone()
-    for index, layer in enumerate(table.layers):
+    for index, (layer, _) in enumerate(table.places):
         out[layer] = table._edit(index, states[layer][None])[0]
     return out
 
