@@ -82,7 +82,9 @@ class Continuations:
             beginning = given.pop(key)
             if completion.token_ids[: len(beginning)] == beginning:
                 added = self._renderer.decode(completion.token_ids[len(beginning) :])
-                yield key, Continued(completion.text, added)
+                # The last token may hold the beginning of a stop text, which the completion's text has not.
+                beyond = self._renderer.decode(completion.token_ids)[len(completion.text) :]
+                yield key, Continued(completion.text, added.removesuffix(beyond))
 
     def replies(self, asked: Mapping[K, tuple[str, int]]) -> Iterator[tuple[K, str]]:
         """Yield the unsteered model's greedy reply to each prompt, of at most so many tokens; none where none fits."""

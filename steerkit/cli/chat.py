@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from steerkit.cli import console, options
+from steerkit.cli.decoding import DecodingChoice
 from steerkit.cli.engine import EngineChoice
 from steerkit.core.errors import MisuseError, SteerkitError
 
@@ -71,8 +72,13 @@ def chat(
     dtype: options.Dtype = None,
     system: options.System = None,
     max_new_tokens: options.MaxNewTokens = 256,
-    temperature: options.Temperature = 0.0,
-    top_p: options.TopP = 1.0,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    min_p: options.MinP = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    stop: options.Stop = None,
+    decoding: options.Settings = None,
     seed: options.Seed = 0,
     allow_mismatch: options.AllowMismatch = False,
     engine: options.Engine = "transformers",
@@ -83,12 +89,22 @@ def chat(
 ) -> None:
     """Talk to the steered model; /strength 1.5 turns it while you talk, /help lists the commands."""
     chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), device)
-    from steerkit.engines.base import Decoding
     from steerkit.runs.references import read_interventions
 
     conversation = Conversation(read_interventions(steer or ()))
-    decoding = Decoding(max_new_tokens, temperature, top_p, seed)
+    how = DecodingChoice(
+        decoding,
+        max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        stop=stop,
+        seed=seed,
+    )
     runs_on = chosen.open(model, dtype, 1, allow_mismatch=allow_mismatch)
+    sampled = how.of(runs_on.model)
     if not runs_on.model.renderer.has_chat_template:
         console.say(f"{runs_on.model.name} has no chat template: every line is a question of its own")
     console.say("/help lists the commands, /quit leaves")
@@ -102,7 +118,7 @@ def chat(
             if line.startswith("/"):
                 console.say(conversation.command(line))
             elif line:
-                _reply(runs_on, conversation, line, decoding, system)
+                _reply(runs_on, conversation, line, sampled, system)
         except SteerkitError as error:
             console.report_error(str(error))
 

@@ -9,6 +9,7 @@ from rich.text import Text
 from typer import Argument, Option
 
 from steerkit.cli import console, options
+from steerkit.cli.decoding import DecodingChoice
 from steerkit.cli.engine import EngineChoice
 
 
@@ -20,8 +21,13 @@ def generate(
     dtype: options.Dtype = None,
     system: options.System = None,
     max_new_tokens: options.MaxNewTokens = 128,
-    temperature: options.Temperature = 0.0,
-    top_p: options.TopP = 1.0,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    min_p: options.MinP = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    stop: options.Stop = None,
+    decoding: options.Settings = None,
     samples: options.Samples = 1,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = None,
@@ -37,16 +43,27 @@ def generate(
     """Complete PROMPTS with every --steer applied in order, here or, with --engine, in vLLM or on servers."""
     chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), device)
     from steerkit.core.prompts import check_prompt
-    from steerkit.engines.base import Completion, Decoding, Request
+    from steerkit.engines.base import Completion, Request
     from steerkit.runs.references import read_interventions
 
-    decoding = Decoding(max_new_tokens, temperature, top_p, seed)
+    how = DecodingChoice(
+        decoding,
+        max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        stop=stop,
+        seed=seed,
+    )
     interventions = read_interventions(steer or ())
     for prompt in prompts:
         check_prompt(prompt)
     runs_on = chosen.open(model, dtype, batch_size, allow_mismatch=allow_mismatch)
+    sampled = how.of(runs_on.model)
     requests = [
-        Request(prompt, variant, decoding, system, sample)
+        Request(prompt, variant, sampled, system, sample)
         for prompt in prompts
         for sample in range(samples)
         for variant in ([(), interventions] if compare and interventions else [interventions])

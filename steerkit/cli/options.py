@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from typer import Option
 
@@ -29,8 +29,25 @@ Steer = Annotated[
     ),
 ]
 MaxNewTokens = Annotated[int, Option(min=1, help="Cut completions off here.")]
-Temperature = Annotated[float, Option(min=0.0, help="0 is greedy.")]
-TopP = Annotated[float, Option(min=0.0, max=1.0, help="Nucleus of a sampled token.")]
+Temperature = Annotated[float | None, Option(min=0.0, help="0, the default, is greedy.")]
+TopP = Annotated[
+    float | None, Option(min=0.0, max=1.0, help="Sample from the fewest tokens of this probability.")
+]
+TopK = Annotated[int | None, Option(min=0, help="Sample from so many likeliest tokens; 0 for all.")]
+MinP = Annotated[
+    float | None, Option(min=0.0, max=1.0, help="Sample from tokens so likely, as a part of the likeliest.")
+]
+RepetitionPenalty = Annotated[
+    float | None, Option(min=0.0, help="Above 1, tokens of prompt and completion get less likely.")
+]
+Stop = Annotated[
+    list[str] | None,
+    Option(metavar="TEXT", help="End a completion before this text, as it stands; repeat for several."),
+]
+Settings = Annotated[
+    Literal["model"] | None,
+    Option("--decoding", help="model: the model's own generation config; other options stand before it."),
+]
 Samples = Annotated[int, Option(min=1, help="Completions per prompt and cell.")]
 Seed = Annotated[int, Option(help="Seed of whatever is random.")]
 System = Annotated[str | None, Option(help="A system message before every prompt.")]

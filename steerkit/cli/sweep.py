@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 from typer import Option
 
 from steerkit.cli import console, options
+from steerkit.cli.decoding import DecodingChoice
 from steerkit.cli.engine import EngineChoice
 from steerkit.core.errors import MisuseError
 
@@ -59,8 +61,13 @@ def sweep(
     dtype: options.Dtype = None,
     system: options.System = None,
     samples: options.Samples = 1,
-    temperature: options.Temperature = 0.0,
-    top_p: options.TopP = 1.0,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    min_p: options.MinP = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    stop: options.Stop = None,
+    decoding: options.Settings = None,
     max_new_tokens: options.MaxNewTokens = 64,
     batch_size: options.BatchSize = None,
     seed: options.Seed = 0,
@@ -83,7 +90,6 @@ def sweep(
     chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), device)
     from steerkit.analysis.choosing import parse_rule
     from steerkit.cli.report import show, show_choice
-    from steerkit.engines.base import Decoding
     from steerkit.sweeps.axes import axis_of, parse_axis
     from steerkit.sweeps.confirmation import check_measurable, choose_then_report
     from steerkit.sweeps.grid import Grid
@@ -100,9 +106,18 @@ def sweep(
     rule = None if choose is None else parse_rule(choose)
     if rule is not None and split != "choose":
         raise MisuseError("--choose uses the splits choose and report: leave --split out")
-    measurement = Measurement(
-        suite, split, limit, Decoding(max_new_tokens, temperature, top_p, seed), samples, system, scorer or ()
+    how = DecodingChoice(
+        decoding,
+        max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        stop=stop,
+        seed=seed,
     )
+    measurement = Measurement(suite, split, limit, how.alone, samples, system, scorer or ())
     measurement.check()
     if rule is not None:
         check_measurable(rule, measurement)
@@ -110,6 +125,7 @@ def sweep(
     with console.plain_warnings():
         grid = Grid(vector or (), layers, strengths, axes, steer or (), controls, seed)
     runs_on = chosen.open(model, dtype, batch_size, allow_mismatch=allow_mismatch)
+    measurement = replace(measurement, suite=measurement.whole, decoding=how.of(runs_on.model))
     command = shlex.join(["steerkit", *sys.argv[1:]])
     with console.plain_warnings(), console.progress(f"sweeping {suite}") as progress:
         if rule is None:

@@ -29,6 +29,7 @@ Prompt = str | tuple[Message, ...]
 PLAIN_PROMPT = "Question: {prompt}\nAnswer:"
 PLAIN_SYSTEM = "{system}\n\n"
 ROLES = ("system", "user", "assistant")
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer decodes a part of a character to
 
 
 def check_prompt(prompt: Any) -> Prompt:
@@ -79,6 +80,7 @@ class Renderer:
         self._tokenizer = tokenizer
         self.has_chat_template = bool(getattr(tokenizer, "chat_template", None))
         self._plain_start = "" if self.has_chat_template else _own_bos(tokenizer)
+        self._own_texts: dict[int, str | None] = {}
 
     @property
     def digest(self) -> str:
@@ -138,7 +140,20 @@ class Renderer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated tokens, special tokens left out."""
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        return self.decode_raw(ids, special=False).strip()
+
+    def decode_raw(self, ids: Sequence[int], *, special: bool = True) -> str:
+        """Text of generated tokens with nothing stripped, and with `special` the special tokens in it."""
+        return str(self._tokenizer.decode(ids, skip_special_tokens=not special))
+
+    def own_text(self, token: int) -> str | None:
+        """What a token adds to the end of a text; None for one without a text of its own, as part of a character."""
+        if token not in self._own_texts:
+            before = self._tokenizer("a", add_special_tokens=False)["input_ids"]
+            lead, text = self.decode_raw(before), self.decode_raw([*before, token])
+            own = text[len(lead) :] if text.startswith(lead) else ""
+            self._own_texts[token] = own if own and REPLACEMENT not in own else None
+        return self._own_texts[token]
 
 
 def common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:

@@ -6,36 +6,91 @@ to another process, or packed into a batch with requests for other interventions
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 from steerkit.core.errors import MisuseError
 from steerkit.core.prompts import Prompt, Renderer
-from steerkit.interventions.base import Intervention
+from steerkit.engines.generation_config import own_decoding
+from steerkit.interventions.base import Intervention, check_number
 from steerkit.interventions.steering import Steering
 from steerkit.models.markers import DEFAULT, ThinkingMarkers
 
 Finish = Literal["stop", "length"]
+COLDEST = 1e-6  # colder, logits would leave the range of float32
 
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How tokens are chosen. Temperature 0 is greedy; otherwise nucleus sampling, seeded per row."""
+    """How tokens are chosen and where a completion ends; what each setting does is what transformers does with it.
+
+    Temperature 0 is greedy; otherwise tokens are sampled, seeded per row: `temperature`, then the `top_k` most likely
+    tokens (0: all), then the fewest whose probability reaches `top_p`, then those at least `min_p` times as likely as
+    the likeliest. `repetition_penalty` acts before all of these, greedy or not, on the tokens of the row's own prompt
+    and completion (1: none).
+
+    A completion also ends at a token of `stop_token_ids`, beside the model's own, and at the first of the texts `stop`
+    that its text holds, special tokens read as text. Neither is part of it. Raises MisuseError for a bad value.
+    """
 
     max_new_tokens: int = 64
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise MisuseError(f"max_new_tokens is at least 1, got {self.max_new_tokens}")
-        if not 0 <= self.temperature < math.inf:
-            raise MisuseError(f"temperature is 0 (greedy) or a positive number, got {self.temperature}")
+        for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
+            object.__setattr__(self, name, check_number(name, getattr(self, name)))
+        for name in ("stop", "stop_token_ids"):  # one of anything is accepted where several are
+            given = getattr(self, name)
+            several = isinstance(given, Iterable) and not isinstance(given, str)
+            object.__setattr__(self, name, tuple(given) if several else (given,))
+        if not _is_count(self.max_new_tokens) or self.max_new_tokens < 1:
+            raise MisuseError(f"max_new_tokens is at least 1, got {self.max_new_tokens!r}")
+        if self.temperature != 0 and self.temperature < COLDEST:
+            raise MisuseError(f"temperature is 0 (greedy) or at least {COLDEST}, got {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise MisuseError(f"top_p is above 0 and at most 1, got {self.top_p}")
+        if not _is_count(self.top_k):
+            raise MisuseError(f"top_k is a number of tokens, or 0 for all, got {self.top_k!r}")
+        if not 0 <= self.min_p <= 1:
+            raise MisuseError(f"min_p is between 0 and 1, got {self.min_p}")
+        if self.repetition_penalty <= 0:
+            raise MisuseError(f"repetition_penalty is above 0, got {self.repetition_penalty}")
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise MisuseError(f"stop is one text or several, none of them empty, got {self.stop!r}")
+        if not all(map(_is_count, self.stop_token_ids)):
+            raise MisuseError(f"stop_token_ids are token ids, got {self.stop_token_ids!r}")
+
+    @classmethod
+    def of_model(cls, model: RunModel, **fields: Any) -> Self:
+        """Return the decoding of the model's own generation config, but for `fields`.
+
+        It is what transformers' `generate` does when it is told nothing; the length is not the config's. Raises
+        MisuseError for a setting in the config that changes which tokens come and that is none of ours.
+        """
+        return cls(**{**own_decoding(model.generation_config, fields.get("temperature")), **fields})
+
+    def __str__(self) -> str:
+        said = ["greedy"] if self.temperature == 0 else [f"temperature {self.temperature:g}"]
+        if self.temperature > 0:
+            said += [f"top-k {self.top_k}"] * (self.top_k > 0) + [f"top-p {self.top_p:g}"]
+            said += [f"min-p {self.min_p:g}"] * (self.min_p > 0) + [f"seed {self.seed}"]
+        if self.repetition_penalty != 1:
+            said.append(f"repetition penalty {self.repetition_penalty:g}")
+        if ends := (*map(repr, self.stop), *map(str, self.stop_token_ids)):
+            said.append(f"stopping at {', '.join(ends)}")
+        return ", ".join([*said, f"at most {self.max_new_tokens} tokens"])
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +127,12 @@ class GateReading:
 class Completion:
     """What came out of one request.
 
-    `token_ids` are the generated tokens without the end-of-sequence token; `finish` is `length` where
-    the token limit cut the completion off. `thinking_tokens` counts the tokens that were
-    generated while thinking was open, the end-of-thinking marker's among them. `gates` has a reading for each gate
-    of the request, in the order of its interventions. `forced` says that a thinking budget closed the thinking, so that
-    `thinking_tokens` is what it was cut to. `markers` are the texts between which the model thinks.
+    `token_ids` are the generated tokens without the end-of-sequence token; `finish` is `length` where the token limit
+    cut the completion off. A stop text is not part of `text`: `token_ids` are then the fewest first tokens that hold
+    all of `text`, and the last of them may hold the beginning of the stop text as well. `thinking_tokens` counts the
+    tokens that were generated while thinking was open, the end-of-thinking marker's among them. `gates` has a reading
+    for each gate of the request, in the order of its interventions. `forced` says that a thinking budget closed the
+    thinking, so that `thinking_tokens` is what it was cut to. `markers` are the texts between which the model thinks.
     """
 
     request: Request
@@ -145,6 +201,10 @@ class RunModel(Protocol):
     @property
     def context_length(self) -> int:
         """The most tokens of a prompt and its completion."""
+
+    @property
+    def generation_config(self) -> Any:
+        """How its makers mean it to be sampled: a GenerationConfig of transformers."""
 
 
 class Engine(Protocol):

@@ -42,7 +42,7 @@ from steerkit.integrations.inspect_specs import specs
 from steerkit.interventions.spec import parse_all
 
 # What the provider honours, and what Inspect sees to itself. Anything else that is set would be lost.
-HONOURED = {"max_tokens", "temperature", "top_p", "seed", "stop_seqs", "num_choices"}
+HONOURED = {"max_tokens", "temperature", "top_p", "top_k", "seed", "stop_seqs", "num_choices"}
 OF_INSPECT = {
     "adaptive_connections",
     "attempt_timeout",
@@ -106,6 +106,8 @@ class SteeredModelAPI(ModelAPI):
             temperature=config.temperature or 0.0,
             top_p=1.0 if config.top_p is None else config.top_p,
             seed=config.seed or 0,
+            top_k=config.top_k or 0,
+            stop=tuple(config.stop_seqs or ()),
         )
         count = config.num_choices or 1
         rendered = self._engine.model.renderer.render(prompt, system)
@@ -120,7 +122,7 @@ class SteeredModelAPI(ModelAPI):
         completions = [future.result() for future in pending]
         return ModelOutput(
             model=self.model_name,
-            choices=[choice(self.model_name, c, config.stop_seqs or ()) for c in completions],
+            choices=[choice(self.model_name, c) for c in completions],
             usage=usage(completions),
         )
 
@@ -219,12 +221,10 @@ def prompt_of(messages: Sequence[ChatMessage], *, has_chat_template: bool) -> tu
     return rest[0]["content"], system
 
 
-def choice(model: str, completion: Completion, stop_sequences: Sequence[str]) -> ChatCompletionChoice:
-    """Return a completion as Inspect's choice, cut at the first stop sequence."""
-    ends = [at for stop in stop_sequences if (at := completion.text.find(stop)) >= 0]
-    text = completion.text[: min(ends)] if ends else completion.text
-    reason = "stop" if ends or completion.finish == "stop" else "max_tokens"
-    message = ChatMessageAssistant(content=text, model=model, source="generate")
+def choice(model: str, completion: Completion) -> ChatCompletionChoice:
+    """Return a completion as Inspect's choice."""
+    reason = "stop" if completion.finish == "stop" else "max_tokens"
+    message = ChatMessageAssistant(content=completion.text, model=model, source="generate")
     return ChatCompletionChoice(message=message, stop_reason=reason)
 
 

@@ -129,6 +129,11 @@ class LanguageModel:
         ids = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
         return next((i for i in ids if i is not None), 0)
 
+    @property
+    def generation_config(self) -> Any:
+        """How its makers mean it to be sampled: the GenerationConfig of transformers."""
+        return self.hf.generation_config
+
     @functools.cached_property
     def stop_ids(self) -> tuple[int, ...]:
         """Tokens that end a completion."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import Counter
@@ -127,6 +128,58 @@ def test_sampled_rows_have_a_seed_of_prompt_and_sample_alone(
         (server.answered[0]["seed"], 2),
         (next(b["seed"] for b in server.answered if b["seed"] != server.answered[0]["seed"]), 2),
     ]
+
+
+def test_all_of_a_decoding_goes_over_the_wire(served: ServedModel, start: Start) -> None:
+    server = start()
+    how = Decoding(4, 0.7, 0.9, 3, 20, 0.1, 1.2, stop=("\n\n", "END"), stop_token_ids=(9, 11))
+    list(engine(served, server).generate([Request("why?", (), how), Request("why not?", (), Decoding(4))]))
+    sampled, greedy = sorted(server.answered, key=lambda body: -body["temperature"])
+    assert {
+        name: sampled[name] for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    } == {
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "top_k": 20,
+        "min_p": 0.1,
+        "repetition_penalty": 1.2,
+    }
+    assert sampled["stop_token_ids"] == [*served.stop_ids, 9, 11]
+    # vLLM looks for stop texts in what it would show, and is to see special tokens too, as the other engines do.
+    assert (sampled["stop"], sampled["skip_special_tokens"]) == (["\n\n", "END"], False)
+    assert not {"stop", "skip_special_tokens", "seed"} & greedy.keys()
+
+
+def test_a_stop_token_that_ended_a_completion_is_not_part_of_it(served: ServedModel, start: Start) -> None:
+    answer = {"choices": [{"token_ids": [70, 71, 99], "finish_reason": "stop"}]}
+    how = Decoding(6, stop_token_ids=99)
+    [got] = engine(served, start(lambda _s, _b: (200, answer, {}))).generate([Request("hello", (), how)])
+    assert (got.token_ids, got.finish) == ((70, 71), "stop")
+
+
+@pytest.mark.parametrize("finish", ["stop", "length"])
+def test_a_completion_is_cut_at_its_stop_text_as_by_the_other_engines(
+    served: ServedModel, start: Start, finish: str
+) -> None:
+    ids = served.tokenizer("so END", add_special_tokens=False)["input_ids"]
+    answer = {"choices": [{"token_ids": ids, "finish_reason": finish}]}
+    how = Decoding(len(ids), stop=("never", "END"))
+    [got] = engine(served, start(lambda _s, _b: (200, answer, {}))).generate([Request("hello", (), how)])
+    assert (got.text, got.token_ids, got.finish) == ("so", tuple(ids[:3]), "stop")
+
+
+def test_the_models_own_decoding_is_read_from_its_folder(
+    lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("own") / "tiny"
+    lm.hf.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    assert Decoding.of_model(ServedModel(str(folder))) == Decoding()
+    own = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 20, "eos_token_id": [2, 77]}
+    (folder / "generation_config.json").write_text(json.dumps(own))
+    found = ServedModel(str(folder))
+    assert Decoding.of_model(found, seed=4) == Decoding(temperature=0.6, top_p=0.95, top_k=20, seed=4)
+    assert found.stop_ids == (2, 77)
 
 
 def test_scores_are_those_of_the_continuation(lm: LanguageModel, served: ServedModel, start: Start) -> None:

@@ -94,7 +94,12 @@ def test_a_step_reads_the_device_once(tiny: LanguageModel, waits_of_steps: list[
         SwitchPenalty(("a", "b"), beta=4),
         CyclicReflex(("a", "b"), period=8),
     ]
-    decoding = [Decoding(max_new_tokens=9), Decoding(max_new_tokens=7, temperature=0.8, top_p=0.9)]
+    decoding = [
+        Decoding(max_new_tokens=9),
+        Decoding(max_new_tokens=7, temperature=0.8, top_p=0.9),
+        Decoding(9, 0.8, 0.9, top_k=20, min_p=0.01, repetition_penalty=1.2, stop="never", stop_token_ids=260),
+        Decoding(9, repetition_penalty=1.2),
+    ]
     requests = [
         Request(f"question {i} <think>", (*cell, *filter(None, [rules[i % len(rules)]])), how)
         for i, cell in enumerate(compositions)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from steerkit.core.errors import InputError, MisuseError, ProtocolMismatchError, RunLockedError, SteerkitError
+from steerkit.engines.base import Decoding
 from steerkit.runs.cells import Cell
 from steerkit.runs.directory import RecordIndex, RunDirectory, RunWriter
 from steerkit.runs.record import Record
@@ -205,8 +206,25 @@ def test_the_index_is_exact_and_takes_a_bit_a_record():
 def test_run_json_says_what_was_run(tmp_path):
     write(tmp_path)
     run = json.loads((tmp_path / "run.json").read_text())
-    assert run["protocol"]["decoding"] == {"max_new_tokens": 64, "temperature": 0.0, "top_p": 1.0, "seed": 0}
+    decoding = {"max_new_tokens": 64, "temperature": 0.0, "top_p": 1.0, "seed": 0, "top_k": 0, "min_p": 0.0}
+    decoding |= {"repetition_penalty": 1.0, "stop": [], "stop_token_ids": []}
+    assert run["protocol"]["decoding"] == decoding
     assert run["environments"][0]["batch_size"] == 8
+
+
+def test_all_of_a_decoding_is_read_back_and_what_an_older_run_left_out_has_the_defaults(tmp_path):
+    how = Decoding(
+        9, 0.7, top_k=5, min_p=0.1, repetition_penalty=1.2, stop=("\n", "ü"), stop_token_ids=(7, 2)
+    )
+    RunWriter(tmp_path / "all", protocol(decoding=how), environment())
+    assert RunDirectory(tmp_path / "all").protocol.decoding == how
+    RunWriter(tmp_path / "older", protocol(decoding=Decoding(9, 0.7)), environment())
+    path = tmp_path / "older" / "run.json"
+    run = json.loads(path.read_text())
+    for name in ("top_k", "min_p", "repetition_penalty", "stop", "stop_token_ids"):
+        del run["protocol"]["decoding"][name]
+    path.write_text(json.dumps(run))
+    assert RunDirectory(tmp_path / "older").protocol == protocol(decoding=Decoding(9, 0.7))
 
 
 def test_a_line_of_cells_torn_at_any_byte_costs_that_cell_at_most(tmp_path):

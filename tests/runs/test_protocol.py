@@ -20,6 +20,7 @@ from tests.sweeps.synthetic import environment, protocol
         ({"dtype": "bfloat16"}, "dtype was 'float32', now 'bfloat16'"),
         ({"decoding": Decoding(max_new_tokens=8)}, "decoding.max_new_tokens was 64, now 8"),
         ({"decoding": Decoding(temperature=0.7)}, "decoding.temperature was 0.0, now 0.7"),
+        ({"decoding": Decoding(stop="\n")}, "decoding.stop was (), now ('\\n',)"),
         ({"samples": 3}, "samples was 1, now 3"),
         ({"system": "Be brief."}, "system was None, now 'Be brief.'"),
         ({"markers": ThinkingMarkers("[", "]")}, "markers.opening was '<think>', now '['"),

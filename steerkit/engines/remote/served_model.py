@@ -17,6 +17,7 @@ from steerkit.core.prompts import EncodedText, Renderer
 from steerkit.core.sites import SiteName
 from steerkit.engines.base import Completion, Decoding, Finish, Request, ScoreRequest
 from steerkit.engines.remote.identity import checkpoint_fingerprint, local_folder
+from steerkit.engines.stops import first_cut
 from steerkit.interventions.base import Intervention
 from steerkit.interventions.layer_tensors import stream_width
 from steerkit.interventions.prompt_edit import edited_prompt
@@ -75,13 +76,18 @@ class ServedModel:
         return checkpoint_fingerprint(str(self.folder))
 
     @functools.cached_property
-    def stop_ids(self) -> tuple[int, ...]:
-        """Tokens that end a completion, as the transformers engine has them."""
+    def generation_config(self) -> Any:
+        """The GenerationConfig of transformers in the model's folder; one that sets nothing where there is none."""
         from transformers import GenerationConfig
 
-        declared = None
         if (self.folder / "generation_config.json").is_file():
-            declared = GenerationConfig.from_pretrained(self.folder).eos_token_id
+            return GenerationConfig.from_pretrained(self.folder)
+        return GenerationConfig()
+
+    @functools.cached_property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end a completion, as the transformers engine has them."""
+        declared = self.generation_config.eos_token_id
         ids = declared if isinstance(declared, list) else [declared]
         return tuple(sorted({i for i in (*ids, self.tokenizer.eos_token_id) if i is not None}))
 
@@ -124,16 +130,19 @@ class ServedModel:
     def completion(
         self, request: Request, prompt_ids: Sequence[int], generated: Sequence[int], finish: Finish
     ) -> Completion:
-        """Return what an engine answers. `generated` may end with the token that stopped it."""
+        """Return what an engine answers. `generated` may end with the token, or hold the text, that stopped it."""
         import torch
 
         from steerkit.engines.transformers.table import thinking_tokens
 
-        if finish == "stop" and generated and generated[-1] in self.stop_ids:
+        ends, text = (*self.stop_ids, *request.decoding.stop_token_ids), None
+        if finish == "stop" and generated and generated[-1] in ends:
             generated = generated[:-1]
+        if (cut := first_cut(self.renderer, generated, request.decoding.stop)) is not None:
+            generated, text, finish = generated[: cut.tokens], cut.text, "stop"
         return Completion(
             request=request,
-            text=self.renderer.decode(list(generated)),
+            text=self.renderer.decode(list(generated)) if text is None else text,
             token_ids=tuple(generated),
             finish=finish,
             prompt_tokens=len(prompt_ids),
@@ -150,6 +159,31 @@ def log_probabilities(scores: Iterable[float]) -> tuple[float, ...]:
             "vLLM gives logits instead of log-probabilities: start it without --logprobs-mode"
         )
     return taken
+
+
+def sampling(
+    model: ServedModel, decoding: Decoding, prompt_ids: Sequence[int], sample: int
+) -> dict[str, Any]:
+    """Return a decoding in the words of vLLM's sampling parameters, which are those of its HTTP requests too.
+
+    All of it is said, as a server fills in what is left out from the model's generation_config.json.
+    """
+    fields: dict[str, Any] = {
+        "max_tokens": decoding.max_new_tokens,
+        "temperature": decoding.temperature,
+        "top_p": decoding.top_p,
+        "top_k": decoding.top_k,
+        "min_p": decoding.min_p,
+        "repetition_penalty": decoding.repetition_penalty,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "stop_token_ids": [*model.stop_ids, *decoding.stop_token_ids],
+    }
+    if decoding.temperature > 0:
+        fields["seed"] = row_seed(decoding, prompt_ids, sample)
+    if decoding.stop:  # which vLLM looks for in what it shows, so special tokens are shown
+        fields |= {"stop": list(decoding.stop), "skip_special_tokens": False}
+    return fields
 
 
 def row_seed(decoding: Decoding, prompt_ids: Sequence[int], sample: int) -> int:

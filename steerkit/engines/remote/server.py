@@ -20,7 +20,7 @@ from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.core.http import Answer, Client, PassingError, RefusedError, Replica, spread
 from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest, refuse, steerings_of
 from steerkit.engines.remote.arguments import ARGUMENT, PROMPT_TOKENS
-from steerkit.engines.remote.served_model import ServedModel, log_probabilities, row_seed
+from steerkit.engines.remote.served_model import ServedModel, log_probabilities, sampling
 from steerkit.engines.remote.wire import supports, to_argument
 from steerkit.interventions.base import Intervention
 from steerkit.models.load import DTYPES
@@ -31,14 +31,6 @@ CONCURRENCY = 64
 TIMEOUT = 300.0  # seconds
 # Names no vector, so that a server with the plugin refuses it and one without answers.
 PROBE_SPEC = "@"
-# A server fills in what a request leaves out from the model's generation_config.json, where other penalties may stand.
-NEUTRAL = {
-    "top_k": 0,
-    "min_p": 0.0,
-    "repetition_penalty": 1.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-}
 
 
 class ServerEngine:
@@ -121,15 +113,9 @@ class ServerEngine:
         decoding = request.decoding
         body = {
             "prompt": list(ids),
-            "max_tokens": decoding.max_new_tokens,
-            "temperature": decoding.temperature,
-            "top_p": decoding.top_p,
-            **NEUTRAL,
-            "stop_token_ids": list(self.model.stop_ids),
+            **sampling(self.model, decoding, ids, request.sample),
             "return_token_ids": True,
         }
-        if decoding.temperature > 0:
-            body["seed"] = row_seed(decoding, ids, request.sample)
         choice = self._choice(body, request.interventions, {}, gone)
         token_ids, finish = choice.get("token_ids"), choice.get("finish_reason")
         if not isinstance(token_ids, list) or finish not in ("stop", "length"):

@@ -13,7 +13,7 @@ from typing import Any
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest, refuse, steerings_of
 from steerkit.engines.remote.arguments import ARGUMENT, PROMPT_TOKENS
-from steerkit.engines.remote.served_model import ServedModel, log_probabilities, row_seed
+from steerkit.engines.remote.served_model import ServedModel, log_probabilities, sampling
 from steerkit.engines.remote.wire import supports
 from steerkit.interventions.base import Intervention
 from steerkit.interventions.steering import Steering
@@ -126,16 +126,9 @@ class VllmEngine:
         return self.model.encode(request, self.context_length)
 
     def _job(self, request: Request) -> tuple[Request, tuple[int, ...], Any]:
-        ids, decoding = self._encode(request), request.decoding
-        parameters = _parameters(
-            steerings_of(request.interventions),
-            temperature=decoding.temperature,
-            top_p=decoding.top_p,
-            seed=row_seed(decoding, ids, request.sample) if decoding.temperature > 0 else None,
-            max_tokens=decoding.max_new_tokens,
-            stop_token_ids=list(self.model.stop_ids),
-        )
-        return request, ids, parameters
+        ids = self._encode(request)
+        sampled = sampling(self.model, request.decoding, ids, request.sample)
+        return request, ids, _parameters(steerings_of(request.interventions), **sampled)
 
     def _run(
         self, jobs: Iterable[tuple[Any, Sequence[int], Any]]
@@ -188,17 +181,17 @@ class VllmEngine:
         return outputs
 
 
-def _parameters(steerings: Sequence[Steering], more: dict[str, Any] | None = None, **sampling: object) -> Any:
+def _parameters(steerings: Sequence[Steering], more: dict[str, Any] | None = None, **fields: object) -> Any:
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
     extra = {ARGUMENT: tuple(steerings), **(more or {})} if steerings else None
     # Not cloned by vLLM: a clone would copy the vectors with it, for every request.
     return SamplingParams(
         extra_args=extra,
-        detokenize=False,
+        detokenize="stop" in fields,  # texts are decoded here, but stop texts are looked for there
         output_kind=RequestOutputKind.FINAL_ONLY,
         skip_clone=True,
-        **sampling,
+        **fields,
     )
 
 

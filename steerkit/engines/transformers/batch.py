@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from steerkit.engines import stops
 from steerkit.engines.base import Completion, Decoding, Finish, GateReading, Request
 from steerkit.engines.forward import KeysAndValues, Rows, logits
 from steerkit.engines.transformers.cache import aligned_cache, keys_and_values
 from steerkit.engines.transformers.layout import completion_phases, line_ends
-from steerkit.engines.transformers.sampling import next_tokens
+from steerkit.engines.transformers.sampling import Bias, Choosing
 from steerkit.engines.transformers.table import ANSWER, LAST, Program, RowTable, thinking_tokens
 from steerkit.interventions.gate import PositionGate
 from steerkit.interventions.logit_rules import BoundRule, Edits, ForcedClosing
@@ -29,7 +30,8 @@ class Row:
 
     `asked` are those requests with what their row gates read: requests that come to the same prompt, steerings,
     rules and random numbers have the same completion. `following` are the rules that are not over, each with its
-    state behind the newest token; `forced` says whether a thinking budget has taken a token by force.
+    state behind the newest token; `forced` says whether a thinking budget has taken a token by force; `cut` is what a
+    stop text leaves of what was generated.
     """
 
     asked: list[tuple[Request, tuple[GateReading, ...]]]
@@ -42,6 +44,7 @@ class Row:
     forced: bool = field(init=False)
     gate_counts: Counter[tuple[str, bool]] = field(init=False)
     finish: Finish | None = None
+    cut: stops.Cut | None = None
 
     def __post_init__(self) -> None:
         self.begin()
@@ -73,17 +76,21 @@ class Row:
         """The token that the next step reads."""
         return self.generated[-1] if self.generated else self.prompt_ids[-1]
 
-    def take(self, token: int, stop_ids: Sequence[int]) -> None:
+    def take(self, token: int, lm: LanguageModel) -> None:
         """Append a sampled token, or end the row."""
-        if token in stop_ids:
+        decoding = self.decoding
+        if token in lm.stop_ids or token in decoding.stop_token_ids:
             self.finish = "stop"
             return
         self.generated.append(token)
         if self.following:
             behind = [(rule, rule.after(state, token)) for rule, state in self.following]
             self.following = [(rule, state) for rule, state in behind if state is not None]
-        if len(self.generated) == self.decoding.max_new_tokens:
+        if len(self.generated) == decoding.max_new_tokens:
             self.finish = "length"
+        if decoding.stop:
+            self.cut = stops.cut_by_newest(lm.renderer, self.generated, decoding.stop)
+            self.finish = "stop" if self.cut is not None else self.finish
 
     def edits(self) -> list[Edits]:
         """What the row's rules do to its next logits."""
@@ -92,13 +99,14 @@ class Row:
     def completions(self, lm: LanguageModel) -> Iterator[Completion]:
         """The finished row as the engine's answer to each that asked."""
         assert self.finish is not None
-        text, markers = lm.renderer.decode(self.generated), (marker.cpu() for marker in lm.thinking_markers)
-        thinking = thinking_tokens(self.prompt_ids, self.generated, *markers)
+        cut = self.cut or stops.Cut(len(self.generated), lm.renderer.decode(self.generated))
+        kept, markers = self.generated[: cut.tokens], (marker.cpu() for marker in lm.thinking_markers)
+        thinking = thinking_tokens(self.prompt_ids, kept, *markers)
         for request, gates in self.asked:
             yield Completion(
                 request=request,
-                text=text,
-                token_ids=tuple(self.generated),
+                text=cut.text,
+                token_ids=tuple(kept),
                 finish=self.finish,
                 prompt_tokens=len(self.prompt_ids),
                 thinking_tokens=thinking,
@@ -132,7 +140,7 @@ class RunningBatch:
         self._cache: Cache
         # What rules do to the step to come, with the tensors that say so; see _edit_logits.
         self._edits: list[tuple[int, list[Edits]]] = []
-        self._biased: tuple[Tensor, ...] | None = None
+        self._biased: Bias | None = None
         self._forced: tuple[Tensor, ...] | None = None
 
     @property
@@ -221,7 +229,7 @@ class RunningBatch:
             self._history = torch.tensor(padded, device=device)
         elif not self._table.changes_as_it_goes:
             self._table.point(torch.full((len(rows), 1), ANSWER, device=device))
-        self._draw_from(rows)
+        self._choosing = Choosing(rows, device)
         self._edit_logits()
 
     def step(self) -> None:
@@ -231,22 +239,19 @@ class RunningBatch:
         self._point()
         with self._table.one_pass():
             nats = logits(lm, Rows(self._newest, self._mask, self._positions), 1, self._cache)[:, -1]
-        if self._biased is not None:
-            rows, tokens, bias = self._biased
-            nats = nats.index_put((rows, tokens), bias.to(nats.dtype), accumulate=True)
-        chosen = next_tokens(nats, self._temperature, self._top_p, self._current_uniforms())
+        chosen = self._choosing.next_tokens(nats, self._biased)
         if self._forced is not None:
             places, tokens = self._forced
             chosen = chosen.index_put((places,), tokens)
+        self._choosing.take(chosen)
         self._newest = chosen[:, None]
         # A finished row runs on until its place is taken, perhaps beyond the last position that the model knows.
         self._positions = (self._positions + 1).clamp_max(lm.context_length - 1)
         if self._table.follows_text:
             self._history = torch.cat([self._history, self._newest], dim=1)
-        stop_ids = lm.stop_ids
         for row, token in zip(self.rows, chosen.tolist(), strict=True):  # the step's one wait for the device
             if row.finish is None:
-                row.take(token, stop_ids)
+                row.take(token, lm)
         if self._edits:
             self._edit_logits()
 
@@ -271,7 +276,8 @@ class RunningBatch:
         each = [(place, edit) for place, row_edits in edits for edit in row_edits]
         biased = [(place, token, nats) for place, edit in each for token, nats in edit.nats.items()]
         forced = [self._force(place, row_edits) for place, row_edits in edits]
-        self._biased, self._forced = self._on_device(biased), self._on_device([f for f in forced if f])
+        columns, self._forced = self._on_device(biased), self._on_device([f for f in forced if f])
+        self._biased = None if columns is None else Bias(*columns)
 
     def _force(self, place: int, edits: Sequence[Edits]) -> tuple[int, int] | None:
         """The row's place and the token that the first of its rules that forces one takes; None where none does."""
@@ -287,29 +293,6 @@ class RunningBatch:
         if not entries:
             return None
         return tuple(torch.tensor(column, device=self._lm.device) for column in zip(*entries, strict=True))
-
-    def _draw_from(self, rows: Sequence[Row]) -> None:
-        """Put the sampled rows' temperatures, nuclei and random numbers on the device, whenever rows change."""
-        self._temperature = self._top_p = self._uniforms = None
-        if all(row.uniforms is None for row in rows):
-            return
-        device = self._lm.device
-        longest = max(row.decoding.max_new_tokens for row in rows)
-        self._temperature = torch.tensor([row.decoding.temperature for row in rows], device=device)
-        self._top_p = torch.tensor([row.decoding.top_p for row in rows], device=device)
-        table = np.zeros((len(rows), longest + 1), dtype=np.float32)
-        for i, row in enumerate(rows):
-            if row.uniforms is not None:
-                table[i, : len(row.uniforms)] = row.uniforms
-        self._uniforms = torch.from_numpy(table).to(device)
-        self._drawn = torch.tensor([[len(row.generated)] for row in rows], device=device)
-
-    def _current_uniforms(self) -> Tensor | None:
-        if self._uniforms is None:
-            return None
-        current = self._uniforms.gather(1, self._drawn).squeeze(1)
-        self._drawn = (self._drawn + 1).clamp_max(self._uniforms.shape[1] - 1)
-        return current
 
 
 def _by_source(
