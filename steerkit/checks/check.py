@@ -1,0 +1,427 @@
+"""What steerkit does on one model, each verb held against an independent slow reference; one cell a claim.
+
+A cell is `ok`; `refused`, in the words of the refusal; `own`, where the model itself does not keep what the claim rests
+on (its own cache, its own left padding), so there is nothing to be equal to; `wrong` or `crash`. Where nothing moved
+under a steering, that is wrong too: it would prove nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from steerkit.checks import reference
+from steerkit.checks.reference import Edit, Verdict
+from steerkit.core.errors import SteerkitError
+from steerkit.engines.base import Decoding, Request, ScoreRequest
+from steerkit.engines.context import steer
+from steerkit.engines.transformers.engine import TransformersEngine
+from steerkit.extraction.extract import extract
+from steerkit.extraction.pairs import ContrastPair, ContrastPairs
+from steerkit.interventions.steering import Steering
+from steerkit.interventions.vector import SteeringVector, VectorMetadata
+from steerkit.models import LanguageModel
+
+Mark = Literal["ok", "refused", "own", "wrong", "crash"]
+COLUMNS = ("load", "extract", "steer", "cache", "batch", "packed", "score")
+
+STATES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}  # of a direction, relative to it
+LOGITS = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.5}  # two that are as near are tied
+NATS = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.5}  # of a token's log-probability
+BATCH, NEW_TOKENS, OUT_OF_MEMORY_AT = 6, 10, 9
+WIDEST_WINDOW = 1024  # tokens; a longer window is not crossed
+
+TEXT = (
+    "In the valley the weather turned before noon, and by the evening the clouds that had come in from the west hung "
+    "low over the bridge, the mill and the nine houses behind it; nobody could say when the river had last been so high."
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What was found of one claim."""
+
+    mark: Mark
+    detail: str = ""
+    rows: int = 0
+    tied: int = 0
+
+    def __str__(self) -> str:
+        tied = f" ({self.tied} of {self.rows} tied)" if self.tied else ""
+        return f"{self.mark}{tied}" + (f": {self.detail}" if self.detail else "")
+
+
+@dataclass(frozen=True)
+class Report:
+    """The cells of one model by column, how the engine packs it and how long all of it took, in seconds."""
+
+    name: str
+    cells: Mapping[str, Cell]
+    packing: str = ""
+    seconds: float = 0.0
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong or crashes; a refusal is no fault."""
+        return all(cell.mark not in ("wrong", "crash") for cell in self.cells.values())
+
+
+def check_model(name: str, load: Callable[[], LanguageModel]) -> Iterator[tuple[str, Cell] | Report]:
+    """Check one model; each cell is yielded as it is found, the report at the end."""
+    began = time.perf_counter()
+    cells: dict[str, Cell] = {}
+    holder: list[_Subject] = []
+
+    def loaded() -> Cell:
+        holder.append(_Subject(load()))
+        return holder[0].load()
+
+    for column in COLUMNS:
+        if column != "load" and not holder:
+            break
+        cells[column] = _guarded(loaded if column == "load" else getattr(holder[0], column))
+        yield column, cells[column]
+    packing = holder[0].packing if holder else ""
+    yield Report(name, cells, packing, time.perf_counter() - began)
+
+
+def _guarded(check: Callable[[], Cell]) -> Cell:
+    try:
+        return check()
+    except SteerkitError as error:
+        return Cell("refused", " ".join(str(error).split()))
+    except Exception as error:  # whatever else ends a check is what the table is there to show
+        frames = traceback.extract_tb(error.__traceback__)
+        where = next((f for f in reversed(frames) if "steerkit" in f.filename), frames[-1])
+        said = (str(error).strip() or "no message").splitlines()[0]
+        return Cell(
+            "crash",
+            f"{type(error).__name__}: {said[:200]} (at {where.filename.rsplit('/', 1)[-1]}:{where.lineno})",
+        )
+
+
+@dataclass
+class _Subject:
+    """One loaded model with the prompts, vectors and steerings that it is tried with."""
+
+    lm: LanguageModel
+    packing: str = ""
+    _own: dict[str, str | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        lm = self.lm
+        self.hf, self.blocks = lm.hf, lm.blocks
+        self.stops = lm.stop_ids
+        self.dtype = lm.dtype
+        self.prompts = _prompts(lm)
+        self.ids = [lm.renderer.encode_prompt(prompt) for prompt in self.prompts]
+
+    # What steering is tried with: pushes of about the stream's own size, at two layers.
+
+    def _prepare(self) -> None:
+        if hasattr(self, "vectors"):
+            return
+        lm = self.lm
+        norms = reference.states(self.hf, self.blocks, self.ids[-1]).norm(dim=-1)[:, 1:].mean(dim=1)
+        metadata = VectorMetadata(
+            name="random",
+            model=lm.name,
+            fingerprint=lm.fingerprint,
+            method="random",
+            aggregation="last",
+            scaling="norm",
+        )
+        self.vectors = []
+        for seed in (1, 2):
+            noise = torch.randn(lm.n_layers, lm.d_model, generator=torch.Generator().manual_seed(seed))
+            direction = noise / noise.norm(dim=-1, keepdim=True) * norms[:, None].cpu()
+            self.vectors.append(SteeringVector(direction, metadata))
+        self.early, self.late = lm.n_layers // 3, 2 * lm.n_layers // 3
+
+    def _cells(self) -> list[tuple[tuple[Steering, ...], tuple[Edit, ...]]]:
+        """Compositions as steerkit takes them, each beside the same as edits of the reference."""
+        self._prepare()
+        v, w = self.vectors
+        early, late = self.early, self.late
+        chosen: list[list[tuple[SteeringVector, int, float, reference.Scope]]] = [
+            [],
+            [(v, early, 0.8, "completion")],
+            [(v, early, -0.6, "completion"), (w, late, 0.6, "completion")],
+            [(w, early, 0.7, "all")],
+            [(v, late, 1.0, "prompt")],
+        ]
+        return [
+            (
+                tuple(vector.at(layer, strength, scope=scope) for vector, layer, strength, scope in cell),
+                tuple(
+                    Edit(layer, strength * vector.direction[layer], scope)
+                    for vector, layer, strength, scope in cell
+                ),
+            )
+            for cell in chosen
+        ]
+
+    # The claims.
+
+    def load(self) -> Cell:
+        """The blocks' outputs are transformers' own hidden states, all but the last, which those give normed."""
+        ids = self.ids[-1]
+        given = reference.hidden_states(self.hf, ids)
+        found = reference.states(self.hf, self.blocks, ids)
+        if given is None or len(given) != len(found) + 1 or given[0].shape != found[0].shape:
+            return Cell("ok", "no hidden states to compare")
+        # Most give what goes into the first block as well, a few begin behind it.
+        apart = min(max(map(_apart, found[:-1], given[first:]), default=0.0) for first in (1, 0))
+        if not apart <= STATES.get(self.dtype, 5e-2):
+            return Cell("wrong", f"block outputs are not transformers' hidden states: off by {apart:.1e}")
+        return Cell("ok")
+
+    def extract(self) -> Cell:
+        """The mean difference of pairs, at every layer, is that of texts read one by one."""
+        pairs = _pairs(self.prompts)
+        vector = extract(self.lm, pairs)
+        sides: dict[bool, list[Tensor]] = {True: [], False: []}
+        for example in pairs.examples:
+            text = example.encoded(self.lm.renderer)
+            read = reference.states(self.hf, self.blocks, text.ids)
+            sides[example.positive].append(read[:, text.prompt_length :].mean(dim=1))
+        expected = torch.stack(sides[True]).mean(dim=0) - torch.stack(sides[False]).mean(dim=0)
+        apart = [_apart(a, b) for a, b in zip(vector.direction, expected.cpu(), strict=True)]
+        worst = max(range(len(apart)), key=apart.__getitem__)
+        if not apart[worst] <= STATES.get(self.dtype, 5e-2):
+            return Cell("wrong", f"direction off by {apart[worst]:.1e} of its length at layer {worst}")
+        return Cell("ok")
+
+    def steer(self) -> Cell:
+        """`sk.steer` around the model's own `generate`, a left-padded batch, writes what a hook by hand does."""
+        plain = self._generate()
+        rows = tied = moved = 0
+        for steerings, edits in self._cells()[1:]:
+            with steer(self.lm, *steerings):
+                found = self._generate()
+            expected = self._generate(edits)
+            for ids, one, other, unsteered in zip(self.ids, found, expected, plain, strict=True):
+                rows += 1
+                moved += other != unsteered
+                if one == other:
+                    continue
+                if not self._tied(one, other, ids, edits):
+                    return Cell("wrong", f"{_named(steerings)}: {one} instead of {other}")
+                tied += 1
+        if not moved:
+            return Cell("wrong", "the steerings moved nothing, which proves nothing")
+        return Cell("ok", rows=rows, tied=tied)
+
+    def cache(self) -> Cell:
+        """`sk.steer` around `generate` writes the same with and without a cache."""
+        rows = tied = 0
+        for (steerings, edits), use_cache in itertools.product(self._cells()[1:3], (True, False)):
+            for ids in self.ids[1:3]:
+                with steer(self.lm, *steerings):
+                    [found] = self._generate(prompts=[ids], use_cache=use_cache)
+                verdict = self._judge(ids, found, edits)
+                rows, tied = rows + 1, tied + bool(verdict.tied)
+                if verdict.wrong is not None:
+                    with_cache = "with" if use_cache else "without"
+                    return self._excused(
+                        "cache", f"{_named(steerings)} {with_cache} a cache: token {verdict.wrong} of {found}"
+                    )
+        return Cell("ok", rows=rows, tied=tied)
+
+    def batch(self) -> Cell:
+        """`sk.steer` around `generate` writes for a left-padded row what it writes for that row alone."""
+        rows = tied = 0
+        for steerings, edits in self._cells()[1:3]:
+            with steer(self.lm, *steerings):
+                found = self._generate()
+            for ids, row in zip(self.ids, found, strict=True):
+                verdict = self._judge(ids, row, edits)
+                rows, tied = rows + 1, tied + bool(verdict.tied)
+                if verdict.wrong is not None:
+                    return self._excused("batch", f"{_named(steerings)}: token {verdict.wrong} of {row}")
+        return Cell("ok", rows=rows, tied=tied)
+
+    def packed(self) -> Cell:
+        """The engine writes for each of many shuffled requests what one at a time without a cache gives."""
+        cells = self._cells()
+        requests = [
+            Request(prompt, steerings, Decoding(max_new_tokens=2 + 5 * (i + 2 * j) % 11), key=(i, j))
+            for (i, prompt), (j, (steerings, _)) in itertools.product(
+                enumerate(self.prompts), enumerate(cells)
+            )
+        ]
+        random.Random(0).shuffle(requests)
+        engine = TransformersEngine(self.lm, BATCH)
+        self.packing = getattr(engine, "packing", "packed")
+        with _out_of_memory_once(self.lm):
+            found = list(engine.generate(requests))
+        if sorted(c.request.key for c in found) != sorted(r.key for r in requests):  # type: ignore[type-var]
+            return Cell("wrong", f"{len(found)} completions for {len(requests)} requests")
+        tied = 0
+        for completion in found:
+            i, j = completion.request.key  # type: ignore[misc]
+            edits = cells[j][1]
+            limit = completion.request.decoding.max_new_tokens
+            verdict = self._judge(self.ids[i], completion.token_ids, edits, limit)
+            tied += bool(verdict.tied)
+            if verdict.wrong is not None:
+                what = f"{_named(cells[j][0])}, prompt of {len(self.ids[i])}: token {verdict.wrong} of "
+                return self._excused("cache", what + str(list(completion.token_ids)))
+        if len({c.token_ids for c in found}) < len(found) // 3:
+            return Cell("wrong", "the completions hardly differ, which proves nothing")
+        return Cell("ok", rows=len(found), tied=tied)
+
+    def score(self) -> Cell:
+        """The engine's log-probabilities of given continuations are those of texts scored one by one."""
+        asked = [
+            (ScoreRequest(prompt, TEXT[7 * i : 9 + 11 * i], steerings), edits)
+            for (i, prompt), (steerings, edits) in itertools.product(
+                enumerate(self.prompts), self._cells()[:4]
+            )
+        ]
+        scores = TransformersEngine(self.lm, BATCH).score([request for request, _ in asked])
+        worst = 0.0
+        for (request, edits), score in zip(asked, scores, strict=True):
+            text = self.lm.renderer.encode_pair(request.prompt, request.continuation)
+            found = reference.logits(self.hf, self.blocks, text.ids, edits, text.prompt_length).log_softmax(
+                -1
+            )
+            taken = torch.tensor(text.ids[text.prompt_length :], device=found.device)
+            expected = found[text.prompt_length - 1 : -1].gather(1, taken[:, None])[:, 0]
+            apart = (torch.tensor(score.log_probabilities) - expected.cpu()).abs().max()
+            worst = max(worst, float(apart)) if apart.isfinite() else float("inf")
+        if worst > NATS.get(self.dtype, 0.5):
+            return Cell("wrong", f"log-probabilities off by {worst:.1e} nats")
+        return Cell("ok")
+
+    # The reference, and whether the model itself keeps what it rests on.
+
+    def _generate(
+        self,
+        edits: Sequence[Edit] = (),
+        prompts: Sequence[Sequence[int]] | None = None,
+        *,
+        use_cache: bool = True,
+    ) -> list[list[int]]:
+        return reference.generate(
+            self.hf,
+            self.ids if prompts is None else prompts,
+            NEW_TOKENS,
+            self.stops,
+            pad=self.lm.pad_id,
+            use_cache=use_cache,
+            blocks=self.blocks,
+            edits=edits,
+        )
+
+    def _judge(
+        self, ids: Sequence[int], tokens: Sequence[int], edits: Sequence[Edit], limit: int = NEW_TOKENS
+    ) -> Verdict:
+        found = reference.logits(self.hf, self.blocks, [*ids, *tokens], edits, len(ids))
+        return reference.judge(found, tokens, len(ids), self.stops, limit, LOGITS.get(self.dtype, 0.5))
+
+    def _tied(
+        self, one: Sequence[int], other: Sequence[int], ids: Sequence[int], edits: Sequence[Edit]
+    ) -> bool:
+        """Whether two rows part where their two tokens have logits that are as good as equal."""
+        place = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
+        if place is None:
+            return False
+        row = reference.logits(self.hf, self.blocks, [*ids, *one[:place]], edits, len(ids))[-1]
+        return float((row[one[place]] - row[other[place]]).abs()) <= LOGITS.get(self.dtype, 0.5)
+
+    def _excused(self, what: Literal["cache", "batch"], detail: str) -> Cell:
+        """The model's own fault, where it does not do unsteered what the claim rests on; else ours."""
+        if what not in self._own:
+            self._own[what] = self._fault(what)
+        own = self._own[what]
+        return Cell("wrong", detail) if own is None else Cell("own", own)
+
+    def _fault(self, what: Literal["cache", "batch"]) -> str | None:
+        if what == "batch":
+            for ids, row in zip(self.ids, self._generate(), strict=True):
+                if self._judge(ids, row, ()).wrong is not None:
+                    return (
+                        "unsteered, the model itself writes something else for a row of a left-padded batch"
+                    )
+            return None
+        for use_cache in (True, False):
+            for ids in self.ids:
+                [row] = self._generate(prompts=[ids], use_cache=use_cache)
+                if self._judge(ids, row, ()).wrong is not None:
+                    way = "cached" if use_cache else "uncached"
+                    return f"unsteered, the model's own {way} decoding is not what its plain pass says"
+        return None
+
+
+def _out_of_memory_once(lm: LanguageModel) -> Any:
+    """A block in which the model runs out of memory once, in a pass of several rows."""
+    from contextlib import contextmanager
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        passes = itertools.count(1)
+
+        def before(_module: object, _args: object, kwargs: dict[str, Any]) -> None:
+            ids = kwargs.get("input_ids")
+            if ids is not None and len(ids) > 1 and next(passes) == OUT_OF_MEMORY_AT:
+                raise torch.OutOfMemoryError("out of memory, by the check")
+
+        handle = lm.decoder.register_forward_pre_hook(before, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    return block()
+
+
+def _prompts(lm: LanguageModel) -> list[str]:
+    """Prompts of different lengths, some with a common beginning; one crosses the model's smallest window."""
+    prompts = [TEXT[start : start + length] for start, length in ((0, 2), (3, 13), (3, 27), (20, 38), (0, 7))]
+    if crossing := _smallest_window(lm.config):
+        text = TEXT
+        while len(lm.renderer.encode_prompt(text)) < crossing + NEW_TOKENS:
+            text += " " + TEXT
+        if len(lm.renderer.encode_prompt(TEXT)) < crossing:
+            prompts[3] = text
+    return prompts
+
+
+def _smallest_window(config: Any) -> int | None:
+    """The smallest window or chunk of attention that the configuration names, unless it is too wide to be crossed."""
+    names = ("sliding_window", "attention_chunk_size", "window_size", "attention_window_size")
+    named = [getattr(config, name, None) for name in names]
+    fitting = [size for size in named if isinstance(size, int) and 1 < size <= WIDEST_WINDOW]
+    return min(fitting, default=None)
+
+
+def _pairs(prompts: Sequence[str]) -> ContrastPairs:
+    """Six pairs, their prompts and completions of different lengths."""
+    chosen = [*prompts, TEXT[30:77]]
+    return ContrastPairs(
+        "check",
+        tuple(
+            ContrastPair(
+                f"p{i}", prompt, TEXT[5 * i : 5 * i + 9 + 6 * i], TEXT[90 - 4 * i : 120 - 9 * (i % 3)]
+            )
+            for i, prompt in enumerate(chosen)
+        ),
+    )
+
+
+def _apart(found: Tensor, expected: Tensor) -> float:
+    """How far two tensors are apart, relative to the second."""
+    return float((found - expected).norm() / expected.norm())
+
+
+def _named(steerings: Sequence[Steering]) -> str:
+    return " + ".join(f"layer {s.layers[0]}, {s.scope}" for s in steerings) or "unsteered"
