@@ -13,75 +13,46 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-WIDTH, HEADS, HEAD, LAYERS, EXPERTS, WINDOW, CHUNK = 64, 4, 16, 4, 4, 8, 16
+WIDTH, HEADS, HEAD, LAYERS, EXPERTS, WINDOW, CHUNK, LONGEST = 64, 4, 16, 4, 4, 8, 16, 512
 MOST_LAYERS = 8
 SPECIAL = ("<pad>", "<s>", "</s>")
 VOCABULARY = len(SPECIAL) + 256
 CHAT_TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
 
-# What a field of this name becomes, wherever it stands; the first that matches whole counts. A field that is not set
-# stays so.
+# What a field of this name becomes, wherever it stands: the first that matches as a whole. What is smaller stays so.
 SIZES: tuple[tuple[str, int | float], ...] = (
-    (
-        r"(text_|padded_|unpadded_)?vocab_size(_per_layer_input)?|vocab_offset|n_words|n_token|target_vocab_size",
-        VOCABULARY,
-    ),
+    (r"(text_|padded_|unpadded_|target_)?vocab_size(_per_layer_input)?|vocab_offset|n_words|n_token", VOCABULARY),
     (r"initializer_range|init_std", 0.2),
-    (r"(\w+_)?(dropout|pdrop|dropout_prob|layerdrop|drop_path_rate|dropout_rate)|layerdrop", 0.0),
-    (
-        r"max_position_embeddings|n_positions|n_ctx|max_seq_len|max_sequence_length|model_max_length|original_max_position_embeddings|seq_length",
-        512,
-    ),
-    (r"(\w+_)?(sliding_window|sliding_window_size|local_window)|window_size|attention_window_size", WINDOW),
-    (r"(\w+_)?chunk_size|attention_chunk_size|floor_scale|index_block_size|block_size", CHUNK),
-    (
-        r"(swa_|num_)?(num_)?(global_)?(key_value_heads|kv_heads)|n_kv_heads|num_kv_heads|encoder_attention_heads",
-        HEADS // 2,
-    ),
-    (
-        r"(swa_)?num_attention_heads|n_heads?|num_heads|attention_heads|decoder_attention_heads|num_head",
-        HEADS,
-    ),
-    (r"index_n_heads|index_num_heads|indexer_n_heads", 2),
-    (r"mamba_n_heads|mamba_num_heads|linear_num_value_heads|n_mamba_heads", 8),
-    (r"linear_num_key_heads|linear_num_heads", HEADS),
-    (r"(\w+_)?head_dim|kv_channels|d_kv|mamba_d_head|dim_head|index_head_dim|v_head_dim|lru_head_dim", HEAD),
-    (r"qk_rope_head_dim|qk_nope_head_dim", HEAD // 2),
-    (
-        r"kv_lora_rank|q_lora_rank|(\w+_)?lora_rank|laurel_rank|moe_latent_size|(\w+_)?low_?rank|o_lora_rank",
-        16,
-    ),
-    (r"ssm_state_size|state_size|mamba_d_state", 8),
+    (r"(\w+_)?(dropout|pdrop|dropout_prob|layerdrop|drop_path_rate|dropout_rate)", 0.0),
+    (r"(original_)?max_position_embeddings|n_positions|n_ctx|max_(seq_len|sequence_length)|model_max_length", LONGEST),
+    (r"(\w+_)?(sliding_window|sliding_window_size|local_window)|(attention_)?window_size", WINDOW),
+    (r"(\w+_)?chunk_size|floor_scale|index_block_size|block_size|keep_window_size", CHUNK),
+    (r"(\w+_)?(key_value_heads|kv_heads)|n_kv_heads", HEADS // 2),
+    (r"index(er)?_(n_|num_)?heads", 2),
+    (r"(linear_num_value|mamba_n|mamba_num|n_mamba)_heads", 2 * HEADS),
+    (r"(\w+_)?num_(attention_|key_)?heads|n_heads?|num_head|(\w+_)?attention_heads", HEADS),
+    (r"qk_head_dim", 2 * HEAD),  # with and without rotary positions
+    (r"rotary_dim", HEAD // 2),
+    (r"(\w+_)?head_dim|kv_channels|d_kv|d_head|mamba_d_head|dim_head|query_pre_attn_scalar", HEAD),
+    (r"(\w+_)?(lora_|low_?)?rank|moe_latent_size", 16),
+    (r"(ssm_)?state_size|mamba_d_state", 8),
     (r"time_step_rank|mamba_dt_rank", 4),
-    (r"(\w+_)?n_groups|mamba_n_groups", 2),
-    (r"num_experts|num_local_experts|n_routed_experts|moe_num_experts|num_total_experts", EXPERTS),
-    (
-        r"num_experts_per_tok(en)?|moe_topk|top_k_experts|moe_k|experts_per_token|num_selected_experts|moe_top_k",
-        2,
-    ),
-    (r"n_group|num_expert_group", 2),
-    (r"topk_group", 1),
-    (r"index_topk", 8),
-    (r"index_topk_blocks", 1),
-    (
-        r"(\w+_)?intermediate_size(_\w+)?|ffn_dim|(de|en)coder_ffn_dim|ffn_hidden_size|n_inner|d_ff|mlp_dim|dim_ff",
-        2 * WIDTH,
-    ),
-    (
-        r"(\w+_)?(hidden_size|hidden_dim)(_per_layer_input)?|d_model|n_embd|embed_dim|(\w+_)?proj(ection)?_dim|output_dim|lru_width|"
-        r"(word_)?embed_proj_dim|embedding_size|emb_dim|out_dim|model_dim|width|num_mel_bins_|attention_hidden_size",
-        WIDTH,
-    ),
-    (r"num_hidden_layers|n_layers?|num_layers|decoder_layers|num_blocks", LAYERS),
-    (r"encoder_layers|depth|num_encoder_layers", 2),
-    (r"num_nextn_predict_layers|num_mtp_layers|mtp_num_layers|num_kv_shared_layers", 0),
-    (r"first_k_dense_replace|num_dense_layers", 1),
-    (r"query_pre_attn_scalar", HEAD),
+    (r"(\w+_)?n_groups|n_group|num_expert_group", 2),
+    (r"num_(local_|total_)?experts|(moe_num|n_routed)_experts", EXPERTS),
+    (r"(num_)?experts_per_tok(en)?|moe_topk|moe_top_k|top_k_experts|moe_k|num_selected_experts", 2),
+    (r"topk_group|index_topk_blocks|first_k_dense_replace|num_dense_layers", 1),
+    (r"index_topk", WINDOW),
+    (r"(\w+_)?intermediate_size(_\w+)?|(\w+_)?ffn_dim|ffn_hidden_size|n_inner|d_ff|mlp_dim|dim_ff|mamba_d_ssm", 2 * WIDTH),
+    (r"(\w+_)?hidden_(size|dim)(_per_layer_input)?|d_model|n_embd|(\w+_)?embed_dim|(\w+_)?proj(ection)?_dim", WIDTH),
+    (r"output_dim|lru_width|embedding_size|emb_dim|out_dim|model_dim|width", WIDTH),
+    (r"num_hidden_layers|n_layers?|num_layers|(de|en)coder_layers|num_blocks|depth|num_encoder_layers", LAYERS),
+    (r"num_nextn_predict_layers|(num_mtp|mtp_num)_layers|num_kv_shared_layers", 0),
     (r"image_seq_length|num_image_tokens|mm_tokens_per_image|num_query_tokens|num_queries", 4),
 )
+TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+IMAGE = 56  # pixels
 UNKNOWN_TOKEN = 1000  # ids of image tokens and the like: no prompt holds them and the model cannot say them
 NOT_SHRUNK = ("architectures", "id2label", "label2id", "dtype", "transformers_version", "_name_or_path")
-TEXT_PARTS = ("text_config", "llm_config", "decoder", "thinker_config", "language_config", "get_text_config")
 
 
 @dataclass(frozen=True)
@@ -125,7 +96,7 @@ def tiny_config(config_class: Any, name: str) -> Any:
     """Return the class's default configuration with all sizes shrunk."""
     changes = OVERRIDES.get(name, {})
     default = config_class(**changes.get("from", {}))
-    given = _shrunk(default, is_text=True)
+    given = _shrunk(default) | TOKENS
     for path, value in changes.items():
         if path != "from":
             *parts, field = path.split(".")
@@ -136,31 +107,27 @@ def tiny_config(config_class: Any, name: str) -> Any:
     return config_class(**given)
 
 
-def _shrunk(config: Any, *, is_text: bool) -> dict[str, Any]:
+def _shrunk(config: Any) -> dict[str, Any]:
     """The fields of a configuration, shrunk, and those of its parts."""
     values = {k: v for k, v in config.to_dict().items() if k not in NOT_SHRUNK}
-    layers = next(
-        (values[k] for k in ("num_hidden_layers", "n_layer", "n_layers", "num_layers") if values.get(k)), 0
-    )
+    layers = next((values[k] for k in ("num_hidden_layers", "n_layer", "n_layers", "num_layers") if values.get(k)), 0)
     kept = _kept_layers(values, layers)
     found: dict[str, Any] = {}
     for name, value in values.items():
         part = getattr(config, name, None)
         if isinstance(value, dict) and hasattr(part, "to_dict"):
-            found[name] = _shrunk(part, is_text=is_text and name in TEXT_PARTS) | _model_type(part)
+            found[name] = _shrunk(part) | ({"model_type": part.model_type} if part.model_type else {})
         elif name in ("rope_parameters", "rope_scaling") and isinstance(value, dict):
             found[name] = _shrunk_rope(value)
         elif isinstance(value, list) and layers and len(value) == layers:
-            found[name] = [value[i] for i in kept]
+            found[name] = _shrunk_value(name, [value[i] for i in kept])
+        elif name in ("num_hidden_layers", "n_layer", "n_layers", "num_layers") and value == layers:
+            found[name] = len(kept)
         else:
-            found[name] = _shrunk_value(name, value, len(kept) if is_text else 2)
-    if is_text:
-        found |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+            found[name] = _shrunk_value(name, value)
+    if values.get("kv_lora_rank"):  # latent attention has keys and values for every head
+        found["num_key_value_heads"] = HEADS
     return found
-
-
-def _model_type(part: Any) -> dict[str, str]:
-    return {"model_type": part.model_type} if part.model_type else {}
 
 
 def _kept_layers(values: Mapping[str, Any], layers: int) -> list[int]:
@@ -191,22 +158,22 @@ def _shrunk_rope(rope: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _shrunk_value(name: str, value: Any, layers: int) -> Any:
-    if isinstance(value, bool) or value is None:
+def _shrunk_value(name: str, value: Any) -> Any:
+    if name in TOKENS:
+        return TOKENS[name]
+    if value is None:
+        return {"head_dim": HEAD, "num_key_value_heads": HEADS // 2}.get(name)
+    if isinstance(value, bool | str | dict):
         return value
-    if isinstance(value, int | float):
-        for pattern, size in SIZES:
-            if re.fullmatch(pattern, name):
-                small = layers if size == LAYERS and "layer" in name else size
-                return type(value)(
-                    min(value, small) if isinstance(value, int) and name != "vocab_size" else small
-                )
-        if re.fullmatch(r"\w+_(token_id|token_index|index)", name) and value >= VOCABULARY:
-            return UNKNOWN_TOKEN + value % 1000
-        if name in ("image_size", "img_size"):
-            return 56
-    if name in ("image_size",) and isinstance(value, Sequence):
-        return [56] * len(value)
+    if name in ("image_size", "img_size"):
+        return IMAGE if isinstance(value, int) else [IMAGE] * len(value)
+    if isinstance(value, list):
+        return [_shrunk_value(name, each) for each in value]
+    for pattern, size in SIZES:
+        if re.fullmatch(pattern, name):
+            return type(value)(min(value, size) if isinstance(value, int) else size)
+    if re.fullmatch(r"\w+_(token_id|token_index|index)", name) and value >= VOCABULARY:
+        return UNKNOWN_TOKEN + value % 1000
     return value
 
 
