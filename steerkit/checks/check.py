@@ -12,6 +12,7 @@ import random
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -41,7 +42,7 @@ WIDEST_WINDOW = 1024  # tokens; a longer window is not crossed
 
 TEXT = (
     "In the valley the weather turned before noon, and by the evening the clouds that had come in from the west hung "
-    "low over the bridge, the mill and the nine houses behind it; nobody could say when the river had last been so high."
+    "low over the bridge, the mill and the nine houses behind it; nobody could say when the river had been so high."
 )
 
 
@@ -75,7 +76,7 @@ class Report:
 
 
 def check_model(name: str, load: Callable[[], LanguageModel]) -> Iterator[tuple[str, Cell] | Report]:
-    """Check one model; each cell is yielded as it is found, the report at the end."""
+    """Check one model; each cell is yielded with its column as it is found, the report at the end."""
     began = time.perf_counter()
     cells: dict[str, Cell] = {}
     holder: list[_Subject] = []
@@ -151,7 +152,7 @@ class _Subject:
         self._prepare()
         v, w = self.vectors
         early, late = self.early, self.late
-        chosen: list[list[tuple[SteeringVector, int, float, reference.Scope]]] = [
+        compositions: list[list[tuple[SteeringVector, int, float, reference.Scope]]] = [
             [],
             [(v, early, 0.8, "completion")],
             [(v, early, -0.6, "completion"), (w, late, 0.6, "completion")],
@@ -160,13 +161,12 @@ class _Subject:
         ]
         return [
             (
-                tuple(vector.at(layer, strength, scope=scope) for vector, layer, strength, scope in cell),
+                tuple(vector.at(layer, size, scope=scope) for vector, layer, size, scope in cell),
                 tuple(
-                    Edit(layer, strength * vector.direction[layer], scope)
-                    for vector, layer, strength, scope in cell
+                    Edit(layer, size * vector.direction[layer], scope) for vector, layer, size, scope in cell
                 ),
             )
-            for cell in chosen
+            for cell in compositions
         ]
 
     # The claims.
@@ -214,7 +214,7 @@ class _Subject:
                 if one == other:
                     continue
                 if not self._tied(one, other, ids, edits):
-                    return Cell("wrong", f"{_named(steerings)}: {one} instead of {other}")
+                    return self._excused("batch", f"{_named(steerings)}: {one} instead of {other}")
                 tied += 1
         if not moved:
             return Cell("wrong", "the steerings moved nothing, which proves nothing")
@@ -252,29 +252,32 @@ class _Subject:
     def packed(self) -> Cell:
         """The engine writes for each of many shuffled requests what one at a time without a cache gives."""
         cells = self._cells()
+        asked: dict[object, tuple[int, int]] = dict(
+            enumerate(itertools.product(range(len(self.prompts)), range(len(cells))))
+        )
         requests = [
-            Request(prompt, steerings, Decoding(max_new_tokens=2 + 5 * (i + 2 * j) % 11), key=(i, j))
-            for (i, prompt), (j, (steerings, _)) in itertools.product(
-                enumerate(self.prompts), enumerate(cells)
+            Request(
+                self.prompts[i], cells[j][0], Decoding(max_new_tokens=2 + 5 * (i + 2 * j) % 11), key=number
             )
+            for number, (i, j) in asked.items()
         ]
         random.Random(0).shuffle(requests)
         engine = TransformersEngine(self.lm, BATCH)
         self.packing = getattr(engine, "packing", "packed")
         with _out_of_memory_once(self.lm):
             found = list(engine.generate(requests))
-        if sorted(c.request.key for c in found) != sorted(r.key for r in requests):  # type: ignore[type-var]
-            return Cell("wrong", f"{len(found)} completions for {len(requests)} requests")
+        if {c.request.key for c in found} != asked.keys() or len(found) != len(asked):
+            return Cell("wrong", f"{len(found)} completions for {len(asked)} requests")
         tied = 0
         for completion in found:
-            i, j = completion.request.key  # type: ignore[misc]
-            edits = cells[j][1]
+            i, j = asked[completion.request.key]
+            steerings, edits = cells[j]
             limit = completion.request.decoding.max_new_tokens
             verdict = self._judge(self.ids[i], completion.token_ids, edits, limit)
             tied += bool(verdict.tied)
             if verdict.wrong is not None:
-                what = f"{_named(cells[j][0])}, prompt of {len(self.ids[i])}: token {verdict.wrong} of "
-                return self._excused("cache", what + str(list(completion.token_ids)))
+                row = f"{_named(steerings)}, prompt of {len(self.ids[i])}"
+                return self._excused("cache", f"{row}: token {verdict.wrong} of {list(completion.token_ids)}")
         if len({c.token_ids for c in found}) < len(found) // 3:
             return Cell("wrong", "the completions hardly differ, which proves nothing")
         return Cell("ok", rows=len(found), tied=tied)
@@ -362,26 +365,21 @@ class _Subject:
         return None
 
 
-def _out_of_memory_once(lm: LanguageModel) -> Any:
-    """A block in which the model runs out of memory once, in a pass of several rows."""
-    from contextlib import contextmanager
+@contextmanager
+def _out_of_memory_once(lm: LanguageModel) -> Iterator[None]:
+    """Let the model run out of memory once inside the block, in a pass of several rows."""
+    passes = itertools.count(1)
 
-    @contextmanager
-    def block() -> Iterator[None]:
-        passes = itertools.count(1)
+    def before(_module: object, _args: object, kwargs: dict[str, Any]) -> None:
+        ids = kwargs.get("input_ids")
+        if ids is not None and len(ids) > 1 and next(passes) == OUT_OF_MEMORY_AT:
+            raise torch.OutOfMemoryError("out of memory, by the check")
 
-        def before(_module: object, _args: object, kwargs: dict[str, Any]) -> None:
-            ids = kwargs.get("input_ids")
-            if ids is not None and len(ids) > 1 and next(passes) == OUT_OF_MEMORY_AT:
-                raise torch.OutOfMemoryError("out of memory, by the check")
-
-        handle = lm.decoder.register_forward_pre_hook(before, with_kwargs=True)
-        try:
-            yield
-        finally:
-            handle.remove()
-
-    return block()
+    handle = lm.decoder.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _prompts(lm: LanguageModel) -> list[str]:

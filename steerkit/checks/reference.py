@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 Blocks = Sequence[nn.Module]
 Scope = Literal["completion", "prompt", "all"]
+Kind = Literal["decoder", "encoder", "encoder–decoder", "not of text alone"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +72,31 @@ def device_of(hf: Any) -> torch.device:
 
 
 @torch.inference_mode()
+def kind_of(hf: Any) -> tuple[Kind, str]:
+    """Return what a plain transformers model is, and if it cannot run on token ids alone, the reason.
+
+    In a decoder no later token changes what stands before it.
+    """
+    if hf.config.is_encoder_decoder:
+        return "encoder–decoder", ""
+    ids = torch.arange(5, 17, device=device_of(hf))[None]
+    try:
+        found = [
+            hf(input_ids=each, use_cache=False).logits
+            for each in (ids, torch.cat([ids[:, :-1], ids[:, :1]], 1))
+        ]
+    except Exception as error:  # an image that is missing is any kind of error
+        return "not of text alone", f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
+    if found[0].shape[:2] != ids.shape:
+        return (
+            "not of text alone",
+            f"it gives logits of shape {list(found[0].shape)} for {ids.shape[1]} tokens",
+        )
+    same = torch.allclose(found[0][:, :-1], found[1][:, :-1], atol=1e-4)
+    return ("decoder" if same else "encoder"), ""
+
+
+@torch.inference_mode()
 def logits(
     hf: Any, blocks: Blocks, ids: Sequence[int], edits: Sequence[Edit] = (), prompt: int = 0
 ) -> Tensor:
@@ -111,8 +137,8 @@ def judge(
 ) -> Verdict:
     """Return whether greedy decoding would have taken these tokens, by the logits `found` of prompt and tokens.
 
-    In a causal model that is what decoding one token at a time would have given. `tokens` are without the one that ended
-    them; fewer than `limit` must have been ended by one of `stops`. Two logits within `tolerance` are tied.
+    In a causal model that is what decoding one token at a time would have given. `tokens` are without the one that
+    ended them; fewer than `limit` must have been ended by one of `stops`. Two logits within `tolerance` are tied.
     """
     tied = 0
     for place in range(min(len(tokens) + 1, limit)):

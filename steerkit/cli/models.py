@@ -1,15 +1,118 @@
-"""`steerkit models`: what can be loaded without a hub."""
+"""`steerkit models`: what can be loaded without a hub, and whether a model is steered as it should be."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
+from typer import Argument, Exit, Option
+
+from steerkit.cli import console, options
 from steerkit.cli.console import out, print_json, print_table
-from steerkit.cli.options import Json
+from steerkit.core.errors import MisuseError
+
+if TYPE_CHECKING:
+    from steerkit.checks.check import Cell
+
+FAULTS = ("wrong", "crash")
 
 
-def models(as_json: Json = False) -> None:
-    """List the bundled models; any hub id, folder or .gguf file works too."""
+def models(
+    model: Annotated[list[str] | None, Argument(help="With --check: the models to check.")] = None,
+    check: Annotated[
+        bool,
+        Option("--check", help="Hold every verb against a slow reference: on MODEL…, or on all families."),
+    ] = False,
+    family: Annotated[
+        list[str] | None,
+        Option(metavar="NAME", help="With --check: a tiny random model of this family; repeat for several."),
+    ] = None,
+    record: Annotated[
+        Path | None, Option(help="Keep what was found of families here, as JSON; others in it stay.")
+    ] = None,
+    page: Annotated[Path | None, Option(help="Write the record as a page for readers.")] = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    as_json: options.Json = False,
+) -> None:
+    """List the bundled models; any hub id, folder or .gguf file works too.
+
+    With --check: load, extract, steer, generate and score with your own model, or with tiny random ones of all
+    families that the installed transformers has, and compare each with plain hooks, one text at a time. Exit code 1
+    where one differs.
+    """
+    if not check and (model or family or record or page):
+        raise MisuseError("a model, --family, --record and --page go with --check")
+    if model and (family or record or page):
+        raise MisuseError("--check takes models or families, and keeps a record of families alone")
+    if model:
+        sound, found = _check_models(model, device, dtype, quiet=as_json)
+    elif check:
+        sound, found = check_families(family or (), record, page, quiet=as_json)
+    else:
+        _list(as_json)
+        return
+    if as_json:
+        print_json(found)
+    if not sound:
+        raise Exit(1)
+
+
+def _check_models(
+    names: Sequence[str], device: str | None, dtype: str | None, *, quiet: bool
+) -> tuple[bool, list[dict[str, Any]]]:
+    """Check the user's own models; returns whether all are sound, and what was found of each."""
+    from steerkit.checks.check import Report, check_model
+
+    found = []
+    for name in names:
+        for step in check_model(name, lambda name=name: console.load(name, device, dtype)):  # type: ignore[misc]
+            if isinstance(step, Report):
+                found.append(asdict(step))
+                _say_end(name, step.packing, step.seconds, quiet=quiet)
+            else:
+                _say(name, *step, quiet=quiet)
+    cells = [cell for report in found for cell in report["cells"].values()]
+    return all(cell["mark"] not in FAULTS for cell in cells), found
+
+
+def check_families(
+    names: Sequence[str], record: Path | None = None, page: Path | None = None, *, quiet: bool = False
+) -> tuple[bool, list[dict[str, Any]]]:
+    """Check tiny models of families, of all without names, and keep what was found; returns it as `_check_models`."""
+    from steerkit.checks import page as pages
+    from steerkit.checks import table
+
+    kept = table.read_record(record) if record else {}
+    found = []
+    for name, family in table.chosen(names).items():
+        for step in table.check_family(family):
+            if isinstance(step, table.Entry):
+                kept[name] = step
+                found.append({"name": name} | asdict(step))
+                _say_end(name, step.packing or f"{step.kind} {step.reason}", step.seconds, quiet=quiet)
+            else:
+                _say(name, *step, quiet=quiet)
+        if record:
+            table.write_record(record, kept)
+    if page:
+        pages.write_page(page, kept)
+    return not any(mark in FAULTS for entry in found for mark in entry["cells"].values()), found
+
+
+def _say(name: str, column: str, cell: Cell, *, quiet: bool) -> None:
+    if not quiet:
+        out.print(f"{name:24} {column:8} {cell}", soft_wrap=True)
+
+
+def _say_end(name: str, how: str, seconds: float, *, quiet: bool) -> None:
+    if not quiet:
+        out.print(f"{name:24} {how}, {seconds:.1f} s", soft_wrap=True)
+
+
+def _list(as_json: bool) -> None:
     from steerkit.models.adapters import published_adapters, read_adapter
     from steerkit.models.bundled import models_folder
     from steerkit.models.catalogue import BUNDLED
