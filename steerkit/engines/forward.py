@@ -9,35 +9,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
 
-from steerkit.core.errors import MisuseError, SteerkitError
-from steerkit.core.prompts import EncodedText
+from steerkit.core.errors import SteerkitError
 from steerkit.core.sites import RESID_POST, Place, SiteName
+from steerkit.engines.row_states import empty_cache
 from steerkit.models import LanguageModel
-from steerkit.models.sites import one_pass
+from steerkit.models.sites import Given, on_blocks, one_pass
 
 T = TypeVar("T")
 R = TypeVar("R")
-KeysAndValues = list[tuple[Tensor, Tensor]]
 
-PROMPTS_A_PASS = 16
-NO_PROMPT = (
-    "a prompt shares no token with its completion, so nothing predicts the first token: give a longer prompt"
-)
+CACHE_ARGUMENTS = ("past_key_values", "cache_params")  # by which architectures take the cache
 
 
 class Rows(NamedTuple):
     """A batch of texts: token ids, mask (true where real) and positions, each `[row, position]`.
 
-    Without positions the model counts them from 0.
+    Behind a cache the mask covers what that holds too. Without positions the model counts them from 0.
     """
 
     ids: Tensor
@@ -107,19 +105,6 @@ def in_passes(
         waiting = waiting[len(some) :]
 
 
-def empty_cache() -> Cache:
-    """Return a cache to prefill: every layer keeps all positions, sliding windows are left to the mask."""
-    return Cache(layer_class_to_replicate=DynamicLayer)
-
-
-def growing_cache(states: KeysAndValues) -> Cache:
-    """Return a cache that holds `states` and concatenates: gradients and forward mode do not follow writes in place."""
-    cache = empty_cache()
-    for layer, (keys, values) in enumerate(states):
-        cache.update(keys, values, layer)
-    return cache
-
-
 @contextmanager
 def alone(lm: LanguageModel) -> Iterator[None]:
     """Claim the model for this thread. Raises SteerkitError while `sk.steer` is open on it."""
@@ -150,29 +135,48 @@ def differentiable(lm: LanguageModel) -> Iterator[None]:
 
 
 def run(lm: LanguageModel, rows: Rows, cache: Cache | None = None) -> None:
-    """Run the decoder alone; its keys and values go into `cache`, behind what that holds."""
-    lm.decoder(**_inputs(rows, cache))
+    """Run the decoder alone; what it keeps of the rows goes into `cache`, behind what that holds."""
+    lm.decoder(**_inputs(lm.decoder, rows, cache))
 
 
 def logits(lm: LanguageModel, rows: Rows, newest: int = 0, cache: Cache | None = None) -> Tensor:
     """Return the logits `[row, position, vocabulary]` of the `newest` positions (0: of all)."""
-    found: Tensor = lm.hf(**_inputs(rows, cache), logits_to_keep=newest).logits
-    return found
+    inputs = _inputs(lm.hf, rows, cache)
+    if "logits_to_keep" in _parameters(lm.hf):
+        inputs["logits_to_keep"] = newest
+    found: Tensor = lm.hf(**inputs).logits
+    return found[:, -newest:]
 
 
-def prefill(lm: LanguageModel, rows: Rows) -> KeysAndValues:
-    """Run the decoder and return the keys and values of every position.
-
-    Raises MisuseError for a model that keeps its past in something else.
-    """
-    cache = empty_cache()
+def prefill(lm: LanguageModel, rows: Rows) -> Cache:
+    """Run the decoder and return what it keeps of the rows."""
+    cache = empty_cache(lm)
     run(lm, rows, cache)
-    if cache.get_seq_length() != rows.ids.shape[1]:
-        raise MisuseError(
-            f"{lm.name} fills no key-value cache, which the engine's rows need: use sk.steer around the model's "
-            "own generate"
-        )
-    return [(layer.keys, layer.values) for layer in cache.layers]
+    return cache
+
+
+@contextmanager
+def expanded_after(blocks: Sequence[nn.Module], layer: int, owner: Tensor) -> Iterator[None]:
+    """While open, the batch has one row for each of `owner` `[row]` from the output of block `layer` on.
+
+    `owner` says which row of the batch before each one continues. Whatever later blocks are given beside the
+    stream (masks, rotary tables) is expanded with it where its first dimension counts the rows.
+    """
+    before = int(owner.max()) + 1
+
+    def expand(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.index_select(0, owner) if value.ndim > 1 and value.shape[0] == before else value
+        if type(value) in (tuple, list):
+            return type(value)(expand(part) for part in value)
+        return value
+
+    def arguments(given: Given) -> Given:
+        return expand(given[0]), {name: expand(value) for name, value in given[1].items()}
+
+    above = dict.fromkeys(range(layer + 1, len(blocks)), arguments)
+    with on_blocks(blocks, {layer: lambda hidden: hidden.index_select(0, owner)}, above):
+        yield
 
 
 def states(
@@ -203,62 +207,38 @@ def last_states(
     lm: LanguageModel, texts: Sequence[Sequence[int]], layers: Collection[int], site: SiteName = RESID_POST
 ) -> dict[int, Tensor]:
     """Return each text's last token's state at a site of each of `layers`, `[text, width]` float32 on the host."""
-    found = states(lm, left_padded(texts, lm), layers, lambda hidden: hidden[:, -1].clone(), site)
+    row = torch.arange(len(texts))
+    last = torch.tensor([len(text) - 1 for text in texts])
+    found = states(
+        lm, right_padded(texts, lm), layers, lambda h: h[row.to(h.device), last.to(h.device)], site
+    )
     return {layer: state.float().cpu() for layer, state in found.items()}
-
-
-class Continuations:
-    """Texts whose prompts, up to the last token, are run once each and unsteered.
-
-    What is run behind them is a row's last prompt token and its completion but the last token: the positions of
-    scope `completion`, so a hook that edits all it sees acts there. Rows are padded on the right, where a causal
-    model does not look. Raises MisuseError for a text without a prompt token.
-    """
-
-    def __init__(self, lm: LanguageModel, texts: Sequence[EncodedText]) -> None:
-        if not all(text.prompt_length for text in texts):
-            raise MisuseError(NO_PROMPT)
-        self._lm = lm
-        self.texts = texts
-        heads = list(dict.fromkeys(text.ids[: text.prompt_length - 1] for text in texts))
-        self._head_of = [heads.index(text.ids[: text.prompt_length - 1]) for text in texts]
-        padded = left_padded(heads, lm)
-        self._mask = padded.mask
-
-        def heads_of(some: Sequence[int]) -> KeysAndValues:
-            part = slice(some[0], some[-1] + 1)
-            with torch.no_grad():  # not inference mode, whose tensors no later gradient may pass by
-                return prefill(lm, Rows(*(column[part] for column in padded if column is not None)))
-
-        width = padded.ids.shape[1]
-        passes = in_passes(range(len(heads)), lambda _: width, PROMPTS_A_PASS * width, heads_of)
-        parts = [part for _, part in passes]
-        self._heads = [
-            (torch.cat([keys for keys, _ in layer]), torch.cat([values for _, values in layer]))
-            for layer in zip(*parts, strict=True)
-        ]
-
-    def logits(self, rows: Sequence[int]) -> list[Tensor]:
-        """Return, for each of the texts `rows`, the logits `[token, vocabulary]` that predict its completion."""
-        lm = self._lm
-        texts = [self.texts[row] for row in rows]
-        ids, mask, _ = right_padded([text.ids[text.prompt_length - 1 : -1] for text in texts], lm)
-        owner = torch.tensor([self._head_of[row] for row in rows], device=lm.device)
-        first = torch.tensor([text.prompt_length - 1 for text in texts], device=lm.device)
-        places = first[:, None] + torch.arange(ids.shape[1], device=lm.device)
-        cache = growing_cache([(keys[owner], values[owner]) for keys, values in self._heads])
-        found = logits(lm, Rows(ids, torch.cat([self._mask[owner], mask], dim=1), places), cache=cache)
-        return [row[: text.completion_length] for row, text in zip(found, texts, strict=True)]
 
 
 class _AllReadError(Exception):
     """Ends a pass at the last block that is read."""
 
 
-def _inputs(rows: Rows, cache: Cache | None) -> dict[str, Any]:
+def _inputs(module: nn.Module, rows: Rows, cache: Cache | None) -> dict[str, Any]:
+    """What `module` is called with: positions only where it takes them, the cache by the name that it has there."""
+    takes = _parameters(module)
     inputs = {"input_ids": rows.ids, "attention_mask": rows.mask, "use_cache": cache is not None}
-    if rows.positions is not None:  # which not every decoder takes
+    if rows.positions is not None and ("position_ids" in takes or _takes_any(takes)):
         inputs["position_ids"] = rows.positions
     if cache is not None:
-        inputs["past_key_values"] = cache
+        inputs[next((name for name in CACHE_ARGUMENTS if name in takes), CACHE_ARGUMENTS[0])] = cache
     return inputs
+
+
+def _parameters(module: nn.Module) -> Mapping[str, inspect.Parameter]:
+    kind: Any = type(module)  # Any, as its own __hash__ keeps mypy from seeing that classes can be keys
+    return _parameters_of(kind)
+
+
+@functools.cache
+def _parameters_of(kind: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(kind.forward).parameters
+
+
+def _takes_any(takes: Mapping[str, inspect.Parameter]) -> bool:
+    return any(each.kind is inspect.Parameter.VAR_KEYWORD for each in takes.values())

@@ -14,6 +14,7 @@ with each of the texts counts as shared, so nothing changes but the time.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -29,15 +30,15 @@ from steerkit.core.errors import MisuseError
 from steerkit.core.prompts import EncodedText
 from steerkit.core.sites import RESID_POST, Place, SiteName
 from steerkit.engines.forward import Rows, in_passes, right_padded, run
+from steerkit.engines.shortcuts import SHORT, agree, holds, random_ids
 from steerkit.models import LanguageModel
 from steerkit.models.sites import one_pass
 
 Aggregation = Literal["last", "mean", "prompt"]
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
 
-# How far rounding may take the states of one text in two batches apart, relative to their norm.
-TRIAL_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-_TRIED: weakref.WeakKeyDictionary[LanguageModel, bool] = weakref.WeakKeyDictionary()
+# The level that was tried, and the longest row of a family that holds.
+_TRIED: weakref.WeakKeyDictionary[LanguageModel, tuple[int, float]] = weakref.WeakKeyDictionary()
 
 Progress = Callable[[int, int], None]
 Pooling = Callable[[Tensor], Tensor]
@@ -82,13 +83,15 @@ def capture(
     """
     _check(texts, aggregation)
     reading = _Reading(lm, texts, aggregation, site)
-    may_share = share_prompts and aggregation != "prompt"
-    share = may_share and _takes_family_rows(lm, max(len(t.ids) for t in texts))
-    families = _families(texts) if share else [[row] for row in range(len(texts))]
 
     def length(family: Sequence[int]) -> int:
         return texts[family[0]].prompt_length + sum(texts[row].completion_length for row in family)
 
+    families = [[row] for row in range(len(texts))]
+    if share_prompts and aggregation != "prompt":
+        together = _families(texts)
+        limit = _longest_family_row(lm, max(map(length, together)))
+        families = [part for f in together for part in ([f] if length(f) <= limit else [[row] for row in f])]
     done = 0
     for read, several in ((reading.run_families, True), (reading.run, False)):
         # By falling length, so that padding is least.
@@ -111,25 +114,28 @@ def _check(texts: Sequence[EncodedText], aggregation: Aggregation) -> None:
             raise MisuseError(f"text {index} has no completion token to read: use aggregation 'prompt'")
 
 
-def _takes_family_rows(lm: LanguageModel, longest: int) -> bool:
-    """Whether the model gives each token of a family's row the state of its own text; tried on six tokens, once.
+def _longest_family_row(lm: LanguageModel, longest: int) -> float:
+    """How long a family's row may be for each of its tokens to have the state of its own text, up to `longest`.
 
-    Not where attention looks back less far than the longest text: a window counts places in the row.
+    Tried on random tokens: a window or a chunk may count places in the row, so a trial crosses each that the config
+    names and the texts reach.
     """
-    window = getattr(lm.config, "sliding_window", None)
-    if window is not None and longest > window:
-        return False
-    if lm not in _TRIED:
-        texts = [EncodedText((2, 3, *completion), 2) for completion in ((4, 5), (6, 7))]
-        try:
-            alone, together = _Reading(lm, texts, "last"), _Reading(lm, texts, "last")
-            alone.run([[0], [1]])
-            together.run_families([[0, 1]])
-            error = (together.states - alone.states).norm() / alone.states.norm()
-            _TRIED[lm] = bool(error < TRIAL_TOLERANCE[lm.dtype])
-        except (TypeError, ValueError, RuntimeError):  # takes no such mask
-            _TRIED[lm] = False
-    return _TRIED[lm]
+    reached, limit = _TRIED.get(lm, (0, math.inf))
+    for level in (SHORT, *(size for size in lm.windows if SHORT < size < longest)):
+        if reached < level < limit and not holds(partial(_takes_family_row, lm, level)):
+            limit = level if reached else 0
+        reached = max(reached, level)
+    _TRIED[lm] = reached, limit
+    return limit
+
+
+def _takes_family_row(lm: LanguageModel, level: int) -> bool:
+    prompt = random_ids(lm, level)[:-4].tolist()
+    texts = [EncodedText((*prompt, *completion), len(prompt)) for completion in (prompt[:5], prompt[1:7])]
+    alone, together = _Reading(lm, texts, "last"), _Reading(lm, texts, "last")
+    alone.run([[0], [1]])
+    together.run_families([[0, 1]])
+    return agree(lm, together.states, alone.states)
 
 
 def _families(texts: Sequence[EncodedText]) -> list[list[int]]:
@@ -209,8 +215,10 @@ class _Reading:
         norms = torch.zeros_like(self.norm_sum)
 
         def read(layer: int, hidden: Tensor) -> None:
+            hidden = hidden.to(lm.device)
             self.states[:, layer].index_copy_(0, index, pool(hidden))
-            each = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
+            single = hidden.float() if hidden.dtype == torch.float64 else hidden
+            each = torch.linalg.vector_norm(single, dim=-1, dtype=torch.float32)
             norms[layer] = (each * counted).sum()
 
         with one_pass({site: partial(read, layer) for layer, site in self._sites.items()}):

@@ -32,7 +32,8 @@ from steerkit.core.prompts import EncodedText, Prompt
 from steerkit.core.sites import Place
 from steerkit.engines.base import Decoding, Request
 from steerkit.engines.catalogue import engine_for
-from steerkit.engines.forward import Continuations, alone, differentiable, in_passes
+from steerkit.engines.continuations import Continuations
+from steerkit.engines.forward import alone, differentiable, in_passes
 from steerkit.engines.transformers.divergence import roll_outs
 from steerkit.extraction.capture import Progress
 from steerkit.extraction.estimator import Estimator

@@ -21,6 +21,8 @@ from steerkit.models.markers import DEFAULT, ThinkingMarkers
 from steerkit.models.sites import Site, SiteMap, seen_at
 
 UNBOUNDED = 2**31 - 1
+# Parts of the names that configs give to lengths at which attention or its positions become others.
+LENGTHS = ("window", "chunk", "original_max_position", "floor_scale")
 
 
 class LanguageModel:
@@ -122,6 +124,17 @@ class LanguageModel:
         """The most tokens that the model was made to read; 2³¹ − 1 where neither config nor tokenizer says."""
         declared = getattr(self.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
         return min(int(declared), UNBOUNDED)
+
+    @functools.cached_property
+    def windows(self) -> tuple[int, ...]:
+        """Lengths, ascending, that the config names and beyond which a token may see, or be placed, otherwise."""
+        return tuple(sorted(set(_windows(self.config.to_dict()))))
+
+    @functools.cached_property
+    def n_tokens(self) -> int:
+        """How many tokens both the tokenizer and the model have."""
+        embeddings: Tensor = self.hf.get_input_embeddings().weight
+        return min(len(self.tokenizer), embeddings.shape[0])
 
     @property
     def pad_id(self) -> int:
@@ -243,3 +256,13 @@ class LanguageModel:
 
     def __repr__(self) -> str:
         return f"LanguageModel({self.name!r}, {self.n_layers} layers, width {self.d_model}, {self.device})"
+
+
+def _windows(config: Any) -> Iterator[int]:
+    """Whole numbers above 1 in a config, at any depth, whose names are those of such lengths."""
+    parts = config.items() if isinstance(config, dict) else enumerate(config)
+    for name, value in parts:
+        if isinstance(value, dict | list | tuple):
+            yield from _windows(value)
+        elif type(value) is int and value > 1 and any(word in str(name) for word in LENGTHS):
+            yield value

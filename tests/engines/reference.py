@@ -46,8 +46,8 @@ def steered_logits(
         module, side = (lm.blocks[spot], "out") if isinstance(spot, int) else spot
 
         def after(_module: object, _args: object, output: Any) -> Any:
-            if isinstance(output, tuple):
-                return (edited(output[0], edit, positions), *output[1:])
+            if isinstance(output, tuple | list):
+                return type(output)([edited(output[0], edit, positions), *output[1:]])
             return edited(output, edit, positions)
 
         def before(_module: object, args: Any, kwargs: Any) -> Any:

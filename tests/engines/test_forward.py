@@ -12,8 +12,8 @@ import torch
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.core.prompts import EncodedText
 from steerkit.engines.context import steer
+from steerkit.engines.continuations import Continuations
 from steerkit.engines.forward import (
-    Continuations,
     alone,
     differentiable,
     last_states,

@@ -116,6 +116,7 @@ def test_the_readings_of_an_item_are_shared_by_its_cells_and_rows_that_agree_run
         for q in QUESTIONS
         for s in strengths
     ]
+    assert TransformersEngine(tiny).packing == "packed"  # tried before the passes are counted
     rows: list[int] = []
     count = tiny.blocks[0].register_forward_pre_hook(lambda _m, args: rows.append(args[0].shape[0]))
     try:

@@ -10,6 +10,7 @@ import torch
 from steerkit.core.errors import SteerkitError
 from steerkit.engines.base import Decoding, Request, ScoreRequest
 from steerkit.engines.forward import in_passes
+from steerkit.engines.shortcuts import shortcuts
 from steerkit.engines.transformers import memory
 from steerkit.engines.transformers.batch import RunningBatch
 from steerkit.engines.transformers.engine import TransformersEngine
@@ -32,9 +33,10 @@ def test_rows_fit_by_what_their_keys_and_values_take(
         * bundled.dtype.itemsize
     )
     monkeypatch.setattr(memory, "_free_bytes", lambda _device: 10 * row / memory.SHARE)
-    assert memory.fitting_rows(bundled, positions) == 10
-    assert memory.fitting_rows(bundled, 2 * positions) == 5
-    assert memory.fitting_rows(bundled, 1000 * positions) == 1
+    states = shortcuts(bundled, 1).states
+    assert memory.fitting_rows(bundled, states, positions) == 10
+    assert memory.fitting_rows(bundled, states, 2 * positions) == 5
+    assert memory.fitting_rows(bundled, states, 1000 * positions) == 1
 
 
 def test_this_machine_says_how_much_is_free(tiny: LanguageModel) -> None:
@@ -45,7 +47,7 @@ def test_this_machine_says_how_much_is_free(tiny: LanguageModel) -> None:
 def test_memory_bounds_the_batch_unless_the_user_does(
     tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch, asked: int | None, most: int
 ) -> None:
-    monkeypatch.setattr("steerkit.engines.transformers.engine.fitting_rows", lambda _lm, _positions: 3)
+    monkeypatch.setattr("steerkit.engines.transformers.engine.fitting_rows", lambda *_: 3)
     rows: list[int] = []
     step = RunningBatch.step
 

@@ -10,19 +10,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from steerkit.core.errors import MisuseError, ModelInUseError, ModelMismatchError, SteerkitError
 from steerkit.engines.base import Completion, Decoding, Request, ScoreRequest
 from steerkit.engines.context import steer
 from steerkit.engines.transformers.batch import RunningBatch
 from steerkit.engines.transformers.engine import TransformersEngine
+from steerkit.engines.transformers.packed import PackedBatch
 from steerkit.engines.transformers.prefixes import Prefixes
 from steerkit.interventions.gate import PositionGate
 from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
 from tests.engines import reference
-from tests.tiny import byte_tokenizer, random_vector, tiny_model
+from tests.tiny import random_vector, tiny_model
 
 QUESTIONS = [
     "Hi!",
@@ -225,14 +225,14 @@ def test_memory_may_run_out_anywhere(
         Request(f"question {i}", (v.at(1, 0.3 * (i % 3)),), Decoding(4 + i % 5), key=i) for i in range(24)
     ]
     expected = {k: c.token_ids for k, c in run(tiny, requests, 8).items()}
-    original, calls = getattr(RunningBatch, where), itertools.count(1)
+    original, calls = getattr(PackedBatch, where), itertools.count(1)
 
-    def refused(self: RunningBatch, *args: object) -> None:
+    def refused(self: PackedBatch, *args: object) -> None:
         if next(calls) == at:
             raise torch.OutOfMemoryError
         original(self, *args)
 
-    monkeypatch.setattr(RunningBatch, where, refused)
+    monkeypatch.setattr(PackedBatch, where, refused)
     found = list(TransformersEngine(tiny, 8).generate(requests))
     assert next(calls) > at, "it never ran out"
     assert len(found) == len(requests)
@@ -372,13 +372,6 @@ def test_a_prompt_of_one_token_is_steered_like_any_other() -> None:
 def test_a_decoding_that_cannot_be_meant_is_refused(wrong: dict) -> None:
     with pytest.raises(MisuseError, match=next(iter(wrong))):
         Decoding(**wrong)
-
-
-def test_a_model_without_a_key_value_cache_is_refused() -> None:
-    config = OpenAIGPTConfig(vocab_size=261, n_embd=32, n_layer=2, n_head=4)
-    lm = LanguageModel(OpenAIGPTLMHeadModel(config).eval(), byte_tokenizer(), "uncached")
-    with pytest.raises(MisuseError, match="no key-value cache"):
-        list(TransformersEngine(lm).generate([Request("hello")]))
 
 
 def test_a_second_thread_s_engine_is_told_who_holds_the_model(tiny: LanguageModel) -> None:

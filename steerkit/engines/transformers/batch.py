@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
 from steerkit.engines import stops
 from steerkit.engines.base import Completion, Decoding, Finish, GateReading, Request
-from steerkit.engines.forward import KeysAndValues, Rows, logits
-from steerkit.engines.transformers.cache import aligned_cache, keys_and_values
-from steerkit.engines.transformers.layout import completion_phases, line_ends
 from steerkit.engines.transformers.sampling import Bias, Choosing
-from steerkit.engines.transformers.table import ANSWER, LAST, Program, RowTable, thinking_tokens
+from steerkit.engines.transformers.table import Program, thinking_tokens
 from steerkit.interventions.gate import PositionGate
 from steerkit.interventions.logit_rules import BoundRule, Edits, ForcedClosing
 from steerkit.models import LanguageModel
@@ -63,7 +60,7 @@ class Row:
 
     @property
     def prefix_key(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        """Rows with equal keys have equal keys and values up to the last prompt token."""
+        """Rows with equal keys have the same past up to the last prompt token."""
         return self.prompt_ids, self.program.prompt_key
 
     @property
@@ -116,30 +113,15 @@ class Row:
             )
 
 
-@dataclass(frozen=True)
-class Prefix:
-    """Keys and values of a prompt without its last token: row `index` of a prefilled batch, right-aligned.
-
-    `gate_counts` is what the row's position gates read on the way; see `RowTable.gate_counts`.
-    """
-
-    source: KeysAndValues
-    index: int
-    gate_counts: Counter[tuple[str, bool]] = field(default_factory=Counter)
-
-
-Joining = tuple[Row, Prefix]
-
-
-class RunningBatch:
+class RunningBatch(ABC):
     """Rows decoding in step. `step` advances every row by one token; `admit` lets rows leave and join."""
 
     def __init__(self, lm: LanguageModel) -> None:
         self._lm = lm
         self.rows: list[Row] = []
-        self._cache: Cache
         # What rules do to the step to come, with the tensors that say so; see _edit_logits.
         self._edits: list[tuple[int, list[Edits]]] = []
+        self._choosing = Choosing((), lm.device)
         self._biased: Bias | None = None
         self._forced: tuple[Tensor, ...] | None = None
 
@@ -149,123 +131,45 @@ class RunningBatch:
         return [row for row in self.rows if row.finish is None]
 
     def clear(self) -> None:
-        """Forget all rows and let go of their keys and values."""
+        """Forget all rows and let go of what the model keeps of them."""
         self.rows = []
-        self._cache = Cache(layers=[])
 
-    def admit(self, joining: Sequence[Joining]) -> None:
-        """Let rows join: in the places of finished ones where they fit there, else by packing the batch anew."""
-        for row in self.live:  # their counts are brought up to date before the table is made anew
-            self.settle(row)
-        for row, prefix in joining:
-            row.gate_counts = Counter(prefix.gate_counts)  # set, not added: a row may try to join twice
-        free = sum(row.finish is not None for row in self.rows)
-        there_are_places = 0 < len(joining) <= free and not self.is_full
-        if there_are_places and max(row.cached for row, _ in joining) <= self._width:
-            self._refill(joining)
-        else:
-            self._repack(joining)
+    @abstractmethod
+    def admit(self, joining: Sequence[Row], waiting: Sequence[Row], most: int) -> None:
+        """Let rows join; of `waiting`, those to come, prompts may be run too, at most `most` at once."""
 
+    @abstractmethod
     def settle(self, row: Row) -> None:
         """Bring the gate counts of a row up to date; waits for the device where the table has any."""
-        if self._table.counts_gates:
-            row.gate_counts.update(self._table.gate_counts(self.rows.index(row)))
-
-    def _repack(self, joining: Sequence[Joining]) -> None:
-        """Drop finished rows, let new ones in, and trim positions that no row needs any more."""
-        device = self._lm.device
-        kept = [i for i, row in enumerate(self.rows) if row.finish is None]
-        parts: list[tuple[KeysAndValues, Tensor]] = []
-        rows: list[Row] = []
-        if kept:
-            parts.append((keys_and_values(self._cache), torch.tensor(kept, device=device)))
-            rows += [self.rows[i] for i in kept]
-        for source, group in _by_source(enumerate(joining)):
-            parts.append((source, torch.tensor([prefix.index for _, (_, prefix) in group], device=device)))
-            rows += [row for _, (row, _) in group]
-        if not rows:
-            self.rows = []
-            return
-        width = max(row.cached for row in rows)
-        self._cache = aligned_cache(parts, width)
-        self.rows = rows
-        self._bind(width)
-
-    def _refill(self, joining: Sequence[Joining]) -> None:
-        """Put new rows in the places of finished ones; nothing of the other rows is copied."""
-        places = [i for i, row in enumerate(self.rows) if row.finish is not None]
-        rows = list(self.rows)
-        for source, group in _by_source(zip(places, joining, strict=False)):
-            at = torch.tensor([place for place, _ in group], device=self._lm.device)
-            taken = torch.tensor([prefix.index for _, (_, prefix) in group], device=self._lm.device)
-            for layer, (keys, values) in zip(self._cache.layers, source, strict=True):
-                layer.put(at, keys.index_select(0, taken), values.index_select(0, taken))
-            for place, (row, _) in group:
-                rows[place] = row
-        self.rows = rows
-        self._bind(self._width)
 
     @property
+    @abstractmethod
     def is_full(self) -> bool:
-        """Whether the next step would have to copy all keys and values to find room for its own."""
-        return bool(self.rows) and self._cache.layers[0].room == 0
+        """Whether the next step would have to copy all that is kept of the rows to find room for its own."""
 
-    @property
-    def _width(self) -> int:
-        return int(self._cache.get_seq_length())
+    @abstractmethod
+    def _next_logits(self) -> Tensor:
+        """Run the rows' newest tokens under their steerings; the logits `[row, vocabulary]` behind them."""
 
-    def _bind(self, width: int) -> None:
-        """Write all that a step reads of its rows: mask, positions, newest tokens, steerings, random numbers."""
-        lm, device, rows = self._lm, self._lm.device, self.rows
-        lengths = torch.tensor([row.cached for row in rows], device=device)[:, None]
-        self._mask = torch.arange(width, device=device)[None] >= width - lengths
-        self._positions = lengths
-        self._prompts = torch.tensor([[len(row.prompt_ids) - 1] for row in rows], device=device)
-        self._newest = torch.tensor([[row.newest] for row in rows], device=device)
-        self._table = RowTable(lm, [row.program for row in rows], counts_gates=True)
-        if self._table.follows_text:
-            texts = [[*row.prompt_ids, *row.generated] for row in rows]
-            padded = [[lm.pad_id] * (width + 1 - len(text)) + text for text in texts]
-            self._history = torch.tensor(padded, device=device)
-        elif not self._table.changes_as_it_goes:
-            self._table.point(torch.full((len(rows), 1), ANSWER, device=device))
-        self._choosing = Choosing(rows, device)
-        self._edit_logits()
+    @abstractmethod
+    def _took(self, chosen: Tensor) -> None:
+        """Note the tokens `[row]` that every row takes, for the step to come."""
 
     def step(self) -> None:
         """One token for every row, finished ones included until others take their places."""
         lm = self._lm
-        self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=True)
-        self._point()
-        with self._table.one_pass():
-            nats = logits(lm, Rows(self._newest, self._mask, self._positions), 1, self._cache)[:, -1]
+        nats = self._next_logits()
         chosen = self._choosing.next_tokens(nats, self._biased)
         if self._forced is not None:
             places, tokens = self._forced
             chosen = chosen.index_put((places,), tokens)
         self._choosing.take(chosen)
-        self._newest = chosen[:, None]
-        # A finished row runs on until its place is taken, perhaps beyond the last position that the model knows.
-        self._positions = (self._positions + 1).clamp_max(lm.context_length - 1)
-        if self._table.follows_text:
-            self._history = torch.cat([self._history, self._newest], dim=1)
+        self._took(chosen)
         for row, token in zip(self.rows, chosen.tolist(), strict=True):  # the step's one wait for the device
             if row.finish is None:
                 row.take(token, lm)
         if self._edits:
             self._edit_logits()
-
-    def _point(self) -> None:
-        """Point the table at the position that the step reads, where that changes from step to step."""
-        table = self._table
-        if not table.changes_as_it_goes:
-            return
-        ages = self._positions - self._prompts
-        phase = torch.full_like(self._positions, ANSWER)
-        if table.follows_text:
-            ends = line_ends(self._history, self._lm.line_breaks) if table.tells_steps_apart else None
-            phase = completion_phases(self._history, self._lm.thinking_markers, ends)[:, -1:]
-        table.point(phase + LAST * (ages == 0), ages)
 
     def _edit_logits(self) -> None:
         """Put on the device what rules do to the next step; nothing once no row follows any."""
@@ -293,17 +197,6 @@ class RunningBatch:
         if not entries:
             return None
         return tuple(torch.tensor(column, device=self._lm.device) for column in zip(*entries, strict=True))
-
-
-def _by_source(
-    joining: Iterable[tuple[int, Joining]],
-) -> list[tuple[KeysAndValues, list[tuple[int, Joining]]]]:
-    """Numbered joining rows, grouped by the prefilled batch that holds their prefix, which stands first."""
-    groups: dict[int, tuple[KeysAndValues, list[tuple[int, Joining]]]] = {}
-    for number, (row, prefix) in joining:
-        _, group = groups.setdefault(id(prefix.source), (prefix.source, []))
-        group.append((number, (row, prefix)))
-    return list(groups.values())
 
 
 def _with_position_gates(

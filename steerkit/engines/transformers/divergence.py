@@ -17,16 +17,20 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.core.prompts import EncodedText
 from steerkit.engines.base import Request
-from steerkit.engines.forward import KeysAndValues, Rows, alone, empty_cache, in_passes, logits, right_padded
-from steerkit.engines.transformers.cache import aligned_cache, keys_and_values, recurrent_layers
+from steerkit.engines.forward import Rows, alone, in_passes, logits, right_padded
+from steerkit.engines.row_states import RowStates, empty_cache
+from steerkit.engines.shortcuts import shortcuts
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.engines.transformers.layout import point_at_text
 from steerkit.engines.transformers.table import Program, RowTable
 from steerkit.models import LanguageModel
+
+Shared = tuple[RowStates, Cache]  # a prompt's keys and values, and how they are taken apart
 
 LOGIT_BYTES = 1 << 29  # what the logits of one pass may take; a vocabulary of 262k at 64 positions: 8 rows
 POSITIONS_AT_ONCE = 8  # bounds the float64 copies
@@ -51,14 +55,13 @@ def divergences(
             raise MisuseError(
                 "a divergence needs a text of at least one prompt token and one completion token"
             )
-    if recurrent := recurrent_layers(lm):
-        raise MisuseError(
-            f"{lm.name} keeps recurrent state ({', '.join(recurrent)}), which rows that share a prompt cannot take "
-            "over: its divergence is not measured"
-        )
+    if not texts:
+        return
+    with alone(lm):
+        taken = shortcuts(lm, max(len(text.ids) for text in texts))
     for text in texts:
         with alone(lm), torch.inference_mode():
-            table = _of_text(lm, text, programs, rows_per_pass)
+            table = _of_text(lm, text, programs, rows_per_pass, taken.states if taken.continues else None)
         yield table
 
 
@@ -77,20 +80,26 @@ def roll_outs(engine: TransformersEngine, requests: Sequence[Request]) -> list[E
 
 
 def _of_text(
-    lm: LanguageModel, text: EncodedText, programs: Sequence[Program], rows_per_pass: int | None
+    lm: LanguageModel,
+    text: EncodedText,
+    programs: Sequence[Program],
+    rows_per_pass: int | None,
+    states: RowStates | None,
 ) -> Tensor:
-    cache = empty_cache()
+    """`states` takes the prompt's keys and values out of the reference's; None: every row runs the whole text."""
+    cache = empty_cache(lm) if states else None
     reference = logits(lm, right_padded([text.ids[:-1]], lm), text.completion_length, cache)[0]
     before, length = text.prompt_length - 1, len(text.ids)
-    prompt = [(keys[..., :before, :], values[..., :before, :]) for keys, values in keys_and_values(cache)]
+    prompt = None if cache is None or states is None else (states, states.first(cache, before))
     at_once = rows_per_pass or max(1, LOGIT_BYTES // (reference.numel() * reference.element_size()))
     measured = torch.empty(len(programs), text.completion_length, dtype=torch.float64)
     # Programs that change the prompt's own keys and values cannot share them.
-    behind_prompt = [i for i, program in enumerate(programs) if not program.prompt_key]
-    whole = [i for i, program in enumerate(programs) if program.prompt_key]
+    shares = [prompt is not None and not program.prompt_key for program in programs]
+    behind_prompt = [i for i, shared in enumerate(shares) if shared]
+    whole = [i for i, shared in enumerate(shares) if not shared]
     for indices, shared in ((behind_prompt, prompt), (whole, None)):
 
-        def of(some: Sequence[int], shared: KeysAndValues | None = shared) -> Tensor:
+        def of(some: Sequence[int], shared: Shared | None = shared) -> Tensor:
             steered = _steered_logits(lm, text, [programs[i] for i in some], shared)
             return _divergence(reference, steered).to("cpu", torch.float64)
 
@@ -105,7 +114,7 @@ def _of_text(
 
 
 def _steered_logits(
-    lm: LanguageModel, text: EncodedText, programs: Sequence[Program], prompt: KeysAndValues | None
+    lm: LanguageModel, text: EncodedText, programs: Sequence[Program], prompt: Shared | None
 ) -> Tensor:
     """Logits `[row, position, vocabulary]` of one text, a row a program, behind `prompt` or from its start."""
     device, rows = lm.device, len(programs)
@@ -117,7 +126,8 @@ def _steered_logits(
     point_at_text(table, lm, read, mask, first, read.shape[1] - start)
     cache = None
     if prompt is not None:
-        cache = aligned_cache([(prompt, torch.zeros(rows, dtype=torch.long, device=device))], start)
+        states, keys_and_values = prompt
+        cache = states.packed([(keys_and_values, torch.zeros(rows, dtype=torch.long, device=device))], start)
     places = torch.arange(start, read.shape[1], device=device).expand(rows, -1)
     with table.one_pass():
         return logits(lm, Rows(read[:, start:], mask, places), text.completion_length, cache)

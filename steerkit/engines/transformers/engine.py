@@ -2,9 +2,10 @@
 
 1. A request becomes a row with its own program and rules (see `table`). Rows of many steerings share a batch; a row
    is moved, retired or retried only together with its program.
-2. A prompt up to its last token is run once per distinct (prompt, steering of prompt positions) and its keys
-   and values serve every row that has both in common; under scope `completion` that is every cell of a grid
-   (see `prefixes`). The last prompt token is the row's first decoding step, hence its first steered one.
+2. A prompt up to its last token is run once per distinct (prompt, steering of prompt positions) and what the model
+   keeps of it serves every row that has both in common; under scope `completion` that is every cell of a grid
+   (see `prefixes`). The last prompt token is the row's first decoding step, hence its first steered one. Whether
+   the model keeps what can be shared so is tried first (see `engines.shortcuts`).
 3. Rows wait in order of length, finished rows make room for waiting ones, and when memory runs out the batch
    is halved and the rows that had to go start again from their prompt.
 4. Requests are drawn from the caller's iterator a window at a time, so a grid of any size is streamed.
@@ -22,15 +23,18 @@ import torch
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.core.prompts import EncodedText, Prompt
 from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest, refuse, steerings_of
-from steerkit.engines.forward import NO_PROMPT, alone, in_passes, left_padded, logits, ran_out
+from steerkit.engines.continuations import NO_PROMPT
+from steerkit.engines.forward import alone, in_passes, left_padded, logits, ran_out, right_padded
+from steerkit.engines.shortcuts import Shortcuts, shortcuts
 from steerkit.engines.transformers.batch import Row, RunningBatch
-from steerkit.engines.transformers.cache import recurrent_layers
 from steerkit.engines.transformers.gates import PromptIds, Readings
 from steerkit.engines.transformers.layout import point_at_text
 from steerkit.engines.transformers.memory import fitting_rows
+from steerkit.engines.transformers.packed import PackedBatch
 from steerkit.engines.transformers.prefixes import Prefixes
 from steerkit.engines.transformers.sampling import row_uniforms
 from steerkit.engines.transformers.table import Program, RowTable
+from steerkit.engines.transformers.whole_texts import WholeTextBatch
 from steerkit.interventions.base import Intervention
 from steerkit.interventions.logit_rules import BoundRule, ForcedBeginning, LogitRule
 from steerkit.interventions.prompt_edit import PromptEdit, edited_prompt
@@ -59,11 +63,6 @@ class TransformersEngine:
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise MisuseError(f"batch size is at least 1, got {batch_size}")
-        if recurrent := recurrent_layers(lm):
-            raise MisuseError(
-                f"{lm.name} keeps recurrent state ({', '.join(recurrent)}), which rows of unequal length cannot "
-                "share: use sk.steer around the model's own generate"
-            )
         self.lm = lm
         self.batch_size = self._most = batch_size or BATCH_SIZE.get(lm.device.type, 64)
         self._sized_by_memory = batch_size is None
@@ -71,6 +70,7 @@ class TransformersEngine:
         self._checked: set[str] = set()
         self._rules: dict[str, BoundRule] = {}  # by the intervention's digest, without its gate
         self._prompts: dict[str, PromptIds] = {}
+        self._longest = 0  # tokens of the longest text so far
 
     @property
     def model(self) -> LanguageModel:
@@ -81,6 +81,18 @@ class TransformersEngine:
     def dtype(self) -> str:
         """Number format of the model."""
         return str(self.lm.dtype).removeprefix("torch.")
+
+    @property
+    def packing(self) -> str:
+        """How rows share a batch, as was tried on the model.
+
+        `packed`: each decodes from what the model keeps of it. `packed, prompts of one length`: so too, but prompts of
+        unequal length are run apart. `whole texts`: nothing can be kept, and every step runs all texts anew.
+        """
+        taken = self._shortcuts(())
+        if taken.states is None:
+            return "whole texts"
+        return "packed" if taken.pads else "packed, prompts of one length"
 
     def supports(self, intervention: Intervention) -> str | None:
         """Return why the engine cannot carry out an intervention: it can every kind that there is."""
@@ -98,25 +110,28 @@ class TransformersEngine:
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Complete each request; completions are yielded as rows finish, in any order."""
         stream = iter(requests)
-        batch = RunningBatch(self.lm)
-        prefixes = Prefixes(self.lm)
+        taken = self._shortcuts(())
+        batch = self._batch(taken)
         readings = Readings(self.lm)
         waiting: deque[Row] = deque()
         while True:
             if not waiting:
                 window = self._rows(list(islice(stream, WINDOW_IN_BATCHES * self.batch_size)), readings)
                 waiting.extend(sorted(window, key=lambda row: -len(row.prompt_ids)))
-                self._fit(window)
+                holds = self._shortcuts(window)
+                self._fit(window, holds)
+                if holds != taken:  # longer texts may take fewer shortcuts
+                    self._start_again(batch, waiting)
+                    taken, batch = holds, self._batch(holds)
             if not waiting and not batch.rows:
                 return
             try:
                 with alone(self.lm):
-                    finished = self._advance(batch, waiting, prefixes)
+                    finished = self._advance(batch, waiting)
             except RuntimeError as error:
                 if not ran_out(error):
                     raise
                 self._halve(batch, waiting)
-                prefixes.keep_only(())
                 continue
             for row in finished:
                 batch.settle(row)
@@ -131,6 +146,7 @@ class TransformersEngine:
             self._check_length(len(text.ids))
             if not text.prompt_length:
                 raise MisuseError(NO_PROMPT)
+            self._longest = max(self._longest, len(text.ids))
             encoded.append(text)
             programs.append(Program.of(steerings_of(acting)))
 
@@ -219,7 +235,7 @@ class TransformersEngine:
             )
 
     @torch.inference_mode()
-    def _advance(self, batch: RunningBatch, waiting: deque[Row], prefixes: Prefixes) -> list[Row]:
+    def _advance(self, batch: RunningBatch, waiting: deque[Row]) -> list[Row]:
         """Let rows in where there is room enough to be worth it, take one step, and return who finished."""
         live = batch.live
         room = max(0, self.batch_size - len(live))
@@ -228,22 +244,32 @@ class TransformersEngine:
         if worth_it or gone * 8 >= len(batch.rows) or batch.is_full:
             joining = [waiting.popleft() for _ in range(min(room, len(waiting)))]
             try:
-                soon = [*joining, *waiting]
-                batch.admit([(row, prefixes.of(row, soon, self.batch_size)) for row in joining])
+                batch.admit(joining, waiting, self.batch_size)
             except RuntimeError:  # of memory, perhaps; then they are to be had again
                 waiting.extendleft(reversed(joining))
                 raise
-            prefixes.keep_only(waiting)
         before = batch.live
         if before:
             batch.step()
         return [row for row in before if row.finish is not None]
 
-    def _fit(self, window: Sequence[Row]) -> None:
+    def _shortcuts(self, rows: Sequence[Row]) -> Shortcuts:
+        """What the model takes of shortcuts, for all rows so far and these."""
+        lengths = (len(row.prompt_ids) + row.decoding.max_new_tokens for row in rows)
+        self._longest = max([self._longest, *lengths])
+        with alone(self.lm):
+            return shortcuts(self.lm, self._longest)
+
+    def _batch(self, taken: Shortcuts) -> RunningBatch:
+        if taken.states is None:
+            return WholeTextBatch(self.lm)
+        return PackedBatch(self.lm, taken.states, Prefixes(self.lm, taken.states, taken))
+
+    def _fit(self, window: Sequence[Row], taken: Shortcuts) -> None:
         """Set the batch size to what memory holds of the longest rows to come, unless the user set it."""
         if self._sized_by_memory and window:
             longest = max(len(row.prompt_ids) + row.decoding.max_new_tokens for row in window)
-            self.batch_size = min(self._most, fitting_rows(self.lm, longest))
+            self.batch_size = min(self._most, fitting_rows(self.lm, taken.states, longest))
 
     def _halve(self, batch: RunningBatch, waiting: deque[Row]) -> None:
         if self.batch_size == 1:
@@ -252,6 +278,10 @@ class TransformersEngine:
                 "use a smaller number format"
             )
         self.batch_size = self._most = max(1, self.batch_size // 2)
+        self._start_again(batch, waiting)
+
+    def _start_again(self, batch: RunningBatch, waiting: deque[Row]) -> None:
+        """Let the live rows of a batch wait again, from their prompts on."""
         again = set(waiting)  # rows that were about to join may stand in the batch already
         for row in batch.live:
             row.begin()
@@ -273,13 +303,18 @@ class TransformersEngine:
         self, texts: Sequence[EncodedText], programs: Sequence[Program]
     ) -> list[tuple[float, ...]]:
         lm = self.lm
-        rows = left_padded([text.ids for text in texts], lm)
-        width = rows.ids.shape[1]
-        wanted = max(text.completion_length for text in texts)
-        first = torch.tensor([width - text.completion_length - 1 for text in texts], device=lm.device)
+        aligned = left_padded if self._shortcuts(()).pads else right_padded
+        rows = aligned([text.ids for text in texts], lm)
+        ends = [len(text.ids) if aligned is right_padded else rows.ids.shape[1] for text in texts]
+        first = torch.tensor([end - t.completion_length - 1 for end, t in zip(ends, texts, strict=True)])
         table = RowTable(lm, programs)
-        point_at_text(table, lm, rows.ids, rows.mask, first)
+        point_at_text(table, lm, rows.ids, rows.mask, first.to(lm.device))
+        start = int(first.min())
         with alone(lm), table.one_pass():
-            found = logits(lm, rows, wanted + 1)[:, :-1].float().log_softmax(-1)
-        taken = found.gather(-1, rows.ids[:, width - wanted :, None]).squeeze(-1).tolist()
-        return [tuple(row[wanted - text.completion_length :]) for row, text in zip(taken, texts, strict=True)]
+            found = logits(lm, rows, rows.ids.shape[1] - start)[:, :-1].float().log_softmax(-1)
+        taken = found.gather(-1, rows.ids[:, start + 1 :, None]).squeeze(-1).tolist()
+        stops = [end - start - 1 for end in ends]
+        return [
+            tuple(row[stop - text.completion_length : stop])
+            for row, stop, text in zip(taken, stops, texts, strict=True)
+        ]

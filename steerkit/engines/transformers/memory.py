@@ -1,4 +1,4 @@
-"""How many rows fit: the keys and values of a batch against the memory that is free."""
+"""How many rows fit: what a model keeps of each against the memory that is free."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from pathlib import Path
 
 import torch
 
+from steerkit.engines.row_states import RowStates
 from steerkit.models import LanguageModel
 
 # A batch holds its keys and values, a second copy while it is repacked, and its rows' prompts; the rest is
 # left to logits, to the passes themselves and to whoever else uses the machine.
 SHARE = 0.2
+PASSING = 16  # states of a position that a block works on at a time, in widths of the stream
 
 
-def fitting_rows(lm: LanguageModel, positions: int) -> int:
-    """How many rows of `positions` positions each may decode together; at least one."""
-    return max(1, int(_free_bytes(lm.device) * SHARE) // (positions * _bytes_per_position(lm)))
+def fitting_rows(lm: LanguageModel, states: RowStates | None, positions: int) -> int:
+    """Return how many rows of `positions` positions each may decode together; at least one.
 
-
-def _bytes_per_position(lm: LanguageModel) -> int:
-    """Keys and values of one position at every layer, in bytes; at most, where the config says too little."""
-    heads = lm.config.num_attention_heads
-    kept = getattr(lm.config, "num_key_value_heads", None) or heads
-    width = getattr(lm.config, "head_dim", None) or lm.d_model // heads
-    return int(2 * lm.n_layers * kept * width * lm.dtype.itemsize)
+    `states` is what the model keeps of a row; None where it is run whole at each step.
+    """
+    if states is None:
+        a_row = positions * lm.d_model * lm.dtype.itemsize * PASSING
+    else:
+        a_row = positions * states.per_position + states.per_row
+    return max(1, int(_free_bytes(lm.device) * SHARE) // a_row)
 
 
 def _free_bytes(device: torch.device) -> int:

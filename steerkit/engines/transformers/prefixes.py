@@ -9,27 +9,46 @@ forward pass, at the last block's output that comes before it or is it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from transformers.cache_utils import Cache
 
-from steerkit.engines.forward import chunk_by_tokens, left_padded, prefill
-from steerkit.engines.transformers.batch import Prefix, Row
+from steerkit.engines.forward import chunk_by_tokens, expanded_after, left_padded, prefill
+from steerkit.engines.row_states import RowStates
+from steerkit.engines.shortcuts import Shortcuts
+from steerkit.engines.transformers.batch import Row
 from steerkit.engines.transformers.table import NOWHERE, PROMPT, RowTable
 from steerkit.models import LanguageModel
-from steerkit.models.sites import Given, on_blocks
 
 PREFILL_TOKENS = 2048
 
 
-class Prefixes:
-    """The prefixes that waiting rows need, run when the first of them is about to join."""
+@dataclass(frozen=True)
+class Prefix:
+    """What the model keeps of a prompt without its last token: row `index` of a prefilled batch, right-aligned.
 
-    def __init__(self, lm: LanguageModel) -> None:
+    `gate_counts` is what the row's position gates read on the way; see `RowTable.gate_counts`.
+    """
+
+    source: Cache
+    index: int
+    gate_counts: Counter[tuple[str, bool]] = field(default_factory=Counter)
+
+
+class Prefixes:
+    """The prefixes that waiting rows need, run when the first of them is about to join.
+
+    `states` and `taken` say what the model takes; see `engines.shortcuts`.
+    """
+
+    def __init__(self, lm: LanguageModel, states: RowStates, taken: Shortcuts) -> None:
         self._lm = lm
+        self._states = states
+        self._taken = taken
         self._known: dict[object, Prefix] = {}
 
     def of(self, row: Row, upcoming: Sequence[Row], most: int) -> Prefix:
@@ -39,7 +58,9 @@ class Prefixes:
         """
         if row.prefix_key not in self._known:
             first = row.program.last_block_before(PROMPT)
-            alike = [r for r in upcoming if r.program.last_block_before(PROMPT) == first]
+            alike = [
+                r for r in upcoming if r.program.last_block_before(PROMPT) == first and self._may_join(row, r)
+            ]
             unique = {r.prefix_key: r for r in [row, *alike] if r.prefix_key not in self._known}
             rows = list(unique.values())[:most]
             self._run(chunk_by_tokens(rows, lambda r: len(r.prompt_ids), PREFILL_TOKENS), first)
@@ -52,49 +73,32 @@ class Prefixes:
 
     def _run(self, rows: Sequence[Row], first: int | None) -> None:
         """Run the prefixes of `rows`, none of which is steered before the output of block `first`, or at all."""
-        lm = self._lm
+        lm, states = self._lm, self._states
         every = [row.prompt_ids[:-1] for row in rows]
         texts = list(dict.fromkeys(every))
-        # Not where the width could be mistaken for the number of rows; see _expanded_after.
-        shares = (
-            first is not None and first >= 0 and len(texts) < len(rows) and len(texts) != max(map(len, texts))
-        )
-        padded = left_padded(texts if shares else every, lm)
+        # Not where the width could be mistaken for the number of rows; see expanded_after.
+        parts = self._taken.expands and len(texts) < len(rows) and len(texts) != max(map(len, texts))
+        below = (
+            first if parts and first is not None and first >= 0 else None
+        )  # behind it, a row for each of `rows`
+        heads = every if below is None else texts
+        padded = left_padded(heads, lm)
         number = {text: i for i, text in enumerate(texts)}
-        owners = [number[text] for text in every] if shares else range(len(rows))
+        owners = range(len(rows)) if below is None else [number[text] for text in every]
         owner = torch.tensor(owners, device=lm.device)
         table = RowTable(lm, [row.program for row in rows], counts_gates=True)
         table.point(torch.where(padded.mask[owner], PROMPT, NOWHERE))
         with ExitStack() as stack:
-            if shares and first is not None:  # its hook goes in first, so the table's sees one row a steering
-                stack.enter_context(_expanded_after(lm.blocks, first, owner))
+            if below is not None:  # its hook goes in first, so the table's sees one row a steering
+                stack.enter_context(expanded_after(lm.blocks, below, owner))
             stack.enter_context(table.one_pass())
             source = prefill(lm, padded)
-        if shares and first is not None:
-            lower = [(k.index_select(0, owner), v.index_select(0, owner)) for k, v in source[: first + 1]]
-            source = lower + source[first + 1 :]
+        if below is not None:
+            source = states.joined_below(source, below + 1, owner)
+        if empty := [i for i, text in enumerate(every) if not text]:
+            states.forget(source, torch.tensor(empty, device=lm.device))
         self._known |= {row.prefix_key: Prefix(source, i, table.gate_counts(i)) for i, row in enumerate(rows)}
 
-
-@contextmanager
-def _expanded_after(blocks: Sequence[nn.Module], layer: int, owner: Tensor) -> Iterator[None]:
-    """While open, the batch has one row for each of `owner` `[row]` from the output of block `layer` on.
-
-    `owner` says which row of the batch before each one continues. Whatever later blocks are given beside the
-    stream (masks, rotary tables) is expanded with it where its first dimension counts the rows.
-    """
-    before = int(owner.max()) + 1
-
-    def expand(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.index_select(0, owner) if value.ndim > 1 and value.shape[0] == before else value
-        if type(value) in (tuple, list):
-            return type(value)(expand(part) for part in value)
-        return value
-
-    def arguments(given: Given) -> Given:
-        return expand(given[0]), {name: expand(value) for name, value in given[1].items()}
-
-    above = dict.fromkeys(range(layer + 1, len(blocks)), arguments)
-    with on_blocks(blocks, {layer: lambda hidden: hidden.index_select(0, owner)}, above):
-        yield
+    def _may_join(self, row: Row, other: Row) -> bool:
+        """Whether the prompts of two rows may be run in one pass."""
+        return self._taken.pads or len(row.prompt_ids) == len(other.prompt_ids)

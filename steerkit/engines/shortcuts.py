@@ -1,0 +1,207 @@
+"""Which shortcuts a model takes: each is tried on the model itself, beside the plain way, before it is relied on.
+
+1. The plain way runs every text whole, by itself, without a cache. Four texts of random tokens are run so, and then
+   with a shortcut; the logits must agree.
+2. What a token may see can end at a window or a chunk. A trial crosses each size of that kind that the config names and
+   the texts at hand reach: short texts cost a short trial.
+3. What differs is left off. A row then costs more, and says the same.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from steerkit.engines.forward import Rows, expanded_after, left_padded, logits, prefill, ran_out, right_padded
+from steerkit.engines.row_states import RowStates, UnknownStateError
+from steerkit.models import LanguageModel
+
+# How far rounding may take the same text in two batches apart, relative to the norm.
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 1e-2}
+LOOSEST = 5e-2
+SHORT = 12  # tokens that the first trial reaches
+BEHIND = 5  # tokens behind the longest head
+
+
+@dataclass(frozen=True, slots=True)
+class Shortcuts:
+    """What holds for texts of up to the length that was tried.
+
+    `states` takes caches apart by rows, so that rows decode together from what each keeps; None where that does not
+    hold, and `reason` says why. `pads`: prompts of unequal length may be run in one pass, aligned at their ends.
+    `continues`: several tokens at once may be run behind a prompt. `expands`: the blocks below a steered one may run a
+    row a prompt, those above a row a steering.
+    """
+
+    states: RowStates | None
+    reason: str = ""
+    pads: bool = False
+    continues: bool = False
+    expands: bool = False
+
+
+_TRIED: weakref.WeakKeyDictionary[LanguageModel, tuple[int, Shortcuts]] = weakref.WeakKeyDictionary()
+
+
+def shortcuts(lm: LanguageModel, longest: int) -> Shortcuts:
+    """Return the shortcuts that `lm` takes for texts of up to `longest` tokens; each is tried once, unsteered."""
+    reached, found = _TRIED.get(lm, (0, None))
+    for level in (SHORT, *(size for size in lm.windows if SHORT < size < longest)):
+        if level > reached:
+            with torch.inference_mode(), lm.unsteered():
+                found = _first(lm) if found is None else found
+                found = _narrowed(lm, found, level)
+            reached = level
+    assert found is not None
+    _TRIED[lm] = reached, found
+    return found
+
+
+def agree(lm: LanguageModel, found: Tensor, expected: Tensor) -> bool:
+    """Return whether two readings of the same texts are equal up to rounding."""
+    error = (found.float() - expected.float()).norm() / expected.float().norm()
+    return bool(error <= TOLERANCE.get(lm.dtype, LOOSEST))
+
+
+def holds(trial: Callable[[], bool]) -> bool:
+    """Return what a trial says; False where the model cannot run it at all.
+
+    Whatever a stranger's forward stumbles over is an answer; only want of memory is not.
+    """
+    try:
+        return trial()
+    except Exception as error:
+        if isinstance(error, RuntimeError) and ran_out(error):
+            raise
+        return False
+
+
+def _first(lm: LanguageModel) -> Shortcuts:
+    def filled(rows: int, positions: int) -> Cache:
+        return prefill(
+            lm, Rows(ids := random_ids(lm, rows * positions).view(rows, -1), torch.ones_like(ids).bool())
+        )
+
+    try:
+        states = RowStates(filled)
+    except UnknownStateError as error:
+        return Shortcuts(None, str(error))
+    except Exception as error:  # as in `holds`
+        if isinstance(error, RuntimeError) and ran_out(error):
+            raise
+        return Shortcuts(None, f"it takes no cache of transformers ({type(error).__name__})")
+    return Shortcuts(states, pads=True, continues=states.only_keys_and_values, expands=True)
+
+
+def _narrowed(lm: LanguageModel, found: Shortcuts, level: int) -> Shortcuts:
+    """`found` less what does not hold of texts that cross `level` tokens."""
+    if found.states is None:
+        return found
+    trial = _Trial(lm, found.states, level)
+    pads = found.pads and holds(lambda: trial.decodes(pads=True))
+    if not pads and not holds(lambda: trial.decodes(pads=False)):
+        return Shortcuts(
+            None, f"rows that are taken apart do not go on as they should (texts of {level} tokens)"
+        )
+    return replace(
+        found,
+        pads=pads,
+        continues=found.continues and pads and holds(trial.continues),
+        expands=found.expands and holds(lambda: trial.expands(0) and trial.expands(lm.n_layers // 2)),
+    )
+
+
+class _Trial:
+    """Four texts, each a head and what stands behind it, and their logits in the plain way.
+
+    One head crosses the level within the tokens behind it, one is short, one is empty.
+    """
+
+    def __init__(self, lm: LanguageModel, states: RowStates, level: int) -> None:
+        self._lm, self._states = lm, states
+        self._heads = (level - 1, 3, max(4, level // 2), 0)
+        ids = random_ids(lm, sum(self._heads) + BEHIND * len(self._heads)).tolist()
+        self._texts = [[ids.pop() for _ in range(head + BEHIND)] for head in self._heads]
+        self._plain = [logits(lm, right_padded([text], lm))[0] for text in self._texts]
+
+    def decodes(self, *, pads: bool) -> bool:
+        """Whether rows give the plain logits that are gathered, refilled and gathered again between their steps.
+
+        With `pads` all heads but one are run in one pass, else each by itself; an empty one then is not tried.
+        """
+        first = [0, 1, 3] if pads else [0, 1]
+        (late,) = self._prefilled([[2]])
+        place_of = {text: (0, i) if pads else (i, 0) for i, text in enumerate(first)}  # pass, and row in it
+        sources = self._prefilled([first] if pads else [[text] for text in first])
+        rows = [(text, 0) for text in reversed(first)]
+        parts = [(sources[place_of[text][0]], self._at([place_of[text][1]])) for text, _ in rows]
+        width = self._heads[0]
+        cache = self._states.packed(parts, width)
+        agreed = [self._step(cache, rows, width)]
+        rows = [(text, steps + 1) for text, steps in rows]
+        self._states.put(cache, self._at([rows.index((1, 1))]), late, self._at([0]))
+        rows[rows.index((1, 1))] = (2, 0)
+        for behind in (1, 2):
+            agreed.append(self._step(cache, rows, width + behind))
+            rows = [(text, steps + 1) for text, steps in rows]
+        kept, again = (cache, self._at([rows.index((0, 3))])), sources[place_of[1][0]]
+        cache = self._states.packed([kept, (again, self._at([place_of[1][1]]))], width + 3)
+        return all([*agreed, self._step(cache, [(0, 3), (1, 0)], width + 3)])
+
+    def continues(self) -> bool:
+        """Whether all tokens behind two heads, run at once, give the plain logits."""
+        (source,) = self._prefilled([[0, 1]])
+        cache = self._states.packed([(source, self._at([0, 1]))], self._heads[0], in_place=False)
+        return self._step(cache, [(0, 0), (1, 0)], self._heads[0], BEHIND)
+
+    def expands(self, layer: int) -> bool:
+        """Whether rows that part behind block `layer` of their heads' pass go on as plain ones."""
+        owner, texts = self._at([0, 1, 1]), [0, 2]
+        padded = left_padded([self._texts[text][: self._heads[text]] for text in texts], self._lm)
+        with expanded_after(self._lm.blocks, layer, owner):
+            source = prefill(self._lm, padded)
+        source = self._states.joined_below(source, layer + 1, owner)
+        cache = self._states.packed([(source, self._at([2, 0, 1]))], self._heads[0])
+        return self._step(cache, [(2, 0), (0, 0), (2, 0)], self._heads[0])
+
+    def _prefilled(self, passes: Sequence[Sequence[int]]) -> list[Cache]:
+        heads = [[self._texts[text][: self._heads[text]] for text in some] for some in passes]
+        return [prefilled(self._lm, self._states, some) for some in heads]
+
+    def _step(self, cache: Cache, rows: Sequence[tuple[int, int]], width: int, tokens: int = 1) -> bool:
+        """Run the next tokens of rows, given as text and number of tokens behind its head; whether all is as plain.
+
+        The cache holds `width` positions, of which a row's own stand at the right end.
+        """
+        spans = [(text, self._heads[text] + steps) for text, steps in rows]
+        past = self._at([start for _, start in spans])[:, None]
+        ids = [self._texts[text][start : start + tokens] for text, start in spans]
+        mask = torch.arange(width + tokens, device=past.device) >= width - past
+        places = past + torch.arange(tokens, device=past.device)
+        found = logits(self._lm, Rows(self._at(ids), self._states.mask(mask, tokens), places), tokens, cache)
+        plain = [self._plain[text][start : start + tokens] for text, start in spans]
+        return all(agree(self._lm, one, other) for one, other in zip(found, plain, strict=True))
+
+    def _at(self, values: object) -> Tensor:
+        return torch.tensor(values, device=self._lm.device)
+
+
+def prefilled(lm: LanguageModel, states: RowStates, heads: Sequence[Sequence[int]]) -> Cache:
+    """Run heads, aligned at their ends, and return what the model keeps of them; of an empty one that is nothing."""
+    cache = prefill(lm, left_padded(heads, lm))
+    if empty := [i for i, head in enumerate(heads) if not head]:
+        states.forget(cache, torch.tensor(empty, device=lm.device))
+    return cache
+
+
+def random_ids(lm: LanguageModel, count: int) -> Tensor:
+    """Return `count` token ids without special ones, the same at every call."""
+    special = set(lm.tokenizer.all_special_ids)
+    ordinary = torch.tensor([i for i in range(lm.n_tokens) if i not in special] or [0])
+    drawn = torch.randint(len(ordinary), (count,), generator=torch.Generator().manual_seed(0))
+    return ordinary[drawn].to(lm.device)
