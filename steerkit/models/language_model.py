@@ -113,10 +113,10 @@ class LanguageModel:
         """What `like` returns at each layer that has a site; seen anew where the user moved the model."""
         if site not in self._inside or self._inside[site][0] != self._held:
             sites = {layer: self.sites.at(Place(layer, site)) for layer in self.sites.layers(site)}
-            ids = probe_ids(self.hf)
+            ids, what = probe_ids(self.hf), f"{self.name}: site {site!r}"
             with self.unsteered(), torch.inference_mode():
                 run = functools.partial(self.decoder, input_ids=ids, use_cache=False)
-                self._inside[site] = self._held, seen_at(sites, self.blocks, run, ids.shape[1])
+                self._inside[site] = self._held, seen_at(what, sites, self.blocks, run, ids.shape[1])
         return self._inside[site][1]
 
     @property

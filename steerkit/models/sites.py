@@ -213,40 +213,48 @@ class SiteMap:
 
 
 def seen_at(
-    sites: Mapping[int, Site], blocks: Sequence[nn.Module], run: Callable[[], object], positions: int
+    what: str,
+    sites: Mapping[int, Site],
+    blocks: Sequence[nn.Module],
+    run: Callable[[], object],
+    positions: int,
 ) -> dict[int, Tensor]:
     """Return for each layer an empty tensor `[0, width]` in the number format and on the device of the states there.
 
     `run` runs the model over one row of `positions` tokens: once without and once with a nudge at the middle one of
-    `sites`, which must change the output of its own block and of later ones alone. Raises SteerkitError where it does
-    not, or where the states at a site are not `[row, position, width]`, once a pass.
+    `sites`, which must change the output of its own block and of later ones alone. Raises SteerkitError, calling the
+    sites `what`, where it does not, or where the states at one are not `[row, position, width]`, once a pass.
     """
     layers = list(sites)
     middle = layers[len(layers) // 2]
-    found: dict[int, Tensor] = {}
+    found: dict[int, list[Tensor]] = {layer: [] for layer in layers}
 
     def nudge(hidden: Tensor) -> Tensor:
         # Not one number for all: a norm that centres the states would take that away.
         return hidden + torch.linspace(0.5, 1.5, hidden.shape[-1]).to(hidden)
 
-    def outputs(acts: Mapping[Site, Act]) -> tuple[list[Tensor], list[int]]:
-        """What the blocks give under `acts`, and how often each of these was called."""
+    def outputs(acts: Mapping[Site, Act]) -> list[Tensor]:
+        """What the blocks give under `acts`."""
         given: list[Tensor] = []
         every = dict.fromkeys(range(len(blocks)), lambda hidden: given.append(hidden.clone()))
-        with on_blocks(blocks, every), on_sites(acts) as ran:
+        with on_blocks(blocks, every), on_sites(acts):
             run()
-        return given, list(ran.values())
+        return given
 
-    def look(layer: int, hidden: Tensor) -> None:
-        found[layer] = hidden
-
-    plain, ran = outputs({site: partial(look, layer) for layer, site in sites.items()})
-    nudged, _ = outputs({sites[middle]: nudge})
-    moved = [not torch.equal(*pair) for pair in zip(plain, nudged, strict=True)]
-    states = all(hidden.shape[:-1] == (1, positions) for hidden in found.values())
-    if ran != [1] * len(sites) or not states or moved != [layer >= middle for layer in range(len(blocks))]:
+    plain = outputs({site: found[layer].append for layer, site in sites.items()})
+    for layer, seen in found.items():
+        shapes = [list(hidden.shape) for hidden in seen]
+        if [shape[:-1] for shape in shapes] != [[1, positions]]:
+            raise SteerkitError(
+                f"{what} of block {layer} is {shapes or 'nothing'} for {[1, positions]} tokens, and one state a "
+                "position is read and steered: take resid_post"
+            )
+    moved = [not torch.equal(*pair) for pair in zip(plain, outputs({sites[middle]: nudge}), strict=True)]
+    if moved != [layer >= middle for layer in range(len(blocks))]:
         raise SteerkitError(
-            f"what runs at block {middle} is not a state [row, position, width] that reaches the block's output, once "
-            "a pass, so it cannot be read or steered safely: take resid_post"
+            f"a nudge at {what} of block {middle} did not reach its output and those behind it alone, so it cannot be "
+            "read or steered safely: take resid_post"
         )
-    return {layer: torch.empty(0, h.shape[-1], device=h.device, dtype=h.dtype) for layer, h in found.items()}
+    return {
+        layer: torch.empty(0, h.shape[-1], device=h.device, dtype=h.dtype) for layer, [h] in found.items()
+    }

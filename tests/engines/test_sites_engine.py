@@ -21,7 +21,7 @@ from steerkit.engines.remote.wire import supports
 from steerkit.engines.transformers.divergence import divergences
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.engines.transformers.gates import Readings
-from steerkit.engines.transformers.table import Program, RowTable
+from steerkit.engines.transformers.table import ANSWER, Program, RowTable
 from steerkit.extraction.capture import capture
 from steerkit.interventions.gate import PositionGate, ProbeGate
 from steerkit.interventions.operations import unit_of
@@ -365,7 +365,10 @@ def test_a_state_that_is_not_one_a_position_is_refused() -> None:
         word_embed_proj_dim=32,
     )
     lm = LanguageModel(transformers.OPTForCausalLM(config).eval(), byte_tokenizer(), "opt")
-    with pytest.raises(SteerkitError, match="take resid_post"):  # its MLP runs on a flat list of positions
+    # Its MLP runs on a flat list of positions.
+    with pytest.raises(
+        SteerkitError, match=r"opt: site 'mlp_out' of block 0 is \[\[4, 32\]\] for \[1, 4\] tokens"
+    ):
         capture(lm, texts_of(lm), site="mlp_out")
 
 
@@ -388,6 +391,39 @@ def test_a_gate_along_a_vector_of_another_site_is_refused() -> None:
     lm = family("llama")
     with pytest.raises(MisuseError, match=r"reads where the steering acts.*at resid_post.*at attn_out"):
         random_at(lm, "attn_out", 1).at(1, gate=PositionGate(random_at(lm, "resid_post", 2), 0.0))
+
+
+def test_what_never_reaches_the_output_of_its_block_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = LanguageModel(family("phi").hf, byte_tokenizer(), "deaf")
+    monkeypatch.setattr(lm.blocks[1].mlp, "forward", torch.zeros_like)
+    monkeypatch.setattr(lm.blocks[1].self_attn.dense, "forward", torch.zeros_like)
+    with pytest.raises(SteerkitError, match="a nudge at deaf: site 'z' of block 1 did not reach"):
+        lm.width("z")
+
+
+def test_constants_are_where_the_states_of_their_place_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device map, each block's states are on a device of their own, perhaps in another number format."""
+    lm = family("llama")
+    places = {1: ("meta", torch.bfloat16), 2: ("cpu", torch.float32)}
+    monkeypatch.setattr(
+        lm, "like", lambda layer, _site: torch.empty(0, 32, device=places[layer][0], dtype=places[layer][1])
+    )
+    v, along = random_at(lm, "attn_out", 1), random_at(lm, "attn_out", 2)
+    steerings = [
+        v.at((1, 2), half_life=3.0, gate=PositionGate(along, 0.0)),
+        v.at((1, 2), operation="ablate"),
+        v.at((1, 2), operation="rotate"),
+    ]
+    table = RowTable(lm, [Program.of(steerings), Program.of([])], counts_gates=True)
+    for width in (1, 5):
+        phase, ages = torch.full((2, width), ANSWER), torch.zeros(2, width, dtype=torch.long)
+        table.point(phase, ages)
+        with table.installed():
+            for layer, (device, dtype) in places.items():
+                states = torch.ones(2, width, 32, device=device, dtype=dtype)
+                [hook] = lm.blocks[layer].self_attn._forward_hooks.values()
+                found = hook(None, (), states)
+                assert (found.device, found.dtype, found.shape) == (states.device, dtype, states.shape)
 
 
 def test_no_hook_is_left_behind(lm: LanguageModel) -> None:

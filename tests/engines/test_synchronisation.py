@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from steerkit.core.sites import SITES, SiteName
 from steerkit.engines.base import Decoding, Request
 from steerkit.engines.transformers.batch import RunningBatch
 from steerkit.engines.transformers.engine import TransformersEngine
@@ -20,6 +22,7 @@ from steerkit.interventions.logit_rules import (
     SwitchPenalty,
     ThinkingBudget,
 )
+from steerkit.interventions.vector import SteeringVector
 from steerkit.models import LanguageModel
 from tests.tiny import random_vector
 
@@ -74,6 +77,10 @@ def waits_of_steps(monkeypatch: pytest.MonkeyPatch) -> list[Counter[str]]:
     return counters
 
 
+def at_site(vector: SteeringVector, site: SiteName) -> SteeringVector:
+    return replace(vector, metadata=vector.metadata.model_copy(update={"site": site}))
+
+
 def test_a_step_reads_the_device_once(tiny: LanguageModel, waits_of_steps: list[Counter[str]]) -> None:
     v, w = random_vector(tiny, 1), random_vector(tiny, 2)
     compositions = [
@@ -86,6 +93,7 @@ def test_a_step_reads_the_device_once(tiny: LanguageModel, waits_of_steps: list[
             w.at(1, 0.5, scope="thinking", positions="boundaries"),
             v.at(1, positions="last"),
         ),
+        tuple(at_site(v, site).at(1, 0.5) for site in SITES),
     ]
     rules: list[LogitRule | None] = [
         None,

@@ -24,7 +24,7 @@ The contract, which every engine shares:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -58,12 +58,12 @@ Composition = tuple[Steering, ...]
 
 @dataclass(frozen=True)
 class Program:
-    """What one row does: an ordered composition of steerings per (place, phase). Empty means unsteered.
+    """What one row does: by place and phase, an ordered composition of steerings. Empty means unsteered.
 
     `key` is equal for equal programs, `prompt_key` for programs that act alike on prompt positions.
     """
 
-    compositions: dict[tuple[Place, int], Composition]
+    compositions: dict[Place, dict[int, Composition]]
     key: tuple[str, ...]
     prompt_key: tuple[str, ...]
 
@@ -73,11 +73,13 @@ class Program:
         acting = [s for s in steerings if s.acts]
         if any(isinstance(s.gate, RowGate) for s in acting):
             raise SteerkitError("a row gate is read before a program is made: see engines.transformers.gates")
-        compositions: dict[tuple[Place, int], Composition] = {}
+        compositions: dict[Place, dict[int, Composition]] = {}
         for steering in acting:
-            for place in (Place(layer, steering.site) for layer in steering.layers):
-                for phase in _phases(steering):
-                    compositions[place, phase] = (*compositions.get((place, phase), ()), steering)
+            phases = _phases(steering)
+            for layer in steering.layers:
+                there = compositions.setdefault(Place(layer, steering.site), {})
+                for phase in phases:
+                    there[phase] = (*there.get(phase, ()), steering)
         key = tuple(s.digest for s in acting)
         prompt_key = tuple(s.digest for s in acting if PROMPT in PHASES_OF_SCOPE[s.scope])
         return cls(compositions, key, prompt_key)
@@ -85,16 +87,15 @@ class Program:
     @property
     def places(self) -> set[Place]:
         """Sites of layers that need a hook for this row."""
-        return {place for place, _ in self.compositions}
+        return set(self.compositions)
 
     def last_block_before(self, phase: int) -> int | None:
         """The last block whose output is the unsteered one in a phase, but for an edit of that very output.
 
         -1 where there is none, None where nothing acts in the phase.
         """
-        return min(
-            (place.last_block_before for place, other in self.compositions if other == phase), default=None
-        )
+        acting = (place for place, by_phase in self.compositions.items() if phase in by_phase)
+        return min((place.last_block_before for place in acting), default=None)
 
     @property
     def tells_thinking_apart(self) -> bool:
@@ -115,11 +116,15 @@ class Program:
     @property
     def fades(self) -> bool:
         """Whether a steering depends on how many tokens were generated."""
-        return any(s.half_life is not None for c in self.compositions.values() for s in c)
+        return any(steering.half_life is not None for steering in self.steerings)
+
+    @property
+    def steerings(self) -> Iterator[Steering]:
+        """All that act, once for each place and phase."""
+        return (s for by_phase in self.compositions.values() for c in by_phase.values() for s in c)
 
     def _differ(self, phase: int, other: int) -> bool:
-        of = self.compositions.get
-        return any(of((place, phase)) != of((place, other)) for place in self.places)
+        return any(by_phase.get(phase) != by_phase.get(other) for by_phase in self.compositions.values())
 
 
 def _phases(steering: Steering) -> tuple[int, ...]:
@@ -157,7 +162,7 @@ class RowTable:
         self.tells_steps_apart = any(p.tells_steps_apart for p in distinct)
         self.tells_last_apart = any(p.tells_last_apart for p in distinct)
         self.fades = any(p.fades for p in distinct)
-        gated = (s for p in distinct for c in p.compositions.values() for s in c if s.gate is not None)
+        gated = (s for p in distinct for s in p.steerings if s.gate is not None)
         self._gates = {digest: i for i, digest in enumerate(dict.fromkeys(s.digest for s in gated), start=1)}
         self._counts: dict[torch.device, Tensor] = {}
         if self._gates and self._counts_gates:
@@ -173,8 +178,9 @@ class RowTable:
             per_program = []
             for program in distinct:
                 phase_slots = [0]
+                by_phase = program.compositions.get(place, {})
                 for phase in range(1, PHASES):
-                    composition = program.compositions.get((place, phase), ())
+                    composition = by_phase.get(phase, ())
                     key = tuple(s.digest for s in composition)
                     if key not in bank:
                         bank[key] = len(compositions)

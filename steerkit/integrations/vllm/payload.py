@@ -77,7 +77,7 @@ class Payload:
         for phase in PHASES:
             acting: list[int] = []
             for place in sorted(program.places):
-                for steering in program.compositions.get((place, phase), ()):
+                for steering in program.compositions[place].get(phase, ()):
                     key = f"{steering.digest}:{place.layer}"
                     if key not in cells:
                         cells[key] = Cell(key, place.layer, Acting.of(steering, place.layer))
