@@ -156,13 +156,10 @@ class _Group:
         if setting.repetition_penalty != 1:
             texts = [[*row.prompt_ids, *row.generated] for row in mine]
             width = max(map(len, texts))
-            padding = [width - len(text) for text in texts]
-            self._texts = torch.tensor(
-                [[0] * n + text for n, text in zip(padding, texts, strict=True)], device=device
-            )
-            self._penalty = RepetitionPenaltyLogitsProcessor(
-                setting.repetition_penalty, torch.tensor(padding, device=device)
-            )
+            # Padding repeats a token of the row, which is penalised once however often it occurs.
+            padded = [text[:1] * (width - len(text)) + text for text in texts]
+            self._texts = torch.tensor(padded, device=device)
+            self._penalty = RepetitionPenaltyLogitsProcessor(setting.repetition_penalty)
         self._uniforms: Tensor | None = None
         if setting.temperature > 0:
             longest = max(row.decoding.max_new_tokens for row in mine)

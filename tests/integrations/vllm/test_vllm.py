@@ -138,6 +138,39 @@ def test_scopes_that_follow_thinking_agree(
     assert_agree(smollm, engine, grid(THINKING, [*cells, ()], 24))
 
 
+DECODINGS = [
+    Decoding(24, repetition_penalty=1.3),
+    Decoding(24, repetition_penalty=0.8),
+    Decoding(24, stop=("e is", ".")),
+    Decoding(24, stop="\n", repetition_penalty=1.1),
+    Decoding(24, stop="<|im_end|>"),
+    Decoding(24, stop=("at ", "ou", "on")),
+    Decoding(24, stop_token_ids=(28, 30)),
+    # Sampled, and yet of one possible token: each setting alone leaves the likeliest.
+    Decoding(24, 0.9, top_k=1),
+    Decoding(24, 0.9, min_p=1.0),
+    Decoding(24, 0.9, top_p=1e-6),
+    Decoding(24, 1.3, top_k=1, repetition_penalty=1.3, stop=("the", ",")),
+]
+
+
+def test_decodings_agree_setting_by_setting_in_one_batch(smollm: LanguageModel, engine: VllmEngine) -> None:
+    prompts = [item.prompt for item in load_suite("abstention").items[:6]]
+    requests = [
+        Request(p, (), how, key=(i, j)) for i, p in enumerate(prompts) for j, how in enumerate(DECODINGS)
+    ]
+    theirs = run(engine, [r for r in requests if r.decoding.temperature == 0])
+    # One by one: on a CPU, vLLM 0.32 dies of a row with a seed whose prompt is prefilled in chunks.
+    for request in requests:
+        if request.decoding.temperature > 0:
+            theirs |= run(engine, [request])
+    ours = run(TransformersEngine(smollm, 64), requests)
+    for key, done in ours.items():
+        for field in ("token_ids", "text", "finish"):
+            assert getattr(theirs[key], field) == getattr(done, field), (key, done.text, theirs[key].text)
+    assert sum(c.finish == "stop" for c in ours.values()) > 20
+
+
 def test_scores_agree(smollm: LanguageModel, engine: VllmEngine, cells: list[tuple[Steering, ...]]) -> None:
     requests = [ScoreRequest("How many?", "The answer is forty-two, I think.", cell) for cell in cells]
     for a, b in zip(engine.score(requests), TransformersEngine(smollm).score(requests), strict=True):
