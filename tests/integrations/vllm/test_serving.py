@@ -26,6 +26,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from steerkit.engines.base import Decoding, Request
+from steerkit.engines.remote.server import ServerEngine
+from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.interventions.vector import SteeringVector
 from steerkit.models import LanguageModel
 from steerkit.runs.directory import RunDirectory
@@ -265,6 +268,27 @@ def test_chat_requests_are_steered_too(servers: list[Server]) -> None:
 def through(servers: Sequence[Server]) -> list[str]:
     urls = [part for server in servers for part in ("--server", server.url)]
     return ["--engine", "server", "--dtype", "float32", *urls]
+
+
+def test_decodings_are_those_of_the_transformers_engine(smollm: LanguageModel, servers: list[Server]) -> None:
+    hows = [
+        Decoding(20, repetition_penalty=1.2, stop=("the", "\n"), stop_token_ids=30),
+        Decoding(20, stop=("<|im_end|>", "at ", "ou")),
+        Decoding(20, 0.9, top_k=1, repetition_penalty=1.1, stop="e"),
+        Decoding(20, 0.9, min_p=1.0, stop=","),
+    ]
+    requests = [
+        Request(question, (), how, key=(question, i))
+        for question in ("Name a fruit.", "What is a boat?", "Tell me of the sea and the moon.")
+        for i, how in enumerate(hows)
+    ]
+    client = ServerEngine([server.url for server in servers], MODEL)
+    theirs = {c.request.key: (c.token_ids, c.text, c.finish) for c in client.generate(requests)}
+    ours = {
+        c.request.key: (c.token_ids, c.text, c.finish) for c in TransformersEngine(smollm).generate(requests)
+    }
+    assert theirs == ours
+    assert sum(finish == "stop" for _, _, finish in ours.values()) > len(ours) / 2
 
 
 def test_the_doctor_finds_that_the_servers_steer_as_commanded(servers: list[Server], vectors: Path) -> None:
