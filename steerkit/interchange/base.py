@@ -275,6 +275,7 @@ def _vector(
         name=name,
         model=lm.name,
         fingerprint=lm.fingerprint,
+        kept_digest=lm.kept_digest,
         method=source,
         aggregation="unknown",
         scaling="trained",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -23,6 +24,7 @@ class LayerMetadata(BaseModel):
     name: str
     model: str
     fingerprint: str
+    kept_digest: str = ""  # of what the model has in common with its quantised forms, see `models.fingerprint`
     positive: str = ""
     site: SiteName = RESID_POST
     layer_convention: str = "layer l is decoder block l, counted from 0, and the site says where in it"
@@ -50,6 +52,10 @@ class ModelFacts(Protocol):
     def width(self, site: SiteName) -> int:
         """Width of the states at a site. Raises MisuseError where that is not known."""
 
+    @property
+    def quantised_from(self) -> str:
+        """Of a quantised model, the digest that it has in common with its float weights; else empty."""
+
 
 @dataclass(frozen=True)
 class Described:
@@ -59,6 +65,7 @@ class Described:
     fingerprint: str
     n_layers: int
     d_model: int
+    quantised_from: str = ""
 
     def width(self, site: SiteName) -> int:
         """Width of the states at a site of the residual stream. Raises MisuseError for any other site."""
@@ -73,6 +80,11 @@ def stream_width(model: ModelFacts, site: SiteName) -> int:
     if site == Z:
         raise MisuseError(f"how wide {model.name} is at {site!r} is known once it is loaded in transformers")
     return model.d_model
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    warnings.warn(line, stacklevel=3)
 
 
 class LayerTensors:
@@ -129,7 +141,9 @@ class LayerTensors:
     def check(self, model: ModelFacts, *, exact: bool = True) -> None:
         """Raise ModelMismatchError unless this was made for `model`; with `exact=False` other weights pass.
 
-        Another architecture or width never does.
+        Another architecture or width never does. Other weights that are the same but for quantisation pass with a
+        warning, once: that nothing but rounding lies between them is likely, not certain (`models.fingerprint`), and
+        what the rounding does to effects and calibrated strengths is not known here.
         """
         ours, theirs = self.metadata.fingerprint, model.fingerprint
         mine, other = ours.split(":")[0], theirs.split(":")[0]
@@ -142,6 +156,19 @@ class LayerTensors:
                 f"{self.where if alike else ''}: {self.again} {model.name}"
             )
         if exact and ours != theirs:
+            if model.quantised_from and model.quantised_from == self.metadata.kept_digest:
+                _say_once(
+                    f"{self.noun} {self.name!r} was made on the weights of {self.metadata.model}, and {model.name} has "
+                    "them quantised otherwise: its effect and calibrated strengths may differ here, so calibrate again "
+                    "(docs/how-to/quantised.md)"
+                )
+                return
+            if model.quantised_from and not self.metadata.kept_digest:
+                raise ModelMismatchError(
+                    f"{model.name} is quantised, and {self.noun} {self.name!r} does not say which quantised forms of "
+                    f"{self.metadata.model} it fits: {self.again} {model.name}, or allow the mismatch if the float "
+                    "weights are the same"
+                )
             raise ModelMismatchError(
                 f"{self.noun} {self.name!r} is for other weights ({self.metadata.model}) than those of {model.name}: "
                 f"{self.again} {model.name}, or allow the mismatch if it is meant"

@@ -16,7 +16,7 @@ from steerkit.core.errors import MisuseError, ModelInUseError
 from steerkit.core.prompts import Renderer
 from steerkit.core.sites import RESID_POST, Place, SiteName
 from steerkit.models.blocks import adapter_of, entry_device, find_blocks, probe_ids, streams
-from steerkit.models.fingerprint import fingerprint
+from steerkit.models.fingerprint import fingerprint, is_quantised, kept_digest
 from steerkit.models.markers import DEFAULT, ThinkingMarkers
 from steerkit.models.sites import Site, SiteMap, seen_at
 
@@ -76,6 +76,16 @@ class LanguageModel:
         if self._seen is None or self._seen[0] != self._held:
             self._seen = self._held, streams(self.hf, self.decoder, self.blocks)
         return self._seen[1]
+
+    @functools.cached_property
+    def kept_digest(self) -> str:
+        """The digest that the model has in common with its quantised forms; see `models.fingerprint`."""
+        return kept_digest(self.hf)
+
+    @functools.cached_property
+    def quantised_from(self) -> str:
+        """The same of a quantised model; empty for one that is not."""
+        return self.kept_digest if is_quantised(self.hf) else ""
 
     @property
     def _held(self) -> object:

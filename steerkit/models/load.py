@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from steerkit.models.bundled import bundled_folder, gguf_folder
 from steerkit.models.catalogue import BUNDLED
 from steerkit.models.language_model import LanguageModel
 from steerkit.models.markers import DEFAULT, ThinkingMarkers
+from steerkit.models.placement import Placement
 from steerkit.models.pretrained import load_pretrained, quiet_transformers
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
@@ -27,6 +28,10 @@ def load_model(
     *,
     adapter: str | os.PathLike[str] | None = None,
     markers: ThinkingMarkers = DEFAULT,
+    device_map: str | Mapping[str, int | str] | None = None,
+    max_memory: Mapping[int | str, int | str] | None = None,
+    offload_folder: str | os.PathLike[str] | None = None,
+    quantization: str | None = None,
 ) -> LanguageModel:
     """Load a model and find its residual-stream sites.
 
@@ -39,11 +44,20 @@ def load_model(
     `adapter` is the folder of a LoRA adapter in peft's format, or a published one's name, to be merged into the
     weights (see `steerkit.models.adapters`). Given as `reference` itself, it is merged into the base that it names.
     `markers` are the texts between which the model thinks.
+
+    `device_map`, `max_memory` and `offload_folder` spread the weights over devices, CPU memory and disk,
+    `quantization` ("8bit", "4bit") rounds them as they are loaded; see `steerkit.models.placement.Placement`. Weights
+    that an adapter is merged into are neither.
     """
+    placement = Placement(device, device_map, max_memory, offload_folder, quantization)
     if not isinstance(reference, str | os.PathLike):
         if adapter is not None:
             raise MisuseError(
                 "a model that you hold is never changed, so no adapter is merged into it: name its folder or hub id"
+            )
+        if not placement.is_plain:
+            raise MisuseError(
+                f"a model that you hold is used as and where it is: give {placement} to its from_pretrained"
             )
         return _held(reference, tokenizer, markers)
     if dtype is not None and dtype not in DTYPES:
@@ -59,8 +73,17 @@ def load_model(
                 f"the base of {folder}, {merged.base!r}, is an adapter itself: merge that one first"
             )
         name = merged.base
+    if merged is not None and not placement.is_plain:
+        raise MisuseError(
+            f"adapter {merged.name} is merged into float weights in one place: save the merged model (lm.hf and "
+            f"lm.tokenizer, save_pretrained), and load that folder with {placement}"
+        )
+    if placement.quantization is not None and Path(name).suffix == ".gguf":
+        raise MisuseError(
+            f"{name} is quantised already: load it as it is, or name the folder of the float weights"
+        )
     source, label, local = _source(name, progress)
-    lm = _from_pretrained(source, label, device, dtype, local=local, adapter=merged)
+    lm = _from_pretrained(source, label, placement, dtype, local=local, adapter=merged)
     lm.markers = markers
     return lm
 
@@ -101,19 +124,23 @@ def _held(hf: Any, tokenizer: Any, markers: ThinkingMarkers) -> LanguageModel:
 
 
 def _from_pretrained(
-    source: str, name: str, device: str | None, dtype: str | None, *, local: bool, adapter: Adapter | None
+    source: str, name: str, placement: Placement, dtype: str | None, *, local: bool, adapter: Adapter | None
 ) -> LanguageModel:
     import torch
 
-    place = _device(device)
+    place = _device(placement.device)
     wanted = _dtype(dtype, place)
 
     def load(form: Any) -> tuple[Any, Any]:
         try:
-            with quiet_transformers():
-                return load_pretrained(source, dtype=form, local_files_only=local)
+            with placement.options(place, form) as placed, quiet_transformers():
+                loaded = load_pretrained(source, dtype=form, local_files_only=local, placed=placed)
+                placement.kept_with(loaded[0], placed)
+                return loaded
+        except MisuseError:
+            raise
         except Exception as error:  # every kind of damage ends here; what it was stands in message and cause
-            raise _load_error(source, error, local=local) from error
+            raise _load_error(source, error, placement, local=local) from error
 
     if adapter is None:
         hf, tokenizer = load(wanted)
@@ -127,15 +154,18 @@ def _from_pretrained(
         del base
         if adapter.chat_template is not None:
             tokenizer.chat_template = adapter.chat_template
-    try:
-        hf = hf.to(place)
-    except (RuntimeError, torch.OutOfMemoryError) as error:
-        raise SteerkitError(f"cannot move {name} to {place}: {str(error).splitlines()[0]}") from error
+    if placement.is_plain:
+        try:
+            hf = hf.to(place)
+        except (RuntimeError, torch.OutOfMemoryError) as error:
+            raise SteerkitError(f"cannot move {name} to {place}: {str(error).splitlines()[0]}") from error
     return LanguageModel(hf.eval(), tokenizer, name)
 
 
-def _load_error(source: str, error: Exception, *, local: bool) -> SteerkitError:
+def _load_error(source: str, error: Exception, placement: Placement, *, local: bool) -> SteerkitError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if not placement.is_plain and not isinstance(error, InputError | OSError):
+        return SteerkitError(f"cannot load {source} with {placement}: {reason}")
     if local:
         return InputError(
             f"the model in {source} is damaged or incomplete ({reason}): remove that folder, and fetch or convert the "

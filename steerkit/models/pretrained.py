@@ -5,41 +5,47 @@ By itself transformers fills weights that a checkpoint lacks with random numbers
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
-from steerkit.core.errors import InputError
+from steerkit.core.errors import InputError, MisuseError
 
 
-def load_pretrained(source: str, *, dtype: Any, **options: str | bool) -> tuple[Any, Any]:
-    """Model and tokenizer from what `from_pretrained` takes. Raises whatever transformers does, and InputError
-    where a weight is missing.
+def load_pretrained(
+    source: str, *, dtype: Any, placed: Mapping[str, Any] = MappingProxyType({}), **options: str | bool
+) -> tuple[Any, Any]:
+    """Model and tokenizer from what `from_pretrained` takes, of which `placed` is for the model alone.
 
     Where a text decoder stands inside a vision or audio model, it is loaded alone if transformers can, else with the
-    whole.
+    whole. Raises whatever transformers does, InputError where a weight is missing, and MisuseError where weights that
+    are quantised already are to be quantised.
     """
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-    for load in _loaders(source, **options):
-        hf, found = load.from_pretrained(source, **options, dtype=dtype, output_loading_info=True)
+    loaders = [transformers.AutoModelForCausalLM]
+    if "gguf_file" not in options:
+        config = transformers.AutoConfig.from_pretrained(source, **options)
+        if "quantization_config" in placed and getattr(config, "quantization_config", None) is not None:
+            raise MisuseError(f"{source} is quantised already: leave quantization out")
+        loaders = _loaders(config)
+    for load in loaders:
+        hf, found = load.from_pretrained(source, **options, **placed, dtype=dtype, output_loading_info=True)
         missing = found["missing_keys"]
         if not missing:
             return hf, tokenizer
     raise InputError(f"it lacks {len(missing)} of its weights, such as {min(missing)}")
 
 
-def _loaders(source: str, **options: str | bool) -> list[Any]:
+def _loaders(config: Any) -> list[Any]:
     """The auto classes that may load a checkpoint: as a language model alone, else as the wrapper that it is in."""
     import transformers
 
     language_model = transformers.AutoModelForCausalLM
-    if "gguf_file" in options:
-        return [language_model]
-    kind = type(transformers.AutoConfig.from_pretrained(source, **options))
     wrappers = (transformers.AutoModelForImageTextToText, transformers.AutoModelForMultimodalLM)
-    found = [auto for auto in (language_model, *wrappers) if kind in auto._model_mapping]
+    found = [auto for auto in (language_model, *wrappers) if type(config) in auto._model_mapping]
     return found or [language_model]  # which says what it takes
 
 

@@ -75,6 +75,11 @@ class ServedModel:
         """The fingerprint that vectors carry; see `checkpoint_fingerprint`."""
         return checkpoint_fingerprint(str(self.folder))
 
+    @property
+    def quantised_from(self) -> str:
+        """Not known: what is served is known by its files, and a vector's fingerprint has to be theirs."""
+        return ""
+
     @functools.cached_property
     def generation_config(self) -> Any:
         """The GenerationConfig of transformers in the model's folder; one that sets nothing where there is none."""
