@@ -30,6 +30,10 @@ def calibrate(
     ] = None,
     model: options.Model = options.DEFAULT_MODEL,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
+    offload_folder: options.OffloadFolder = None,
+    quantization: options.Quantization = None,
     dtype: options.Dtype = None,
     system: options.System = None,
     max_new_tokens: Annotated[int, Option(min=1, help="Length of the roll-outs.")] = 64,
@@ -41,6 +45,7 @@ def calibrate(
     as_json: options.Json = False,
 ) -> None:
     """Find at each layer the strength whose KL meets a target; --out keeps them in the vector."""
+    placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
     # Whatever can be wrong with the request is found before the model is loaded.
     from steerkit.calibration.calibrate import calibrate as measure
     from steerkit.calibration.calibrate import check, default_prompts
@@ -58,7 +63,7 @@ def calibrate(
     )
     check(steering, kl=target_kl, statistic=statistic, largest=largest)
     prompts = default_prompts(suite, limit)
-    lm = console.load(model, device, dtype)
+    lm = console.load(model, placement, dtype)
     with console.progress(f"calibrating {loaded.name}") as progress:
         result = measure(
             lm,

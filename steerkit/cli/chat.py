@@ -69,6 +69,10 @@ def chat(
     steer: options.Steer = None,
     model: options.Model = options.DEFAULT_MODEL,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
+    offload_folder: options.OffloadFolder = None,
+    quantization: options.Quantization = None,
     dtype: options.Dtype = None,
     system: options.System = None,
     max_new_tokens: options.MaxNewTokens = 256,
@@ -88,7 +92,8 @@ def chat(
     vllm_option: options.VllmOptions = None,
 ) -> None:
     """Talk to the steered model; /strength 1.5 turns it while you talk, /help lists the commands."""
-    chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), device)
+    placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
+    chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), placement)
     from steerkit.runs.references import read_interventions
 
     conversation = Conversation(read_interventions(steer or ()))

@@ -15,6 +15,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from steerkit.models import LanguageModel
+    from steerkit.models.placement import Placement
 
 WIDE = 200  # columns for a file or a pipe, where Rich would cut tables at 80
 TABLE_WIDTH = 100  # what the trade-off table needs
@@ -83,9 +84,9 @@ def loading(model: str) -> Iterator[None]:
         yield
 
 
-def load(model: str, device: str | None, dtype: str | None) -> LanguageModel:
+def load(model: str, placement: Placement | None = None, dtype: str | None = None) -> LanguageModel:
     """Load a model, saying what takes long."""
     with loading(model):
         from steerkit.models import load_model
 
-        return load_model(model, device=device, dtype=dtype, progress=say)
+        return load_model(model, dtype=dtype, progress=say, **({} if placement is None else placement.given))

@@ -20,6 +20,10 @@ ARRIVES, LOST = "steering arrives as commanded", "steering does NOT arrive"
 def doctor(
     model: options.Model = options.DEFAULT_MODEL,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
+    offload_folder: options.OffloadFolder = None,
+    quantization: options.Quantization = None,
     dtype: options.Dtype = None,
     engine: options.Engine = "transformers",
     server: options.Servers = None,
@@ -37,7 +41,8 @@ def doctor(
     With --engine vllm the same inside vLLM. Other engines show only log-probabilities: those of a probe text under
     --steer are held against the same steering in transformers, server by server.
     """
-    chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), device)
+    placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
+    chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), placement)
     by_scores = engine not in ("transformers", "vllm")
     if (steer is not None) != by_scores:
         raise MisuseError("--engine server and --steer SPEC go together: name a steering whose vector it has")
@@ -48,7 +53,7 @@ def doctor(
     else:
         from steerkit.engines.doctor import diagnose
 
-        found = [_report(diagnose(console.load(model, device, dtype)))]
+        found = [_report(diagnose(console.load(model, placement, dtype)))]
     healthy = all(facts["healthy"] for facts, _ in found)
     if as_json:
         facts = [facts for facts, _ in found]
@@ -82,7 +87,7 @@ def _by_scores(chosen: EngineChoice, model: str, dtype: str | None, spec: str) -
         raise MisuseError(f"--steer {spec!r} is not one steering of the residual stream, which is looked for")
     engines = {url: chosen.open(model, dtype, servers=[url]) for url in chosen.servers}
     engines = engines or {chosen.engine: chosen.open(model, dtype)}
-    lm = console.load(model, chosen.device, None)
+    lm = console.load(model, chosen.placement)
     return [diagnose_scores(engine, lm, steering, where) for where, engine in engines.items()]
 
 

@@ -14,6 +14,7 @@ from steerkit.core.errors import MisuseError
 if TYPE_CHECKING:
     from steerkit.engines.base import Engine
     from steerkit.engines.catalogue import EngineOptions
+    from steerkit.models.placement import Placement
 
 # vLLM speaks on stdout unless told otherwise, where our results go.
 ENVIRONMENT = {"VLLM_LOGGING_STREAM": "ext://sys.stderr", "VLLM_LOGGING_LEVEL": "WARNING"}
@@ -28,7 +29,7 @@ class EngineChoice:
     served_name: str | None = None
     timeout: float | None = None
     own: Sequence[str] = ()
-    device: str | None = None
+    placement: Placement | None = None
     options: EngineOptions = field(init=False)
 
     def __post_init__(self) -> None:
@@ -40,11 +41,11 @@ class EngineChoice:
 
         options = EngineOptions(
             "",
-            self.device,
             servers=self.servers,
             served_name=self.served_name,
             timeout=self.timeout,
             options=own,
+            **({} if self.placement is None else self.placement.given),
         )
         object.__setattr__(self, "options", options)
         ENGINES[self.engine].check(options)

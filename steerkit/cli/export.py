@@ -23,6 +23,10 @@ def export(
     out: Annotated[Path, Option("--out", "-o", help="File to write; for merged, a new folder.")],
     model: options.Model = options.DEFAULT_MODEL,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
+    offload_folder: options.OffloadFolder = None,
+    quantization: options.Quantization = None,
     dtype: options.Dtype = None,
     verify: Annotated[
         bool, Option("--verify", help="Run the real consumer on the export and compare it with ours.")
@@ -38,6 +42,7 @@ def export(
     as_json: options.Json = False,
 ) -> None:
     """Write steerings so that another program applies them; what it cannot express is refused."""
+    placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
     from steerkit.interchange.base import Consumer, Exported, check_export
     from steerkit.interchange.base import export as write
     from steerkit.runs.references import read_interventions
@@ -46,7 +51,7 @@ def export(
     consumer = Consumer(consumer_python, consumer_model)
     if verify:
         consumer = exporter.prepared(consumer, model, console.say)
-    lm = console.load(model, device, dtype) if verify or exporter.needs_model else None
+    lm = console.load(model, placement, dtype) if verify or exporter.needs_model else None
     write(interventions, exporter, out, lm, allow_mismatch=allow_mismatch)
     outcome = None
     if verify and lm is not None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Option
 
 from steerkit.cli import console, options
 from steerkit.core.errors import MisuseError
 from steerkit.core.sites import RESID_POST, SiteName
+
+if TYPE_CHECKING:
+    from steerkit.models.placement import Placement
 
 METHOD = "mean-difference"
 BUDGET = 0.05  # of answerable questions, on choose, for which a probe may fire
@@ -21,6 +24,10 @@ def extract(
     pairs: options.Pairs = "abstention",
     model: options.Model = options.DEFAULT_MODEL,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
+    offload_folder: options.OffloadFolder = None,
+    quantization: options.Quantization = None,
     dtype: options.Dtype = None,
     what: Annotated[
         Literal["vector", "probe"], Option("--as", help="A steering vector, or a probe that gates one.")
@@ -68,6 +75,7 @@ def extract(
     A probe reads from the unsteered prompt whether the behaviour is called for: --as probe --pairs suite:abstention
     fits it on the suite's split fit and chooses its threshold on choose.
     """
+    placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
     if what == "probe":
         if method != METHOD or any((aggregation, layers, method_options, project_out)):
             raise MisuseError(
@@ -75,7 +83,7 @@ def extract(
                 "--layers, --option and --project-out out"
             )
         _extract_probe(
-            out, pairs, (model, device, dtype), site, budget, into, name or out.stem, seed, as_json
+            out, pairs, (model, placement, dtype), site, budget, into, name or out.stem, seed, as_json
         )
         return
     if budget is not None or into is not None:
@@ -93,7 +101,7 @@ def extract(
     loaded = load_examples(pairs)
     check_extraction(loaded, method, aggregation, site=site, layers=trained, options=chosen)
     shared = project_out if project_out is None or project_out in NAMED else load_vector(project_out)
-    lm = console.load(model, device, dtype)
+    lm = console.load(model, placement, dtype)
     with console.progress(f"extracting {loaded.name}") as progress:
         vector = fit(
             lm,
@@ -143,7 +151,7 @@ def extract(
 def _extract_probe(
     out: Path,
     pairs: str,
-    model: tuple[str, str | None, str | None],
+    model: tuple[str, Placement, str | None],
     site: SiteName,
     budget: float | None,
     into: str | None,

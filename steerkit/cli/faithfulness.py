@@ -27,6 +27,10 @@ def faithfulness(
         str | None, Option("--model", "-m", help="The run's model, where its recorded name does not load.")
     ] = None,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
+    offload_folder: options.OffloadFolder = None,
+    quantization: options.Quantization = None,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = None,
     allow_mismatch: options.AllowMismatch = False,
@@ -37,6 +41,7 @@ def faithfulness(
     What comes of it are scores of the run, in RUN/scores/chains.jsonl: asking again goes on there, and summary.csv,
     report and --choose have them from then on.
     """
+    placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
     from steerkit.analysis.run import open_run
     from steerkit.analysis.summary import write_summary
     from steerkit.chains.examination import Settings
@@ -48,7 +53,7 @@ def faithfulness(
     opened = open_run(run)
     protocol = opened.protocol
     settings = Settings(points, tuple(tests.split(",")), seed)
-    lm = console.load(model or protocol.model, device, protocol.dtype)
+    lm = console.load(model or protocol.model, placement, protocol.dtype)
     with console.plain_warnings(), console.progress("testing chains of thought") as progress:
         path = measure_faithfulness(
             opened.directory,

@@ -18,6 +18,10 @@ def generate(
     steer: options.Steer = None,
     model: options.Model = options.DEFAULT_MODEL,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
+    offload_folder: options.OffloadFolder = None,
+    quantization: options.Quantization = None,
     dtype: options.Dtype = None,
     system: options.System = None,
     max_new_tokens: options.MaxNewTokens = 128,
@@ -41,7 +45,8 @@ def generate(
     as_json: options.Json = False,
 ) -> None:
     """Complete PROMPTS with every --steer applied in order, here or, with --engine, in vLLM or on servers."""
-    chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), device)
+    placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
+    chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), placement)
     from steerkit.core.prompts import check_prompt
     from steerkit.engines.base import Completion, Request
     from steerkit.runs.references import read_interventions

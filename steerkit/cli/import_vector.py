@@ -15,17 +15,22 @@ def import_vector(
     out: options.OutFile,
     model: options.Model = options.DEFAULT_MODEL,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
+    offload_folder: options.OffloadFolder = None,
+    quantization: options.Quantization = None,
     dtype: options.Dtype = None,
     name: Annotated[str | None, Option(help="The vector's name; default: that of --out.")] = None,
     layer: Annotated[int | None, Option(min=0, help="Layer of a .pt that holds one direction.")] = None,
     as_json: options.Json = False,
 ) -> None:
     """Turn another tool's vector into one for --model, the model that it was made on."""
+    placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
     from steerkit.interchange.base import check_import
     from steerkit.interchange.base import import_vector as read
 
     check_import(file)
-    lm = console.load(model, device, dtype)
+    lm = console.load(model, placement, dtype)
     vector = read(file, lm, name or out.stem, layer=layer)
     vector.save(out)
     layers = vector.direction.any(dim=1).nonzero().flatten().tolist()

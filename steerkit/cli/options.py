@@ -5,14 +5,37 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Option
 
 from steerkit.core.errors import MisuseError
 
+if TYPE_CHECKING:
+    from steerkit.models.placement import Placement
+
 Model = Annotated[str, Option("--model", "-m", help="Bundled name, hub id, folder or .gguf file.")]
 Device = Annotated[str | None, Option(help="cpu, cuda, cuda:1, mps; default: a GPU if there is one.")]
+DeviceMap = Annotated[
+    str | None,
+    Option(
+        metavar="auto|JSON",
+        help="Spread the weights: auto, balanced or sequential, or which module goes where, as JSON.",
+    ),
+]
+MaxMemory = Annotated[
+    list[str] | None,
+    Option(
+        metavar="DEVICE=SIZE",
+        help="What a device may hold, as 0=10GiB or cpu=500MB; repeat for several. The rest stays on disk.",
+    ),
+]
+OffloadFolder = Annotated[
+    Path | None, Option(help="Where such weights are kept; default: a temporary folder.")
+]
+Quantization = Annotated[
+    Literal["8bit", "4bit"] | None, Option(help="Round the weights as they are loaded (bitsandbytes).")
+]
 Dtype = Annotated[str | None, Option(help="float32, bfloat16, float16 or auto; default on a CPU: float32.")]
 Pairs = Annotated[
     str, Option("--pairs", "-p", help="Built-in pairs (abstention, brevity), a .jsonl file, or suite:NAME.")
@@ -83,6 +106,34 @@ Json = Annotated[bool, Option("--json", help="Print JSON for machines.")]
 OutFile = Annotated[Path, Option("--out", "-o", help="File to write.")]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
+
+
+def placement(
+    device: str | None,
+    device_map: str | None,
+    max_memory: Sequence[str] | None,
+    offload_folder: Path | None,
+    quantization: str | None,
+) -> Placement:
+    """Return where the options put the weights. Raises MisuseError for what they cannot mean."""
+    from steerkit.models.placement import Placement
+
+    spread: str | dict[str, int | str] | None = device_map
+    if device_map is not None and device_map.lstrip().startswith("{"):
+        try:
+            spread = json.loads(device_map)
+        except ValueError as error:
+            raise MisuseError(
+                f'--device-map {device_map!r} is not JSON such as {{"model.embed_tokens": 0, …}}: {error}'
+            ) from error
+    sizes: dict[int | str, int | str] = {}
+    for text in max_memory or ():
+        held_by, equals, size = text.partition("=")
+        if not equals:
+            raise MisuseError(f"--max-memory {text!r} is not DEVICE=SIZE, such as cpu=500MB")
+        name = held_by.strip()
+        sizes[int(name) if name.isdecimal() else name] = size
+    return Placement(device, spread, sizes or None, offload_folder, quantization)
 
 
 def key_values(texts: Sequence[str] | None, option: str) -> dict[str, object]:

@@ -34,7 +34,7 @@ def lint(
 
     loaded = load_examples(pairs)
     other = [item.prompt for item in load_suite(suite).items] if suite else []
-    lm = console.load(model, None, None) if model else None
+    lm = console.load(model) if model else None
     findings = find(loaded, contrast, other=other, lm=lm)
     if as_json:
         console.print_json([asdict(f) for f in findings])
@@ -58,6 +58,10 @@ def make(
     limit: options.Limit = 50,
     model: options.Model = options.DEFAULT_MODEL,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
+    offload_folder: options.OffloadFolder = None,
+    quantization: options.Quantization = None,
     dtype: options.Dtype = None,
     max_new_tokens: options.MaxNewTokens = 160,
     batch_size: options.BatchSize = None,
@@ -69,7 +73,8 @@ def make(
     as_json: options.Json = False,
 ) -> None:
     """Let the model answer each prompt both ways, and keep the pairs in which the contrast came about."""
-    chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), device)
+    placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
+    chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), placement)
     from steerkit.engines.base import Decoding
     from steerkit.extraction.make import abstention, brevity, make_pairs
     from steerkit.extraction.pairs import save_pairs

@@ -58,6 +58,10 @@ def sweep(
     ] = None,
     model: options.Model = options.DEFAULT_MODEL,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
+    offload_folder: options.OffloadFolder = None,
+    quantization: options.Quantization = None,
     dtype: options.Dtype = None,
     system: options.System = None,
     samples: options.Samples = 1,
@@ -86,8 +90,9 @@ def sweep(
     With --choose, the grid runs on the split choose into OUT/choose; the cell that the rule picks is measured on
     report into OUT/report, beside its negative and its random control.
     """
+    placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
     # Whatever can be wrong with the request is found before the model is loaded.
-    chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), device)
+    chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), placement)
     from steerkit.analysis.choosing import parse_rule
     from steerkit.cli.report import show, show_choice
     from steerkit.sweeps.axes import axis_of, parse_axis

@@ -12,6 +12,7 @@ What is returned satisfies `steerkit.engines.base.Engine`; a command-line verb o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
@@ -25,17 +26,19 @@ if TYPE_CHECKING:
     from steerkit.models import LanguageModel
 
 # Options that not every engine has.
-SPECIFIC = ("device", "servers", "served_name", "timeout", "options")
+PLACEMENT = ("device", "device_map", "max_memory", "offload_folder", "quantization")
+SPECIFIC = (*PLACEMENT, "servers", "served_name", "timeout", "options")
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """What an engine is opened with; None leaves a choice to the engine.
 
-    `model` is a bundled name, a hub id, a folder or a GGUF file, `device` and `dtype` as in `load_model`. `batch_size`
-    is how many requests are under way at once. With `allow_mismatch` a vector extracted from other weights of the same
-    architecture is accepted. `servers` are addresses, `served_name` is the model's name there, `timeout` the seconds
-    that one request may take. `options` are the engine's own, by name. `progress` is told what takes long.
+    `model` is a bundled name, a hub id, a folder or a GGUF file, `dtype` and the fields named in PLACEMENT are as in
+    `load_model`. `batch_size` is how many requests are under way at once. With `allow_mismatch` a vector extracted from
+    other weights of the same architecture is accepted. `servers` are addresses, `served_name` is the model's name
+    there, `timeout` the seconds that one request may take. `options` are the engine's own, by name. `progress` is told
+    what takes long.
     """
 
     model: str
@@ -48,6 +51,10 @@ class EngineOptions:
     timeout: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     progress: Callable[[str], None] = lambda _line: None
+    device_map: str | Mapping[str, int | str] | None = None
+    max_memory: Mapping[int | str, int | str] | None = None
+    offload_folder: str | os.PathLike[str] | None = None
+    quantization: str | None = None
 
 
 @dataclass(frozen=True)
@@ -126,12 +133,13 @@ def engine_for(
     return model
 
 
-@engine("transformers", takes=("device",))
+@engine("transformers", takes=PLACEMENT)
 def transformers(options: EngineOptions) -> Engine:
     """Run a model in this process with transformers, rows of many cells in one batch."""
     from steerkit.models import load_model
 
-    lm = load_model(options.model, device=options.device, dtype=options.dtype, progress=options.progress)
+    placed = {name: getattr(options, name) for name in PLACEMENT}
+    lm = load_model(options.model, dtype=options.dtype, progress=options.progress, **placed)
     return engine_for(lm, options.batch_size, allow_mismatch=options.allow_mismatch)
 
 

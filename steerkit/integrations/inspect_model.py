@@ -18,7 +18,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -82,11 +82,24 @@ class SteeredModelAPI(ModelAPI):
         dtype: str | None = None,
         batch_size: int | None = None,
         allow_mismatch: bool = False,
+        device_map: str | Mapping[str, int | str] | None = None,
+        max_memory: Mapping[int | str, int | str] | None = None,
+        quantization: str | None = None,
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config or GenerateConfig())
         self.interventions = parse_all(specs(steer))
         servers = (base_url,) if base_url else ()
-        options = EngineOptions(model_name, device, dtype, batch_size, allow_mismatch, servers)
+        options = EngineOptions(
+            model_name,
+            device,
+            dtype,
+            batch_size,
+            allow_mismatch,
+            servers,
+            device_map=device_map,
+            max_memory=max_memory,
+            quantization=quantization,
+        )
         self._engine = open_engine(engine, options)
         self._worker = Worker(self._engine)
         self._asked: Counter[str] = Counter()

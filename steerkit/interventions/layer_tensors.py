@@ -24,7 +24,9 @@ class LayerMetadata(BaseModel):
     name: str
     model: str
     fingerprint: str
-    kept_digest: str = ""  # of what the model has in common with its quantised forms, see `models.fingerprint`
+    kept_digest: str = (
+        ""  # of what the model has in common with its quantised forms, see `models.fingerprint`
+    )
     positive: str = ""
     site: SiteName = RESID_POST
     layer_convention: str = "layer l is decoder block l, counted from 0, and the site says where in it"
@@ -160,7 +162,7 @@ class LayerTensors:
                 _say_once(
                     f"{self.noun} {self.name!r} was made on the weights of {self.metadata.model}, and {model.name} has "
                     "them quantised otherwise: its effect and calibrated strengths may differ here, so calibrate again "
-                    "(docs/how-to/quantised.md)"
+                    "(docs/placement.md)"
                 )
                 return
             if model.quantised_from and not self.metadata.kept_digest:

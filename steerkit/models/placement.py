@@ -73,9 +73,14 @@ class Placement:
         """Whether the model is loaded as it is, whole and onto one device."""
         return not self.is_spread and self.quantization is None
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """What is not left to its default, as arguments of `load_model`."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
     def __str__(self) -> str:
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return ", ".join(f"{name} {value}" for name, value in given.items() if value is not None)
+        return ", ".join(f"{name} {value}" for name, value in self.given.items())
 
     @contextmanager
     def options(self, place: Any, dtype: Any) -> Iterator[dict[str, Any]]:
@@ -87,11 +92,13 @@ class Placement:
         given: dict[str, Any] = {}
         folder: Path | None = None
         if self.is_spread:
-            given = {"device_map": self.device_map or "auto", "offload_folder": str(folder := self._folder())}
+            given["device_map"] = self.device_map or "auto"
             if self.max_memory is not None:
                 given["max_memory"] = {
                     device: bytes_of(device, size) for device, size in _present(self.max_memory).items()
                 }
+            folder = self._folder()
+            given["offload_folder"] = str(folder)
         if self.quantization is not None:
             given |= {"quantization_config": _bitsandbytes(self.quantization, dtype)}
             given.setdefault("device_map", {"": str(place)})
@@ -147,11 +154,9 @@ def _bitsandbytes(quantization: str, dtype: Any) -> Any:
     import torch
     from transformers import BitsAndBytesConfig
 
+    # At every 8-bit product it would say that it rounds activations to float16 first.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if quantization == "8bit":
-        # At every product it would say that it rounds activations to float16 on their way to 8 bits.
-        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
     compute = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute
-    )
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)

@@ -5,6 +5,7 @@ By itself transformers fills weights that a checkpoint lacks with random numbers
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -58,9 +59,13 @@ def quiet_transformers() -> Iterator[None]:
     shown, verbosity = log.is_progress_bar_enabled(), log.get_verbosity()
     log.disable_progress_bar()
     log.set_verbosity_error()
+    offloading = logging.getLogger("accelerate.big_modeling")
+    level = offloading.level
+    offloading.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        offloading.setLevel(level)
         log.set_verbosity(verbosity)
         if shown:
             log.enable_progress_bar()
