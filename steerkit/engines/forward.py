@@ -123,15 +123,16 @@ def differentiable(lm: LanguageModel) -> Iterator[None]:
 
     So nothing is kept for the blocks below a hook; the parameters' flags come back at the end.
     """
-    trainable = [parameter for parameter in lm.hf.parameters() if parameter.requires_grad]
-    for parameter in trainable:
-        parameter.requires_grad_(False)
+    trainable = [name for name, parameter in lm.hf.named_parameters() if parameter.requires_grad]
+    for name in trainable:
+        lm.hf.get_parameter(name).requires_grad_(False)
     try:
         with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
+        with torch.inference_mode():  # in which an offloaded weight may have been put back, as another object
+            for name in trainable:
+                lm.hf.get_parameter(name).requires_grad_(True)
 
 
 def run(lm: LanguageModel, rows: Rows, cache: Cache | None = None) -> None:

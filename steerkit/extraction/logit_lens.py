@@ -27,9 +27,12 @@ def logit_lens_alignment(
     tokens minus that over negative ones', in standard deviations (logit lens: nostalgebraist 2020; its use on
     directions: Geva et al. 2022, arXiv 2203.14680).
     """
-    unembedding = lm.hf.get_output_embeddings().weight
+    head = lm.hf.get_output_embeddings()  # called, not read: its weight may be offloaded or quantised
+    dtype = head.weight.dtype if head.weight.is_floating_point() else lm.dtype
+    nothing = torch.zeros_like(directions[:1])  # whose logits are the head's bias
     with torch.inference_mode():
-        logits = (directions.to(unembedding.device, unembedding.dtype) @ unembedding.T).float()
+        logits = head(torch.cat([directions, nothing]).to(lm.device, dtype)).float()
+        logits = logits[:-1] - logits[-1:]
         spread = logits.std(dim=1, keepdim=True).clamp_min(1e-12)
         standard = (logits - logits.mean(dim=1, keepdim=True)) / spread
         first = torch.tensor([text.ids[text.prompt_length] for text in texts], device=standard.device)

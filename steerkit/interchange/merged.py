@@ -70,6 +70,8 @@ class Merged(Exporter):
             raise MisuseError(
                 f"{lm.name} is quantised: load the model unquantised to merge a steering into it"
             )
+        if any(weight.is_meta for weight in lm.hf.parameters()):
+            raise MisuseError(f"{lm.name} is offloaded: load the model whole to merge a steering into it")
         layers = steered_layers(shifts)
         paths = {layer: _projection_path(lm, layer) for layer in layers}
         shared = {id(tensor): tensor for tensor in (*lm.hf.parameters(), *lm.hf.buffers())}
