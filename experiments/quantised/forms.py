@@ -1,0 +1,93 @@
+"""The forms of one model's weights that are compared, and what a form takes: memory and time."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import torch
+from gguf import GGMLQuantizationType
+
+import steerkit as sk
+from steerkit.engines.base import Decoding, Request
+from steerkit.engines.transformers.engine import TransformersEngine
+
+FLOAT = "float32"
+CPU_HOLDS = "250MB"  # where the rest of the weights stays on disk
+PASSES, PROMPTS, BATCH, TOKENS = 3, 16, 16, 24
+
+
+def of_gguf(kind: GGMLQuantizationType) -> Callable[[str], sk.LanguageModel]:
+    """A loader of the float weights with every matrix of the blocks rounded as a GGUF file of this type has it."""
+
+    def load(model: str) -> sk.LanguageModel:
+        lm = sk.load_model(model, dtype="float32")
+        with torch.no_grad():
+            for block in lm.blocks:
+                for weight in block.parameters():
+                    if weight.ndim == 2:
+                        stored = gguf.quantize(weight.numpy(), kind)
+                        weight.copy_(torch.from_numpy(gguf.dequantize(stored, kind)))
+        return sk.load_model(lm.hf, lm.tokenizer)
+
+    return load
+
+
+def loaded(**options: Any) -> Callable[[str], sk.LanguageModel]:
+    """A loader with these options."""
+    return lambda model: sk.load_model(model, dtype="float32", **options)
+
+
+# Loaders by name, the float weights first: all others are rounded from them.
+FORMS: dict[str, Callable[[str], sk.LanguageModel]] = {
+    FLOAT: loaded(),
+    "8bit": loaded(quantization="8bit"),
+    "4bit": loaded(quantization="4bit"),
+    "gguf-q8_0": of_gguf(GGMLQuantizationType.Q8_0),
+    "gguf-q4_0": of_gguf(GGMLQuantizationType.Q4_0),
+}
+
+
+TIMED = {name: FORMS[name] for name in (FLOAT, "8bit", "4bit")}
+TIMED["offloaded"] = loaded(max_memory={"cpu": CPU_HOLDS})
+
+
+def weight_bytes(lm: sk.LanguageModel) -> int:
+    """What the parameters take of the memory; those on disk take none."""
+    return sum(weight.untyped_storage().nbytes() for weight in lm.hf.parameters() if not weight.is_meta)
+
+
+def cost(form: str, model: str, threads: int) -> dict[str, float]:
+    """Return megabytes of weights, peak megabytes of the process while it decodes, and tokens a second.
+
+    To be run in a process of its own. The peak is counted anew once the model is loaded; the speed is the best of
+    PASSES, decoding alone and in a batch.
+    """
+    torch.set_num_threads(threads)
+    lm = TIMED[form](model)
+    loading = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    Path("/proc/self/clear_refs").write_text("5")
+    prompts = [item.prompt for item in sk.load_suite("abstention").split("choose").items[:PROMPTS]]
+    found = {"weights": weight_bytes(lm) / 1e6, "peak_loading": loading}
+    for name, batch, asked in (("alone", 1, prompts[:2]), ("batch", BATCH, prompts)):
+        requests = [Request(prompt, decoding=Decoding(TOKENS), key=key) for key, prompt in enumerate(asked)]
+        rates = []
+        for _ in range(PASSES):
+            start = time.perf_counter()
+            tokens = sum(done.tokens for done in TransformersEngine(lm, batch).generate(requests))
+            rates.append(tokens / (time.perf_counter() - start))
+        found[name] = max(rates)
+    status = Path("/proc/self/status").read_text()
+    found["peak"] = int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1024
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(cost(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
