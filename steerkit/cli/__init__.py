@@ -15,14 +15,14 @@ def main() -> None:
     import typer
 
     from steerkit.cli.app import app
-    from steerkit.cli.console import report_error
+    from steerkit.cli.console import plain_warnings, report_error
     from steerkit.core.errors import SteerkitError
 
     # The base of all usage errors, for which Typer exports no name.
     usage_error: type[Exception] = typer.BadParameter.__mro__[1]
     verb = typer.main.get_command(app)
     try:  # invoked here and not by Typer, which would frame its errors in boxes and hide an interruption
-        with verb.make_context("steerkit", sys.argv[1:]) as context:
+        with plain_warnings(), verb.make_context("steerkit", sys.argv[1:]) as context:
             verb.invoke(context)
         sys.stdout.flush()
     except typer.Exit as done:

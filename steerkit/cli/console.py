@@ -6,7 +6,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -80,7 +80,7 @@ def plain_warnings() -> Iterator[None]:
 @contextmanager
 def loading(model: str) -> Iterator[None]:
     """Show that a model is being loaded, while the block runs."""
-    with err.status(Text(f"loading {model}"), spinner="line") if err.is_terminal else plain_warnings():
+    with err.status(Text(f"loading {model}"), spinner="line") if err.is_terminal else nullcontext():
         yield
 
 

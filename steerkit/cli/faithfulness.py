@@ -54,7 +54,7 @@ def faithfulness(
     protocol = opened.protocol
     settings = Settings(points, tuple(tests.split(",")), seed)
     lm = console.load(model or protocol.model, placement, protocol.dtype)
-    with console.plain_warnings(), console.progress("testing chains of thought") as progress:
+    with console.progress("testing chains of thought") as progress:
         path = measure_faithfulness(
             opened.directory,
             lm,

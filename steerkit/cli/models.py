@@ -15,6 +15,7 @@ from steerkit.core.errors import MisuseError
 
 if TYPE_CHECKING:
     from steerkit.checks.check import Cell
+    from steerkit.models.placement import Placement
 
 FAULTS = ("wrong", "crash")
 
@@ -34,6 +35,10 @@ def models(
     ] = None,
     page: Annotated[Path | None, Option(help="Write the record as a page for readers.")] = None,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
+    offload_folder: options.OffloadFolder = None,
+    quantization: options.Quantization = None,
     dtype: options.Dtype = None,
     as_json: options.Json = False,
 ) -> None:
@@ -43,12 +48,13 @@ def models(
     families that the installed transformers has, and compare each with plain hooks, one text at a time. Exit code 1
     where one differs.
     """
+    placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
     if not check and (model or family or record or page):
         raise MisuseError("a model, --family, --record and --page go with --check")
     if model and (family or record or page):
         raise MisuseError("--check takes models or families, and keeps a record of families alone")
     if model:
-        sound, found = _check_models(model, device, dtype, quiet=as_json)
+        sound, found = _check_models(model, placement, dtype, quiet=as_json)
     elif check:
         sound, found = check_families(family or (), record, page, quiet=as_json)
     else:
@@ -61,14 +67,14 @@ def models(
 
 
 def _check_models(
-    names: Sequence[str], device: str | None, dtype: str | None, *, quiet: bool
+    names: Sequence[str], placement: Placement, dtype: str | None, *, quiet: bool
 ) -> tuple[bool, list[dict[str, Any]]]:
     """Check the user's own models; returns whether all are sound, and what was found of each."""
     from steerkit.checks.check import Report, check_model
 
     found = []
     for name in names:
-        for step in check_model(name, lambda name=name: console.load(name, device, dtype)):  # type: ignore[misc]
+        for step in check_model(name, lambda name=name: console.load(name, placement, dtype)):  # type: ignore[misc]
             if isinstance(step, Report):
                 found.append(asdict(step))
                 _say_end(name, step.packing, step.seconds, quiet=quiet)

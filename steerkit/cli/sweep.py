@@ -127,12 +127,11 @@ def sweep(
     if rule is not None:
         check_measurable(rule, measurement)
     controls = () if control_strengths == "none" else control_strengths
-    with console.plain_warnings():
-        grid = Grid(vector or (), layers, strengths, axes, steer or (), controls, seed)
+    grid = Grid(vector or (), layers, strengths, axes, steer or (), controls, seed)
     runs_on = chosen.open(model, dtype, batch_size, allow_mismatch=allow_mismatch)
     measurement = replace(measurement, suite=measurement.whole, decoding=how.of(runs_on.model))
     command = shlex.join(["steerkit", *sys.argv[1:]])
-    with console.plain_warnings(), console.progress(f"sweeping {suite}") as progress:
+    with console.progress(f"sweeping {suite}") as progress:
         if rule is None:
             run = measure(runs_on, grid, measurement, out=out, command=command, progress=progress)
         else:

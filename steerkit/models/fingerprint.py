@@ -64,7 +64,7 @@ def is_quantised(hf: Any) -> bool:
 def _digest(weights: Iterable[tuple[str, Tensor]]) -> str:
     names, sampled = [], []
     for name, weight in sorted(weights, key=lambda named: named[0]):
-        names.append(f"{name}{list(weight.shape)}")
+        names.append(f"{name}{_shape(weight)}")
         sampled += [_sample(part) for part in _stored(weight)]
     values = torch.cat(sampled).view(torch.int16).numpy().tobytes()
     return hashlib.sha256("\n".join(names).encode() + values).hexdigest()[:16]
