@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Any
 
 
@@ -15,14 +16,15 @@ def main() -> None:
     import typer
 
     from steerkit.cli.app import app
-    from steerkit.cli.console import plain_warnings, report_error
+    from steerkit.cli.console import report_error
     from steerkit.core.errors import SteerkitError
 
     # The base of all usage errors, for which Typer exports no name.
     usage_error: type[Exception] = typer.BadParameter.__mro__[1]
     verb = typer.main.get_command(app)
+    warnings.showwarning = _in_one_line
     try:  # invoked here and not by Typer, which would frame its errors in boxes and hide an interruption
-        with plain_warnings(), verb.make_context("steerkit", sys.argv[1:]) as context:
+        with verb.make_context("steerkit", sys.argv[1:]) as context:
             verb.invoke(context)
         sys.stdout.flush()
     except typer.Exit as done:
@@ -43,6 +45,13 @@ def main() -> None:
         if error.filename is None:
             _discard_output()
         sys.exit(1)
+
+
+def _in_one_line(message: Warning | str, *_where: object, **_more: object) -> None:
+    """Show a warning without the file and line that it comes from."""
+    from steerkit.cli.console import say
+
+    say(f"warning: {message}")
 
 
 def _explain_usage(error: Any) -> None:

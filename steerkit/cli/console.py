@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -67,14 +66,6 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     with progress_bar(err) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-@contextmanager
-def plain_warnings() -> Iterator[None]:
-    """Our own warnings as one line each, without file and line number."""
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_args, **_kwargs: say(f"warning: {message}")
-        yield
 
 
 @contextmanager

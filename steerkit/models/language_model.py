@@ -22,7 +22,7 @@ from steerkit.models.sites import Site, SiteMap, seen_at
 
 UNBOUNDED = 2**31 - 1
 # Parts of the names that configs give to lengths at which attention or its positions become others.
-LENGTHS = ("window", "chunk", "original_max_position", "floor_scale")
+LENGTHS = ("window", "chunk", "topk", "original_max_position", "floor_scale")
 
 
 class LanguageModel:

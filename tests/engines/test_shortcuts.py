@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from typing import Any
 
 import pytest
@@ -115,10 +116,15 @@ def cells(lm: LanguageModel) -> list[tuple[Any, list[tuple[int, reference.Edit, 
     ]
 
 
-def test_rows_are_packed_where_the_model_lets_them(lm: LanguageModel) -> None:
+@pytest.mark.filterwarnings("default")
+def test_rows_are_packed_where_the_model_lets_them_and_else_it_is_said(lm: LanguageModel) -> None:
     engine = TransformersEngine(lm)
-    list(engine.generate([Request("x" * 40, decoding=Decoding(max_new_tokens=8))]))
+    with warnings.catch_warnings(record=True) as said:
+        list(engine.generate([Request("x" * 40, decoding=Decoding(max_new_tokens=8))]))
     assert engine.packing == PACKING.get(lm.name, "packed")
+    assert ["every step runs all texts anew" in str(each.message) for each in said] == [True] * (
+        lm.name in PACKING
+    )
 
 
 def test_any_packing_gives_each_row_what_it_gets_alone(

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -262,6 +263,11 @@ class TransformersEngine:
 
     def _batch(self, taken: Shortcuts) -> RunningBatch:
         if taken.states is None:
+            warnings.warn(
+                f"{self.lm.name} keeps its past in a form that rows cannot share ({taken.reason}): every step runs all "
+                "texts anew, which is slower and gives the same",
+                stacklevel=3,
+            )
             return WholeTextBatch(self.lm)
         return PackedBatch(self.lm, taken.states, Prefixes(self.lm, taken.states, taken))
 
