@@ -21,6 +21,7 @@ from steerkit.engines.base import Completion, Decoding, Request
 from steerkit.engines.transformers import engine as engine_module
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.engines.transformers.sampling import row_uniforms
+from steerkit.engines.transformers.whole_texts import WholeTextBatch
 from steerkit.interventions.logit_rules import OpenerBias, ThinkingBudget
 from steerkit.models import LanguageModel
 from tests.tiny import CHAT_TEMPLATE, SPECIAL, random_vector, tiny_hf
@@ -201,6 +202,20 @@ def test_a_row_among_rows_of_other_settings_is_the_row_alone(
     for request, done in zip(requests, together, strict=True):
         [alone] = run(tiny, [request], 1)
         assert (done.token_ids, done.text, done.finish) == (alone.token_ids, alone.text, alone.finish)
+
+
+def test_a_model_whose_texts_run_whole_decodes_alike(
+    tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hows = [Decoding(12, **{"temperature": 1.0, **how}) for how in SAMPLED]
+    hows += [Decoding(12, repetition_penalty=1.3), Decoding(12, stop=("e", "<"), stop_token_ids=(70, 120))]
+    requests = [Request(prompt, (), how) for prompt in PROMPTS for how in hows]
+    expected = run(tiny, requests, 5)
+    monkeypatch.setattr(TransformersEngine, "_batch", lambda self, _: WholeTextBatch(self.lm))
+    found = run(tiny, requests, 5)
+    assert [(c.token_ids, c.text, c.finish) for c in found] == [
+        (c.token_ids, c.text, c.finish) for c in expected
+    ]
 
 
 def test_rows_that_start_again_for_want_of_memory_are_the_same(
