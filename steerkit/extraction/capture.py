@@ -79,8 +79,9 @@ def capture(
     texts done and the number of all.
 
     Raises MisuseError for an unknown aggregation, a text without the tokens that it reads, or a site that the model has
-    not.
+    not, or a model in training mode.
     """
+    lm.check_mode()
     _check(texts, aggregation)
     reading = _Reading(lm, texts, aggregation, site)
 

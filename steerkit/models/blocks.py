@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.core.errors import MisuseError, SteerkitError
+from steerkit.models.eager import running_eagerly
 from steerkit.models.sites import on_blocks
 
 Blocks = tuple[nn.Module, ...]
@@ -118,7 +119,8 @@ def _alike(decoder: nn.Module, ids: Tensor) -> Iterator[Blocks]:
 
     handles = [part.register_forward_hook(note) for part in {part for some in lists for part in some}]
     try:
-        _run(decoder, ids)
+        with running_eagerly():
+            _run(decoder, ids)
     finally:
         for handle in handles:
             handle.remove()

@@ -34,10 +34,6 @@ class LanguageModel:
     """
 
     def __init__(self, hf: Any, tokenizer: Any, name: str) -> None:
-        if hf.training:
-            raise MisuseError(
-                "the model is in training mode, where dropout would blur every reading: call .eval()"
-            )
         self.hf: Any = hf  # a transformers causal language model; the package is not typed
         self.tokenizer = tokenizer
         self.name = name
@@ -46,6 +42,7 @@ class LanguageModel:
         if hf.config.is_encoder_decoder:
             raise MisuseError(f"{type(hf).__name__} is an encoder–decoder, and only decoders are steered")
         self.decoder: nn.Module = hf.get_decoder()
+        self.check_mode()
         adapter = adapter_of(hf)
         self.blocks = find_blocks(hf, self.decoder, adapter)
         self.sites = SiteMap(hf, self.blocks, adapter)
@@ -186,10 +183,11 @@ class LanguageModel:
     def line_breaks(self) -> Tensor:
         """How each token's text ends, `[vocabulary]` on the model's device.
 
-        0 without a newline, 1 with one behind other text, 2 the token is one newline, 3 with an empty line.
+        0 without a newline, 1 with one behind other text, 2 the token is one newline, 3 with an empty line. One 0
+        behind the vocabulary stands for a position whose token is not known, -1.
         """
         texts = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
-        breaks = torch.zeros(max(len(texts), self.config.vocab_size), dtype=torch.long)
+        breaks = torch.zeros(max(len(texts), self.config.vocab_size) + 1, dtype=torch.long)
         for i, text in enumerate(texts):
             if text.endswith("\n"):
                 breaks[i] = 3 if text.endswith("\n\n") else 2 if text == "\n" else 1
@@ -219,7 +217,11 @@ class LanguageModel:
 
     @contextmanager
     def steered_by_this_thread(self) -> Iterator[None]:
-        """Claim the model for a steering context; a second thread gets ModelInUseError. Nests in one thread."""
+        """Claim the model for a steering context; a second thread gets ModelInUseError. Nests in one thread.
+
+        Raises MisuseError if the model is in training mode.
+        """
+        self.check_mode()
         with self._lock:
             if self._owner not in (None, threading.get_ident()):
                 raise ModelInUseError(
@@ -235,6 +237,13 @@ class LanguageModel:
                 self._open -= 1
                 if not self._open:
                     self._owner = None
+
+    def check_mode(self) -> None:
+        """Raise MisuseError if the model is in training mode, into which it may have been put since it was loaded."""
+        if self.hf.training or self.decoder.training:
+            raise MisuseError(
+                "the model is in training mode, where dropout would blur every reading: call .eval()"
+            )
 
     def check_owner(self) -> None:
         """Raise ModelInUseError if another thread's steering would reach the calling thread's forward pass."""

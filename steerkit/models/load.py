@@ -36,7 +36,8 @@ def load_model(
     """Load a model and find its residual-stream sites.
 
     `reference` is a bundled name (see `BUNDLED`), a Hugging Face hub id, a folder, a GGUF file, or a
-    transformers causal language model together with its `tokenizer` (used as it is, never changed).
+    transformers causal language model together with its `tokenizer` (used as it is, never changed), also inside
+    `torch.compile`'s or peft's wrapper.
     `device` defaults to a GPU where there is one. `dtype` defaults to float32 on a CPU and to the
     checkpoint's own elsewhere; `auto` takes bfloat16 where the hardware has it. Bundled names, folders and
     GGUF files never touch the network once converted; hub ids do not either under HF_HUB_OFFLINE=1.
@@ -111,16 +112,36 @@ def _source(name: str, progress: Callable[[str], None]) -> tuple[str, str, bool]
     return name, name, False
 
 
-def _held(hf: Any, tokenizer: Any, markers: ThinkingMarkers) -> LanguageModel:
+def _held(held: Any, tokenizer: Any, markers: ThinkingMarkers) -> LanguageModel:
+    hf = _inside(held)
     if not hasattr(hf, "get_decoder") or not hasattr(hf, "config"):
         raise MisuseError(
             f"a model is a name, a path or a transformers causal language model, got {type(hf).__name__}"
+        )
+    if not hasattr(hf, "generate"):
+        raise MisuseError(
+            f"{type(hf).__name__} has no language-model head, so it writes no text: load the same checkpoint as a "
+            "…ForCausalLM or …ForConditionalGeneration"
         )
     if tokenizer is None:
         raise MisuseError("a model object needs its tokenizer: load_model(model, tokenizer)")
     lm = LanguageModel(hf, tokenizer, hf.config.name_or_path or type(hf).__name__)
     lm.markers = markers
     return lm
+
+
+def _inside(held: Any) -> Any:
+    """The transformers model inside `torch.compile`'s and peft's wrappers, which run it, adapters and all."""
+    if hasattr(held, "_orig_mod"):
+        return _inside(held._orig_mod)
+    if not hasattr(held, "peft_config") or not hasattr(held, "get_base_model"):
+        return held
+    if any(config.is_prompt_learning for config in held.peft_config.values()):
+        raise MisuseError(
+            "a peft model with learned prompt or prefix vectors has positions that are no text, so where its prompt "
+            "ends is not known: steer its base model"
+        )
+    return _inside(held.get_base_model())
 
 
 def _from_pretrained(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.core.sites import Place, SiteName
+from steerkit.models.eager import running_eagerly
 
 Act = Callable[[Tensor], Tensor | None]
 Given = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments
@@ -70,7 +71,7 @@ def on_sites(acts: Mapping[Site, Act]) -> Iterator[dict[Site, int]]:
     """Install hooks at sites, and take them off when the `with` block ends, whatever ends it.
 
     `acts[site]` is given the states `[row, position, width]` there; what it returns goes on in their place, None leaves
-    them as they are. Yields how often each has been called so far.
+    them as they are. Yields how often each has been called so far. Compiled code runs eagerly meanwhile.
     """
     ran = dict.fromkeys(acts, 0)
 
@@ -84,7 +85,7 @@ def on_sites(acts: Mapping[Site, Act]) -> Iterator[dict[Site, int]]:
         hidden = act(hidden_in(given))
         return None if hidden is None else with_hidden_in(given, hidden)
 
-    with ExitStack() as installed:
+    with running_eagerly(), ExitStack() as installed:
         for site, act in acts.items():
             if site.side == "out":
                 handle = site.module.register_forward_hook(partial(after, site, act))
@@ -106,7 +107,7 @@ def one_pass(acts: Mapping[Site, Act]) -> Iterator[None]:
     if once != len(ran):
         raise SteerkitError(
             f"{once} of {len(ran)} hooked modules ran once in a forward pass: the model skips or replaces them "
-            "(torch.compile?), so it cannot be read or steered safely"
+            "(a captured graph?), so it cannot be read or steered safely"
         )
 
 
@@ -129,7 +130,7 @@ def on_blocks(
     def before(change: Callable[[Given], Given], _block: nn.Module, *given: Any) -> Given:
         return change(given)
 
-    with ExitStack() as installed:
+    with running_eagerly(), ExitStack() as installed:
         for layer, act in outputs.items():
             acts = {Site(blocks[layer], "out"): partial(counting, layer, act)}
             installed.enter_context(on_sites(acts))

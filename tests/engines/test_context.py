@@ -196,17 +196,11 @@ def test_a_second_thread_is_told_and_the_first_goes_on(tiny: LanguageModel) -> N
     assert told == [ModelInUseError, ModelInUseError]
 
 
-def test_a_vector_of_another_model_a_compiled_model_and_two_kinds_of_rows_are_refused(
-    tiny: LanguageModel,
-) -> None:
+def test_a_vector_of_another_model_and_two_kinds_of_rows_are_refused(tiny: LanguageModel) -> None:
     with pytest.raises(ModelMismatchError), steer(tiny, random_vector(tiny_model(seed=9)).at(LAYER)):
         pass
     steering = random_vector(tiny).at(LAYER)
     with pytest.raises(MisuseError, match="not both"), steer(tiny, steering, rows=[[steering]]):
-        pass
-    compiled = tiny_model(seed=3)
-    compiled.hf.compile()
-    with pytest.raises(MisuseError, match="compile"), steer(compiled, random_vector(compiled).at(LAYER)):
         pass
 
 
