@@ -25,7 +25,7 @@ from steerkit.core.registry import ESTIMATORS
 if TYPE_CHECKING:
     from torch import Tensor
 
-SUPPLIED = ("aggregation", "layers", "folds", "seed", "progress")
+SUPPLIED = ("aggregation", "site", "layers", "folds", "seed", "progress")
 
 # By how much, relative to their norm, equal texts' states may differ because they ran in different batches.
 ROUNDING = 1e-5

@@ -67,7 +67,8 @@ def extract(
     check_extraction(pairs, method, aggregation, site=site, layers=layers, options=options)
     estimator = Estimator.resolve(method)
     read = aggregation or ("prompt" if isinstance(pairs, LabelledPrompts) else "mean")
-    supplied: dict[str, object] = {"aggregation": read, "layers": layers, "folds": folds, "seed": seed}
+    supplied: dict[str, object] = {"aggregation": read, "site": site, "layers": layers}
+    supplied |= {"folds": folds, "seed": seed}
     supplied["progress"] = progress
     given = dict(options or {})
     given |= {name: value for name, value in supplied.items() if name in estimator.parameters}
@@ -147,7 +148,7 @@ def check_extraction(
     """
     estimator = Estimator.resolve(method)
     check_site(site)
-    if estimator.whole and site != RESID_POST:
+    if estimator.whole and site != RESID_POST and "site" not in estimator.parameters:
         raise MisuseError(f"{estimator.name} makes vectors of {RESID_POST} alone, and not of {site}")
     asked = dict(options or {}) | ({} if layers is None else {"layers": layers})
     if estimator.whole and aggregation is not None:

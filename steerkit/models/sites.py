@@ -147,11 +147,10 @@ class SiteMap:
         self._hf = hf
         self._adapter = adapter
         self.blocks = blocks
-        self._found: dict[Place, Site | None] = {}
 
     def at(self, place: Place) -> Site:
         """The module and side that are a place. Raises MisuseError, naming it, where the block has no such site."""
-        found = self._find_once(place)
+        found = self._find(place)
         if found is None:
             raise MisuseError(
                 f"block {place.layer} of {type(self._hf).__name__} has no site {place.site!r} that TransformerLens "
@@ -159,12 +158,8 @@ class SiteMap:
             )
         return found
 
-    def _find_once(self, place: Place) -> Site | None:
-        if place not in self._found:
-            self._found[place] = self._find(place)
-        return self._found[place]
-
     def _find(self, place: Place) -> Site | None:
+        """Look a place up anew each time: what stands there may have been wrapped, by PEFT for one."""
         block = self.blocks[place.layer]
         if place.site not in HOOKS:
             return Site(block, "in" if place.site == "resid_pre" else "out")
@@ -177,7 +172,7 @@ class SiteMap:
     def layers(self, site: SiteName) -> list[int]:
         """The layers that have a site. Raises MisuseError where none has."""
         every = [Place(layer, site) for layer in range(len(self.blocks))]
-        found = [place.layer for place in every if self._find_once(place) is not None]
+        found = [place.layer for place in every if self._find(place) is not None]
         if not found:
             self.at(every[0])  # refuses
         return found

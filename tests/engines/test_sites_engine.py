@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
 from steerkit.core.errors import MisuseError, ModelMismatchError, SteerkitError
 from steerkit.core.prompts import EncodedText
@@ -27,6 +27,7 @@ from steerkit.interventions.gate import PositionGate, ProbeGate
 from steerkit.interventions.operations import unit_of
 from steerkit.interventions.probe import Probe, ProbeMetadata
 from steerkit.interventions.steering import Scope, Steering
+from steerkit.interventions.vector import SteeringVector
 from steerkit.models import LanguageModel
 from tests.engines.reference import (
     Edit,
@@ -39,7 +40,7 @@ from tests.engines.reference import (
     steered_logits,
 )
 from tests.engines.sites import CONFIGS, family, random_at, spot, states_at, width_of
-from tests.tiny import byte_tokenizer
+from tests.tiny import byte_tokenizer, tiny_hf
 
 PROMPTS = ("Why?", "What is the name of the river?", "Who")
 WHERE: dict[str, Where] = {
@@ -391,6 +392,34 @@ def test_a_gate_along_a_vector_of_another_site_is_refused() -> None:
     lm = family("llama")
     with pytest.raises(MisuseError, match=r"reads where the steering acts.*at resid_post.*at attn_out"):
         random_at(lm, "attn_out", 1).at(1, gate=PositionGate(random_at(lm, "resid_post", 2), 0.0))
+
+
+def test_a_projection_that_is_wrapped_later_is_steered_whole() -> None:
+    """As LoRA wraps it: a hook on what is inside would leave the adapter's own path unsteered."""
+    lm = LanguageModel(tiny_hf(), byte_tokenizer(), "wrapped")
+    assert lm.width("z") == 32
+
+    class Wrapped(nn.Module):
+        def __init__(self, base: nn.Module) -> None:
+            super().__init__()
+            self.base, self.beside = base, nn.Linear(32, 32)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.base(x) + self.beside(x)
+
+    lm.blocks[1].self_attn.o_proj = Wrapped(lm.blocks[1].self_attn.o_proj)
+    v = torch.randn(lm.n_layers, 32, generator=torch.Generator().manual_seed(0))
+    metadata = random_at(family("llama"), "z", 1).metadata.model_copy(update={"fingerprint": lm.fingerprint})
+    steering = SteeringVector(v, metadata).at(1, 2.0)
+    text = lm.renderer.encode_pair("Why?", "No")
+    [score] = TransformersEngine(lm).score([ScoreRequest("Why?", "No", (steering,))])
+    where = completion_positions(text.ids, text.prompt_length)
+    logits = steered_logits(
+        lm, text.ids, [((lm.blocks[1].self_attn.o_proj, "in"), lambda h: h + 2 * v[1], where)]
+    )
+    nats = logits[text.prompt_length - 1 : -1].log_softmax(-1)
+    expected = nats.gather(1, torch.tensor(text.ids[text.prompt_length :])[:, None])[:, 0]
+    torch.testing.assert_close(torch.tensor(score.log_probabilities), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_what_never_reaches_the_output_of_its_block_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

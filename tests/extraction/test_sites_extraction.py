@@ -11,14 +11,17 @@ import torch
 import transformers
 
 from steerkit.core.errors import InputError, MisuseError
+from steerkit.core.registry import ESTIMATORS
 from steerkit.core.sites import SITES, SiteName
+from steerkit.extraction.estimator import Estimator
 from steerkit.extraction.extract import extract
+from steerkit.extraction.pairs import ContrastPairs
 from steerkit.extraction.probe_fit import fit_layers, fit_probe
 from steerkit.extraction.projection import project_out, shared_directions
 from steerkit.interventions.probe import load_probe
 from steerkit.interventions.spec import parse
 from steerkit.interventions.store import Store, from_json
-from steerkit.interventions.vector import load_vector
+from steerkit.interventions.vector import SteeringVector, load_vector
 from steerkit.models import LanguageModel
 from tests.command_line import steerkit
 from tests.engines.sites import COMMON, SIZES, family, states_at
@@ -111,6 +114,21 @@ def test_a_probe_of_a_site_is_fitted_there(site: SiteName, tmp_path: Path) -> No
 def test_a_learned_vector_is_refused_at_another_site() -> None:
     with pytest.raises(MisuseError, match="vectors of resid_post alone, and not of z"):
         extract(family("llama"), PAIRS, "contrastive-energy", layers=1, site="z")
+
+
+def test_an_estimator_that_takes_a_site_is_given_it() -> None:
+    asked = []
+
+    def whole(lm: LanguageModel, pairs: ContrastPairs, *, site: SiteName) -> SteeringVector:
+        asked.append(site)
+        return extract(lm, pairs, site=site, folds=2)
+
+    ESTIMATORS.add("whole-at-a-site", Estimator("whole-at-a-site", whole, whole=True))
+    try:
+        assert extract(family("llama"), PAIRS, "whole-at-a-site", site="z").site == "z"
+    finally:
+        del ESTIMATORS._things["whole-at-a-site"]
+    assert asked == ["z"]
 
 
 def test_an_unknown_site_is_refused_before_anything_runs() -> None:
