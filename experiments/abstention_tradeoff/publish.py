@@ -95,7 +95,7 @@ Written by `experiments/abstention_tradeoff/publish.py`; do not edit.
 | | |
 |---|---|
 | model | {metadata.model}, fingerprint `{metadata.fingerprint}` (the bundled 4-bit weights, dequantised; other weights need `--allow-mismatch`) |
-| method | {metadata.method} of {metadata.pairs_count} contrast pairs (the built-in set `abstention`), aggregation `{metadata.aggregation}`, all layers |
+| method | {metadata.method} of {metadata.pairs_count} contrast pairs (the built-in set `abstention`), aggregation `{metadata.aggregation}`, site `{metadata.site}` of all layers |
 | chosen | layer {layer}, strength {strength:g}, scope `completion`, gate from probability {chosen.gate.threshold:.3f} on: what the rule `{RULES[RULE]}` picks on the split `choose` among this vector's gated cells (layers {" and ".join(map(str, LAYERS[MODEL]))}, four strengths, five thresholds) |
 | held-out separability at layer {layer} | AUROC {metadata.separability[layer]:.2f}; words alone {metadata.baseline_separability:.2f}; agreement of pairs {metadata.agreement[layer]:.2f} |
 | gate | logistic probe, {probe.metadata.data_count} questions of the suite's split `fit`; {described(probe)} |

@@ -31,6 +31,12 @@ SIZES = {
 EXPERTS = {"moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2}
 GROUPED = {"num_key_value_heads": 2, "head_dim": 16}  # the heads together are wider than the stream
 WINDOW = {"sliding_window": 16, "sliding_window_pattern": 2}
+LINEAR = {
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": SIZES | {"num_key_value_heads": 2},
     "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 256},
@@ -59,6 +65,17 @@ def family(name: str) -> LanguageModel:
     return LanguageModel(hf, byte_tokenizer(), name)
 
 
+@functools.cache
+def hybrid() -> LanguageModel:
+    """A random Qwen3-Next: three recurrent blocks and one of attention, each with experts."""
+    torch.manual_seed(0)
+    config = transformers.Qwen3NextConfig(
+        **COMMON | SIZES | GROUPED | EXPERTS | LINEAR | {"num_hidden_layers": 4},
+        shared_expert_intermediate_size=16,
+    )
+    return LanguageModel(transformers.Qwen3NextForCausalLM(config).eval(), byte_tokenizer(), "hybrid")
+
+
 def spot(lm: LanguageModel, site: SiteName, layer: int) -> tuple[nn.Module, str]:
     """The module and side of a site, by the names that its family gives them."""
     block = lm.hf.get_submodule(f"{BLOCKS.get(lm.name, 'model.layers')}.{layer}")
@@ -74,7 +91,7 @@ def spot(lm: LanguageModel, site: SiteName, layer: int) -> tuple[nn.Module, str]
 
 def width_of(lm: LanguageModel, site: SiteName) -> int:
     """Width of the states at a site, from the config."""
-    return 64 if site == "z" and "head_dim" in CONFIGS[lm.name] else 32
+    return 64 if site == "z" and hasattr(lm.config, "head_dim") and lm.config.head_dim == 16 else 32
 
 
 def random_at(lm: LanguageModel, site: SiteName, seed: int, size: float = 1.0) -> SteeringVector:

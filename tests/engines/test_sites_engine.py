@@ -39,7 +39,7 @@ from tests.engines.reference import (
     prompt_positions,
     steered_logits,
 )
-from tests.engines.sites import CONFIGS, family, random_at, spot, states_at, width_of
+from tests.engines.sites import CONFIGS, family, hybrid, random_at, spot, states_at, width_of
 from tests.tiny import byte_tokenizer, tiny_hf
 
 PROMPTS = ("Why?", "What is the name of the river?", "Who")
@@ -469,3 +469,22 @@ def test_a_steering_says_its_site() -> None:
     other = type(vector)(vector.direction, vector.metadata.model_copy(update={"site": "resid_post"}))
     assert other.digest != vector.digest
     assert json.dumps(other.at(1).to_json()) != json.dumps(steering.to_json())
+
+
+def test_a_hybrid_is_steered_where_each_block_has_the_site() -> None:
+    """Three recurrent blocks and one of attention, each with experts: its rows of many sites equal raw hooks."""
+    lm = hybrid()
+    at = {site: random_at(lm, site, 1, SIZE[site]) for site in SITES}
+    layers = {"attn_out": (3,), "z": (3,)}
+    cells: list[tuple[Steering, ...]] = [
+        (),
+        tuple(at[site].at(layers.get(site, (1, 3)), 0.7) for site in SITES),
+    ]
+    cells += [(at[site].at(layers.get(site, (0, 2)), 1.0, scope="all"),) for site in SITES]
+    requests = [
+        Request(prompt, cell, decoding=Decoding(max_new_tokens=TOKENS))
+        for cell in cells
+        for prompt in PROMPTS
+    ]
+    for each in TransformersEngine(lm, 64).generate(requests):
+        assert agrees(lm, each.request.prompt, each.request.interventions, each.token_ids), each.request

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.registry import ESTIMATORS
@@ -24,16 +23,8 @@ from steerkit.interventions.store import Store, from_json
 from steerkit.interventions.vector import SteeringVector, load_vector
 from steerkit.models import LanguageModel
 from tests.command_line import steerkit
-from tests.engines.sites import COMMON, SIZES, family, states_at
+from tests.engines.sites import family, hybrid, states_at
 from tests.extraction.test_extraction import ASKED, PAIRS
-from tests.tiny import byte_tokenizer
-
-LINEAR = {
-    "linear_num_value_heads": 4,
-    "linear_num_key_heads": 2,
-    "linear_key_head_dim": 8,
-    "linear_value_head_dim": 8,
-}
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -139,15 +130,7 @@ def test_an_unknown_site_is_refused_before_anything_runs() -> None:
 
 
 def test_where_some_layers_have_a_site_the_others_have_no_direction() -> None:
-    torch.manual_seed(0)
-    config = transformers.Qwen3NextConfig(
-        **COMMON | SIZES | LINEAR | {"num_hidden_layers": 4, "num_key_value_heads": 2, "head_dim": 16},
-        moe_intermediate_size=16,
-        num_experts=4,
-        num_experts_per_tok=2,
-        shared_expert_intermediate_size=16,
-    )
-    lm = LanguageModel(transformers.Qwen3NextForCausalLM(config).eval(), byte_tokenizer(), "hybrid")
+    lm = hybrid()
     vector = extract(lm, PAIRS, site="z", folds=2)
     assert [bool(row.any()) for row in vector.direction] == [False, False, False, True]
     assert vector.relative_dose(0, 1.0) is None
