@@ -63,12 +63,17 @@ def left_padded(texts: Sequence[Sequence[int]], lm: LanguageModel) -> Rows:
     return Rows(ids, positions >= 0, positions.clamp_min(0))
 
 
-def chunk_by_tokens(items: Sequence[T], length: Callable[[T], int], budget: int) -> list[T]:
-    """Return the leading items whose padded batch stays within `budget` tokens; at least one."""
+def chunk_by_tokens(
+    items: Sequence[T], length: Callable[[T], int], budget: int, *, alike: bool = False
+) -> list[T]:
+    """Return the leading items whose padded batch stays within `budget` tokens; at least one.
+
+    With `alike` they are of one length.
+    """
     longest = 0
     for count, item in enumerate(items):
         longest = max(longest, length(item))
-        if count and longest * (count + 1) > budget:
+        if count and (longest * (count + 1) > budget or (alike and length(item) != length(items[0]))):
             return list(items[:count])
     return list(items)
 
@@ -79,16 +84,22 @@ def ran_out(error: RuntimeError) -> bool:
 
 
 def in_passes(
-    items: Sequence[T], length: Callable[[T], int], tokens: int, run: Callable[[Sequence[T]], R]
+    items: Sequence[T],
+    length: Callable[[T], int],
+    tokens: int,
+    run: Callable[[Sequence[T]], R],
+    *,
+    alike: bool = False,
 ) -> Iterator[tuple[Sequence[T], R]]:
     """Run the items in order, at most `tokens` padded tokens (or one item) a pass; each pass with what it gave.
 
+    With `alike` no pass holds items of unequal length.
     A pass that memory does not hold is tried again with half its items, and so are those behind it; where it does
     not hold a single one, SteerkitError is raised. `run` may be called again with items that it has seen.
     """
     waiting = items
     while waiting:
-        some = chunk_by_tokens(waiting, length, tokens)
+        some = chunk_by_tokens(waiting, length, tokens, alike=alike)
         try:
             found = run(some)
         except RuntimeError as error:

@@ -12,19 +12,29 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from steerkit.engines.forward import Rows, expanded_after, left_padded, logits, prefill, ran_out, right_padded
+from steerkit.engines.forward import (
+    Rows,
+    expanded_after,
+    last_states,
+    left_padded,
+    logits,
+    prefill,
+    ran_out,
+    right_padded,
+)
 from steerkit.engines.row_states import RowStates, UnknownStateError
 from steerkit.models import LanguageModel
 
 # How far rounding may take the same text in two batches apart, relative to the norm.
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 1e-2}
 LOOSEST = 5e-2
-SHORT = 12  # tokens that the first trial reaches
+SHORT = 24  # tokens that the first trial reaches
 BEHIND = 5  # tokens behind the longest head
 
 
@@ -34,32 +44,50 @@ class Shortcuts:
 
     `states` takes caches apart by rows, so that rows decode together from what each keeps; None where that does not
     hold, and `reason` says why. `pads`: prompts of unequal length may be run in one pass, aligned at their ends.
-    `continues`: several tokens at once may be run behind a prompt. `expands`: the blocks below a steered one may run a
-    row a prompt, those above a row a steering.
+    `aligns`: texts of unequal length may be run in one pass, aligned at their starts. `continues`: several tokens at
+    once may be run behind a prompt. `expands`: the blocks below a steered one may run a row a prompt, those above a row
+    a steering.
     """
 
     states: RowStates | None
     reason: str = ""
     pads: bool = False
+    aligns: bool = True
     continues: bool = False
     expands: bool = False
 
 
 _TRIED: weakref.WeakKeyDictionary[LanguageModel, tuple[int, Shortcuts]] = weakref.WeakKeyDictionary()
+_ALIGNED: weakref.WeakKeyDictionary[LanguageModel, tuple[int, bool]] = weakref.WeakKeyDictionary()
 
 
 def shortcuts(lm: LanguageModel, longest: int) -> Shortcuts:
     """Return the shortcuts that `lm` takes for texts of up to `longest` tokens; each is tried once, unsteered."""
     reached, found = _TRIED.get(lm, (0, None))
-    for level in (SHORT, *(size for size in lm.windows if SHORT < size < longest)):
+    for level in levels(lm, longest):
         if level > reached:
             with torch.inference_mode(), lm.unsteered():
                 found = _first(lm) if found is None else found
-                found = _narrowed(lm, found, level)
-            reached = level
+                found = replace(_narrowed(lm, found, level), aligns=aligns(lm, level + 1))
+            _TRIED[lm] = level, found
     assert found is not None
-    _TRIED[lm] = reached, found
     return found
+
+
+def aligns(lm: LanguageModel, longest: int) -> bool:
+    """Return whether texts of up to `longest` tokens may be run in one pass, aligned at their starts."""
+    reached, found = _ALIGNED.get(lm, (0, True))
+    for level in levels(lm, longest):
+        if found and level > reached:
+            with lm.unsteered():
+                found = holds(partial(_aligns, lm, level))
+            _ALIGNED[lm] = level, found
+    return found
+
+
+def levels(lm: LanguageModel, longest: int) -> list[int]:
+    """Return the numbers of tokens that trials cross for texts of up to `longest`."""
+    return [SHORT, *(size for size in lm.windows if SHORT < size < longest)]
 
 
 def agree(lm: LanguageModel, found: Tensor, expected: Tensor) -> bool:
@@ -79,6 +107,19 @@ def holds(trial: Callable[[], bool]) -> bool:
         if isinstance(error, RuntimeError) and ran_out(error):
             raise
         return False
+
+
+def _aligns(lm: LanguageModel, level: int) -> bool:
+    ids = random_ids(lm, level + level // 2).tolist()
+    texts = [
+        ids,
+        ids[:level],
+    ]  # the padding behind the shorter one must not take part in what a token picks to see
+    together = last_states(lm, texts, [lm.n_layers - 1])
+    alone = [last_states(lm, [text], [lm.n_layers - 1]) for text in texts]
+    return all(
+        agree(lm, together[lm.n_layers - 1][i], one[lm.n_layers - 1][0]) for i, one in enumerate(alone)
+    )
 
 
 def _first(lm: LanguageModel) -> Shortcuts:
@@ -119,12 +160,12 @@ def _narrowed(lm: LanguageModel, found: Shortcuts, level: int) -> Shortcuts:
 class _Trial:
     """Four texts, each a head and what stands behind it, and their logits in the plain way.
 
-    One head crosses the level within the tokens behind it, one is short, one is empty.
+    One head crosses the level within the tokens behind it, one has crossed it, one is short, one is empty.
     """
 
     def __init__(self, lm: LanguageModel, states: RowStates, level: int) -> None:
         self._lm, self._states = lm, states
-        self._heads = (level - 1, 3, max(4, level // 2), 0)
+        self._heads = (level + level // 2, 3, level - 1, 0)
         ids = random_ids(lm, sum(self._heads) + BEHIND * len(self._heads)).tolist()
         self._texts = [[ids.pop() for _ in range(head + BEHIND)] for head in self._heads]
         self._plain = [logits(lm, right_padded([text], lm))[0] for text in self._texts]

@@ -30,7 +30,7 @@ from steerkit.core.errors import MisuseError
 from steerkit.core.prompts import EncodedText
 from steerkit.core.sites import RESID_POST, Place, SiteName
 from steerkit.engines.forward import Rows, in_passes, right_padded, run
-from steerkit.engines.shortcuts import SHORT, agree, holds, random_ids
+from steerkit.engines.shortcuts import agree, aligns, holds, levels, random_ids
 from steerkit.models import LanguageModel
 from steerkit.models.sites import one_pass
 
@@ -89,15 +89,16 @@ def capture(
         return texts[family[0]].prompt_length + sum(texts[row].completion_length for row in family)
 
     families = [[row] for row in range(len(texts))]
-    if share_prompts and aggregation != "prompt":
+    aligned = aligns(lm, max(len(text.ids) for text in texts))
+    if share_prompts and aligned and aggregation != "prompt":
         together = _families(texts)
         limit = _longest_family_row(lm, max(map(length, together)))
         families = [part for f in together for part in ([f] if length(f) <= limit else [[row] for row in f])]
     done = 0
     for read, several in ((reading.run_families, True), (reading.run, False)):
         # By falling length, so that padding is least.
-        alike = sorted((f for f in families if (len(f) > 1) is several), key=length, reverse=True)
-        for batch, norms in in_passes(alike, length, batch_tokens, read):
+        some = sorted((f for f in families if (len(f) > 1) is several), key=length, reverse=True)
+        for batch, norms in in_passes(some, length, batch_tokens, read, alike=not aligned):
             reading.norm_sum += norms
             done += sum(map(len, batch))
             if progress:
@@ -122,7 +123,7 @@ def _longest_family_row(lm: LanguageModel, longest: int) -> float:
     names and the texts reach.
     """
     reached, limit = _TRIED.get(lm, (0, math.inf))
-    for level in (SHORT, *(size for size in lm.windows if SHORT < size < longest)):
+    for level in levels(lm, longest):
         if reached < level < limit and not holds(partial(_takes_family_row, lm, level)):
             limit = level if reached else 0
         reached = max(reached, level)
@@ -131,10 +132,11 @@ def _longest_family_row(lm: LanguageModel, longest: int) -> float:
 
 
 def _takes_family_row(lm: LanguageModel, level: int) -> bool:
-    prompt = random_ids(lm, level)[:-4].tolist()
+    prompt = random_ids(lm, level + level // 2).tolist()
     texts = [EncodedText((*prompt, *completion), len(prompt)) for completion in (prompt[:5], prompt[1:7])]
     alone, together = _Reading(lm, texts, "last"), _Reading(lm, texts, "last")
-    alone.run([[0], [1]])
+    for text in (0, 1):
+        alone.run([[text]])
     together.run_families([[0, 1]])
     return agree(lm, together.states, alone.states)
 

@@ -211,7 +211,7 @@ def test_a_model_whose_texts_run_whole_decodes_alike(
     hows += [Decoding(12, repetition_penalty=1.3), Decoding(12, stop=("e", "<"), stop_token_ids=(70, 120))]
     requests = [Request(prompt, (), how) for prompt in PROMPTS for how in hows]
     expected = run(tiny, requests, 5)
-    monkeypatch.setattr(TransformersEngine, "_batch", lambda self, _: WholeTextBatch(self.lm))
+    monkeypatch.setattr(TransformersEngine, "_batch", lambda self, _: WholeTextBatch(self.lm, aligns=True))
     found = run(tiny, requests, 5)
     assert [(c.token_ids, c.text, c.finish) for c in found] == [
         (c.token_ids, c.text, c.finish) for c in expected

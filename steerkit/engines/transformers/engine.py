@@ -115,18 +115,21 @@ class TransformersEngine:
         batch = self._batch(taken)
         readings = Readings(self.lm)
         waiting: deque[Row] = deque()
+        untried: list[Row] = []
         while True:
             if not waiting:
-                window = self._rows(list(islice(stream, WINDOW_IN_BATCHES * self.batch_size)), readings)
-                waiting.extend(sorted(window, key=lambda row: -len(row.prompt_ids)))
-                holds = self._shortcuts(window)
-                self._fit(window, holds)
-                if holds != taken:  # longer texts may take fewer shortcuts
-                    self._start_again(batch, waiting)
-                    taken, batch = holds, self._batch(holds)
+                untried = self._rows(list(islice(stream, WINDOW_IN_BATCHES * self.batch_size)), readings)
+                waiting.extend(sorted(untried, key=lambda row: -len(row.prompt_ids)))
             if not waiting and not batch.rows:
                 return
             try:
+                if untried:
+                    holds = self._shortcuts(untried)
+                    self._fit(untried, holds)
+                    untried = []
+                    if holds != taken:  # longer texts may take fewer shortcuts
+                        self._start_again(batch, waiting)
+                        taken, batch = holds, self._batch(holds)
                 with alone(self.lm):
                     finished = self._advance(batch, waiting)
             except RuntimeError as error:
@@ -155,8 +158,11 @@ class TransformersEngine:
             return self._score_rows([encoded[i] for i in some], [programs[i] for i in some])
 
         length = [len(text.ids) for text in encoded].__getitem__
+        taken = self._shortcuts(())
         scores: dict[int, tuple[float, ...]] = {}
-        for some, rows in in_passes(sorted(range(len(encoded)), key=length), length, SCORED_TOKENS, score):
+        by_length = sorted(range(len(encoded)), key=length)
+        passes = in_passes(by_length, length, SCORED_TOKENS, score, alike=not (taken.pads or taken.aligns))
+        for some, rows in passes:
             scores.update(zip(some, rows, strict=True))
         return [ContinuationScore(request, scores[i]) for i, request in enumerate(requests)]
 
@@ -268,7 +274,7 @@ class TransformersEngine:
                 "texts anew, which is slower and gives the same",
                 stacklevel=3,
             )
-            return WholeTextBatch(self.lm)
+            return WholeTextBatch(self.lm, aligns=taken.aligns)
         return PackedBatch(self.lm, taken.states, Prefixes(self.lm, taken.states, taken))
 
     def _fit(self, window: Sequence[Row], taken: Shortcuts) -> None:

@@ -19,6 +19,7 @@ from steerkit.core.registry import GATES
 from steerkit.core.sites import Place, SiteName
 from steerkit.engines.base import GateReading
 from steerkit.engines.forward import in_passes, last_states
+from steerkit.engines.shortcuts import aligns
 from steerkit.interventions.base import Intervention, log_odds_of, probability_of
 from steerkit.interventions.gate import DetectorGate, ProbeGate, RowGate
 from steerkit.models import LanguageModel
@@ -72,7 +73,9 @@ class Readings:
                 for layer, state in last_states(self._lm, prompts, there, site).items()
             }
 
-        for prompts, states in in_passes(sorted(by_prompt, key=len), len, READ_TOKENS, states_of):
+        by_length = sorted(by_prompt, key=len)
+        alike = bool(by_length) and not aligns(self._lm, len(by_length[-1]))
+        for prompts, states in in_passes(by_length, len, READ_TOKENS, states_of, alike=alike):
             for row, ids in enumerate(prompts):
                 for gate in by_prompt[ids]:
                     logit = gate.probe.logit(gate.layer, states[Place(gate.layer, gate.probe.site)][row])

@@ -277,8 +277,11 @@ class RowTable:
             for constants in self._ready[index]:
                 hidden = constants.edit(hidden, counts)
         else:
+            # Blocks that keep nothing of their own may be shown the last positions alone.
+            newest, ages = hidden.shape[1], self._ages[index]
+            slots, ages = self._maps[index][:, -newest:], None if ages is None else ages[:, -newest:]
             for stage in self._stages[index]:
-                hidden = stage.apply(hidden, self._maps[index], self._ages[index], counts)
+                hidden = stage.apply(hidden, slots, ages, counts)
         return hidden
 
 

@@ -1,7 +1,8 @@
 """The batch of a model whose past cannot be taken apart by rows: every step runs all texts anew.
 
-Rows stand aligned at their starts, where no model that looks back alone sees the padding behind them; so this holds
-for every decoder, at the cost of running each text once a token.
+Rows stand aligned at their starts, where a model that looks back alone does not see the padding behind them; of a few
+models the padding takes part even so, and they have texts of unequal length run apart. This holds for every decoder, at
+the cost of running each text once a token.
 """
 
 from __future__ import annotations
@@ -17,22 +18,24 @@ from steerkit.engines.transformers.batch import Row, RunningBatch
 from steerkit.engines.transformers.layout import point_at_text
 from steerkit.engines.transformers.sampling import Choosing
 from steerkit.engines.transformers.table import RowTable
+from steerkit.models import LanguageModel
 
 
 class WholeTextBatch(RunningBatch):
-    """Rows of which nothing is kept but their texts."""
+    """Rows of which nothing is kept but their texts; `aligns` says that unequal ones may be run in one pass."""
+
+    def __init__(self, lm: LanguageModel, *, aligns: bool) -> None:
+        super().__init__(lm)
+        self._aligns = aligns
 
     def admit(self, joining: Sequence[Row], waiting: Sequence[Row], most: int) -> None:  # noqa: ARG002
         """Let rows join in place of the finished ones; there is nothing to run ahead."""
         self.rows = [*self.live, *joining]
-        self._table = RowTable(self._lm, [row.program for row in self.rows], counts_gates=True)
         self._choosing = Choosing(self.rows, self._lm.device)
         self._edit_logits()
 
     def settle(self, row: Row) -> None:
-        """Take over the gate counts of the last step, which read the row's whole text."""
-        if self._table.counts_gates:
-            row.gate_counts = Counter(self._table.gate_counts(self.rows.index(row)))
+        """Do nothing: each step counts the gates of the whole text."""
 
     @property
     def is_full(self) -> bool:
@@ -40,16 +43,31 @@ class WholeTextBatch(RunningBatch):
         return False
 
     def _next_logits(self) -> Tensor:
-        lm, rows = self._lm, self.rows
+        lengths = [len(row.prompt_ids) + len(row.generated) for row in self.rows]
+        passes = (
+            [range(len(lengths))]
+            if self._aligns
+            else [
+                [i for i, other in enumerate(lengths) if other == length] for length in sorted(set(lengths))
+            ]
+        )
+        found = [self._logits_of([self.rows[i] for i in places]) for places in passes]
+        order = torch.tensor([i for places in passes for i in places], device=self._lm.device)
+        return torch.cat(found)[order.argsort()]
+
+    def _logits_of(self, rows: Sequence[Row]) -> Tensor:
+        lm = self._lm
         texts = [[*row.prompt_ids, *row.generated] for row in rows]
         padded = right_padded(texts, lm)
         ends = torch.tensor([len(text) - 1 for text in texts], device=lm.device)
         first = torch.tensor([len(row.prompt_ids) - 1 for row in rows], device=lm.device)
-        self._table.bind([row.program for row in rows])  # counts start again, as all positions are read again
-        point_at_text(self._table, lm, padded.ids, padded.mask, first)
+        table = RowTable(lm, [row.program for row in rows], counts_gates=True)
+        point_at_text(table, lm, padded.ids, padded.mask, first)
         newest = padded.ids.shape[1] - min(map(len, texts)) + 1
-        with self._table.one_pass():
+        with table.one_pass():
             found = logits(lm, padded, newest)
+        for i, row in enumerate(rows):  # set, not added, as all positions are read again
+            row.gate_counts = Counter(table.gate_counts(i))
         return found[torch.arange(len(rows), device=lm.device), ends - padded.ids.shape[1] + newest]
 
     def _took(self, chosen: Tensor) -> None:
