@@ -24,7 +24,7 @@ from steerkit.engines.transformers.sampling import row_uniforms
 from steerkit.engines.transformers.whole_texts import WholeTextBatch
 from steerkit.interventions.logit_rules import OpenerBias, ThinkingBudget
 from steerkit.models import LanguageModel
-from tests.tiny import CHAT_TEMPLATE, SPECIAL, random_vector, tiny_hf
+from tests.tiny import CHAT_TEMPLATE, SPECIAL, byte_tokenizer, random_vector, tiny_hf
 
 TOKENS = 24
 PROMPTS = ["Why?", "a b c a b c", "What is the tallest mountain on Earth, and who climbed it first?", "no"]
@@ -40,6 +40,12 @@ SAMPLED: list[dict[str, Any]] = [
     {"top_k": 1},
     {"top_k": 10_000, "min_p": 1.0},
 ]
+
+
+@pytest.fixture(scope="module")
+def tiny() -> LanguageModel:
+    """In float64: in float32, the rounding of one packing or another decides where a number meets a token's edge."""
+    return LanguageModel(tiny_hf().double(), byte_tokenizer(), "tiny")
 
 
 def run(lm: LanguageModel, requests: Sequence[Request], batch_size: int) -> list[Completion]:
@@ -124,7 +130,7 @@ def speaking() -> LanguageModel:
         tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
     )
     tokenizer.chat_template = CHAT_TEMPLATE
-    return LanguageModel(tiny_hf(), tokenizer, "speaking")
+    return LanguageModel(tiny_hf().double(), tokenizer, "speaking")
 
 
 def test_a_stop_text_ends_a_row_at_the_token_that_ends_generate_and_is_no_part_of_it() -> None:
