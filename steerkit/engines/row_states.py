@@ -25,6 +25,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicS
 from steerkit.models import LanguageModel
 
 HEADROOM = 32
+KEYS_AND_VALUES = ("keys", "values")
 OPEN = 2**30  # a window that nothing reaches
 TRIED_SHAPES = ((2, 5), (3, 5), (2, 8))  # rows and positions of the runs that tell them apart
 
@@ -130,8 +131,9 @@ class RowStates:
                 setattr(layer, name, width)
             for held in state.held:
                 given = [(held.of(source), rows) for source, (_, rows) in zip(sources, parts, strict=True)]
-                layer_rows = _gathered(given, held, width, HEADROOM if ahead else 0)
-                if ahead:
+                in_buffer = ahead and held.attribute in KEYS_AND_VALUES
+                layer_rows = _gathered(given, held, width, HEADROOM if in_buffer else 0)
+                if in_buffer:
                     layer.buffers[held.attribute] = layer_rows
                     layer_rows = layer_rows[..., :width, :]
                 held.put(layer, layer_rows)
@@ -205,9 +207,9 @@ class _Appending:
                 "keys": _with_headroom(self.keys, end),
                 "values": _with_headroom(self.values, end),
             }
-        for name, new in (("keys", key_states), ("values", value_states)):
+        for name, new in zip(KEYS_AND_VALUES, (key_states, value_states), strict=True):
             self.buffers[name][..., length:end, :] = new
-        self.keys, self.values = (self.buffers[name][..., :end, :] for name in ("keys", "values"))
+        self.keys, self.values = (self.buffers[name][..., :end, :] for name in KEYS_AND_VALUES)
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
@@ -252,7 +254,7 @@ def _layer_state(layers: Sequence[Any]) -> LayerState:
         DynamicLayer.update,
         DynamicSlidingWindowLayer.update,
     )
-    grows = {each.attribute for each in held if each.positions is not None} >= {"keys", "values"}
+    grows = {each.attribute for each in held if each.positions is not None} >= set(KEYS_AND_VALUES)
     return LayerState(tuple(held), tuple(lengths), concatenates and grows)
 
 

@@ -17,7 +17,7 @@ from steerkit.core.sites import RESID_POST, SITES, SiteName, Z
 from steerkit.extraction.capture import AGGREGATIONS, Activations, Aggregation, Progress, capture
 from steerkit.extraction.estimator import Estimator, agreement
 from steerkit.extraction.held_out import Fold, auroc, folds_by_group, words_alone
-from steerkit.extraction.logit_lens import logit_lens_alignment
+from steerkit.extraction.logit_lens import has_logit_lens, logit_lens_alignment
 from steerkit.extraction.pairs import ContrastPairs, Example, LabelledPrompts, PairsOrPrompts, load_examples
 from steerkit.interventions.vector import SteeringVector, VectorMetadata
 from steerkit.models import LanguageModel
@@ -102,7 +102,9 @@ def extract(
     words = words_alone(examples, splits)
     direction = torch.stack(directions)
     sides = [example.positive for example in examples]
-    promoted = in_pairs and site != Z  # of the others, each is in the space of the stream
+    promoted = (
+        in_pairs and site != Z and has_logit_lens(lm)
+    )  # of other sites, each is in the space of the stream
     metadata = VectorMetadata(
         **origin_of(lm, pairs, site),
         name=pairs.name,

@@ -17,6 +17,12 @@ from steerkit.core.prompts import EncodedText
 from steerkit.models import LanguageModel
 
 
+def has_logit_lens(lm: LanguageModel) -> bool:
+    """Return whether the model's unembedding reads states of the residual stream's width."""
+    head = lm.hf.get_output_embeddings()
+    return getattr(head, "in_features", None) == lm.d_model
+
+
 def logit_lens_alignment(
     lm: LanguageModel, directions: Tensor, texts: Sequence[EncodedText], positive: Sequence[bool]
 ) -> Tensor:

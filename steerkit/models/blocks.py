@@ -53,6 +53,18 @@ def find_blocks(hf: Any, decoder: nn.Module, adapter: Any) -> Blocks:
     return blocks
 
 
+def decoder_of(hf: Any) -> nn.Module:
+    """Return the model without its LM head: what `get_decoder` gives, unless that cannot read tokens."""
+    decoder: nn.Module = hf.get_decoder()
+    try:
+        _run(decoder, probe_ids(hf))
+    except SteerkitError:
+        if hf.base_model in (hf, decoder):
+            raise
+        decoder = hf.base_model  # a head may go by the name of a decoder
+    return decoder
+
+
 def probe_ids(hf: Any) -> Tensor:
     """Return four token ids `[1, 4]` on the device that the model takes them on."""
     size: int = hf.get_input_embeddings().weight.shape[0]

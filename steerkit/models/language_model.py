@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from steerkit.core.errors import MisuseError, ModelInUseError
 from steerkit.core.prompts import Renderer
 from steerkit.core.sites import RESID_POST, Place, SiteName
-from steerkit.models.blocks import adapter_of, entry_device, find_blocks, probe_ids, streams
+from steerkit.models.blocks import adapter_of, decoder_of, entry_device, find_blocks, probe_ids, streams
 from steerkit.models.fingerprint import fingerprint, is_quantised, kept_digest
 from steerkit.models.markers import DEFAULT, ThinkingMarkers
 from steerkit.models.sites import Site, SiteMap, seen_at
@@ -41,7 +41,7 @@ class LanguageModel:
         self._inside: dict[SiteName, tuple[object, dict[int, Tensor]]] = {}
         if hf.config.is_encoder_decoder:
             raise MisuseError(f"{type(hf).__name__} is an encoder–decoder, and only decoders are steered")
-        self.decoder: nn.Module = hf.get_decoder()
+        self.decoder: nn.Module = decoder_of(hf)
         self.check_mode()
         adapter = adapter_of(hf)
         self.blocks = find_blocks(hf, self.decoder, adapter)

@@ -54,6 +54,21 @@ FIELDS: dict[str, dict[str, Any]] = {
         "mamba_d_state": 4,
         "use_mamba_kernels": False,
     },
+    "falcon_h1": {
+        "mamba_d_ssm": 32,
+        "mamba_n_heads": 4,
+        "mamba_d_head": 8,
+        "mamba_d_state": 8,
+        "mamba_chunk_size": 16,
+    },
+    "nemotron_h": {
+        "layer_types": ["mamba", "attention", "mamba", "attention"],
+        "mamba_num_heads": 4,
+        "mamba_head_dim": 16,
+        "ssm_state_size": 8,
+        "n_groups": 1,
+        "chunk_size": 16,
+    },
     "gemma3_text": {"sliding_window": 8, "query_pre_attn_scalar": 8, "num_hidden_layers": 6},
     "llama4_text": {
         "attention_chunk_size": 8,
