@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from steerkit.core.errors import MisuseError
+
 
 class _EagerStance:
     """PyTorch's stance is one for the whole process: it is taken with the first block and put back with the last."""
@@ -25,7 +27,13 @@ class _EagerStance:
     def take(self) -> None:
         with self._lock:
             if not self._open:
-                self._taken = torch.compiler.set_stance("force_eager")
+                try:
+                    self._taken = torch.compiler.set_stance("force_eager")
+                except RuntimeError as error:  # PyTorch's own, which names no remedy
+                    raise MisuseError(
+                        "a function that torch.compile compiles cannot steer or read the model: call it inside the "
+                        "steering block"
+                    ) from error
             self._open += 1
 
     def give_back(self) -> None:
@@ -43,6 +51,7 @@ def running_eagerly() -> Iterator[None]:
     """Run eagerly whatever `torch.compile` made, and compile nothing, in every thread until the block ends.
 
     Blocks may nest, and may end in any order and in any thread. What was compiled before serves again afterwards.
+    Raises MisuseError inside a function that is being compiled.
     """
     _STANCE.take()
     try:

@@ -314,6 +314,19 @@ def test_compiled_code_runs_compiled_again_once_the_last_of_crossing_blocks_has_
     assert traced
 
 
+def test_a_compiled_function_that_steers_is_refused() -> None:
+    lm = load_model(tiny_hf(seed=5, layers=3), byte_tokenizer())
+    steering = random_vector(lm, 3).at(LAYER, STRENGTH)
+
+    def steered(hf: Any) -> Tensor:
+        with steer(lm, steering):
+            return logits(hf)
+
+    with pytest.raises(MisuseError, match="torch.compile"):
+        compiled(steered)(lm.hf)
+    assert same(compiled(logits)(lm.hf), logits(lm.hf))
+
+
 def test_a_pass_that_goes_by_the_steered_blocks_is_an_error() -> None:
     lm = load_model(tiny_hf(seed=5, layers=3), byte_tokenizer())
     whole = lm.hf.forward
