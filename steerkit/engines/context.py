@@ -84,6 +84,10 @@ def steer(
 def _check(lm: LanguageModel, steering: Steering, *, exact: bool) -> None:
     """Raise where a steering is for another model, or is none: prompts and logits are the caller's own here."""
     if not isinstance(steering, Steering):
+        if hasattr(steering, "at"):
+            raise MisuseError(
+                "a vector says where and how strongly it steers: write vector.at(layer=…, strength=…)"
+            )
         raise MisuseError(
             f"sk.steer edits the residual stream, and {str(steering)!r} is another kind of intervention: give it to an "
             "engine's generate"
