@@ -202,7 +202,7 @@ def test_a_vector_of_another_model_and_two_kinds_of_rows_are_refused(tiny: Langu
     steering = random_vector(tiny).at(LAYER)
     with pytest.raises(MisuseError, match="not both"), steer(tiny, steering, rows=[[steering]]):
         pass
-    with pytest.raises(MisuseError, match="vector.at"), steer(tiny, random_vector(tiny)):  # type: ignore[arg-type]
+    with pytest.raises(MisuseError, match=r"vector\.at"), steer(tiny, random_vector(tiny)):  # type: ignore[arg-type]
         pass
 
 

@@ -322,7 +322,7 @@ def test_a_compiled_function_that_steers_is_refused() -> None:
         with steer(lm, steering):
             return logits(hf)
 
-    with pytest.raises(MisuseError, match="torch.compile"):
+    with pytest.raises(MisuseError, match=r"torch\.compile"):
         compiled(steered)(lm.hf)
     assert same(compiled(logits)(lm.hf), logits(lm.hf))
 
