@@ -21,7 +21,7 @@ from steerkit.engines.transformers.engine import TransformersEngine
 
 FLOAT = "float32"
 CPU_HOLDS = "250MB"  # where the rest of the weights stays on disk
-PASSES, PROMPTS, BATCH, TOKENS = 3, 16, 16, 24
+PASSES, PROMPTS, TOKENS = 2, 16, 24  # all prompts stand in one batch, or each alone
 
 
 def of_gguf(kind: GGMLQuantizationType) -> Callable[[str], sk.LanguageModel]:
@@ -65,10 +65,10 @@ def weight_bytes(lm: sk.LanguageModel) -> int:
 
 
 def cost(form: str, model: str, threads: int) -> dict[str, float]:
-    """Return megabytes of weights, peak megabytes of the process while it decodes, and tokens a second.
+    """Return megabytes of weights and of the process at its peaks, tokens a second, and the share of equal completions.
 
-    To be run in a process of its own. The peak is counted anew once the model is loaded; the speed is the best of
-    PASSES, decoding alone and in a batch.
+    To be run in a process of its own. The peak of decoding is counted anew once the model is loaded. The speed is the
+    best of PASSES, prompts alone and in one batch; `same` is the share of prompts that are completed alike both ways.
     """
     torch.set_num_threads(threads)
     lm = TIMED[form](model)
@@ -76,14 +76,17 @@ def cost(form: str, model: str, threads: int) -> dict[str, float]:
     Path("/proc/self/clear_refs").write_text("5")
     prompts = [item.prompt for item in sk.load_suite("abstention").split("choose").items[:PROMPTS]]
     found = {"weights": weight_bytes(lm) / 1e6, "peak_loading": loading}
-    for name, batch, asked in (("alone", 1, prompts[:2]), ("batch", BATCH, prompts)):
-        requests = [Request(prompt, decoding=Decoding(TOKENS), key=key) for key, prompt in enumerate(asked)]
+    requests = [Request(prompt, decoding=Decoding(TOKENS), key=key) for key, prompt in enumerate(prompts)]
+    texts: list[dict[object, str]] = []
+    for name, batch in (("alone", 1), ("batch", PROMPTS)):
         rates = []
         for _ in range(PASSES):
             start = time.perf_counter()
-            tokens = sum(done.tokens for done in TransformersEngine(lm, batch).generate(requests))
-            rates.append(tokens / (time.perf_counter() - start))
+            done = list(TransformersEngine(lm, batch).generate(requests))
+            rates.append(sum(each.tokens for each in done) / (time.perf_counter() - start))
         found[name] = max(rates)
+        texts.append({each.request.key: each.text for each in done})
+    found["same"] = sum(texts[0][key] == texts[1][key] for key in texts[0]) / PROMPTS
     status = Path("/proc/self/status").read_text()
     found["peak"] = int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1024
     return found

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 import steerkit as sk
-from experiments.quantised.forms import BATCH, CPU_HOLDS, FLOAT, FORMS, PASSES, TIMED
+from experiments.quantised.forms import CPU_HOLDS, FLOAT, FORMS, PASSES, PROMPTS, TIMED
 from steerkit.core.bootstrap import Estimate, Floats, bootstrap_means, resampling_weights
 from steerkit.core.files import replacing
 from steerkit.extraction.pairs import load_pairs
@@ -156,8 +156,9 @@ def page(found: dict[str, Measured], costs: dict[str, dict[str, float]], asked: 
     takes = (
         f"What a form takes on {asked.threads} thread(s), float32 activations: the parameters in memory, the process's "
         "peak while it loads and while it decodes, and tokens per second relative to float32, best of "
-        f"{PASSES}, one prompt at a time and {BATCH} together. Offloaded: the CPU may hold {CPU_HOLDS} of "
-        "the weights, and the rest is read from disk in every pass."
+        f"{PASSES}, {PROMPTS} prompts one at a time and in one batch. Same: the share of prompts that are completed "
+        f"alike both ways. Offloaded: the CPU may hold {CPU_HOLDS} of the weights, and the rest is read from disk in "
+        "every pass."
     )
     parts = ["# A float vector on quantised weights", how, effects(found), takes, cost_table(costs)]
     return "\n\n".join(parts) + "\n"
@@ -211,13 +212,14 @@ def cost_table(costs: dict[str, dict[str, float]]) -> str:
         "peak loading, MB",
         "peak decoding, MB",
         "alone",
-        f"{BATCH} together",
+        "in a batch",
+        "same",
     ]
     lines = []
     for form, took in costs.items():
         sizes = [f"{took[size]:.0f}" for size in ("weights", "peak_loading", "peak")]
         rates = [f"{took[way] / plain[way]:.2f} ({took[way]:.0f}/s)" for way in ("alone", "batch")]
-        lines.append([form, *sizes, *rates])
+        lines.append([form, *sizes, *rates, f"{took['same']:.2f}"])
     return table(headings, lines)
 
 
