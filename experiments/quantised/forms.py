@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -72,7 +71,7 @@ def cost(form: str, model: str, threads: int) -> dict[str, float]:
     """
     torch.set_num_threads(threads)
     lm = TIMED[form](model)
-    loading = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    loading = peak()
     Path("/proc/self/clear_refs").write_text("5")
     prompts = [item.prompt for item in sk.load_suite("abstention").split("choose").items[:PROMPTS]]
     found = {"weights": weight_bytes(lm) / 1e6, "peak_loading": loading}
@@ -87,9 +86,14 @@ def cost(form: str, model: str, threads: int) -> dict[str, float]:
         found[name] = max(rates)
         texts.append({each.request.key: each.text for each in done})
     found["same"] = sum(texts[0][key] == texts[1][key] for key in texts[0]) / PROMPTS
-    status = Path("/proc/self/status").read_text()
-    found["peak"] = int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1024
-    return found
+    return found | {"peak": peak()}
+
+
+def peak() -> float:
+    """The most megabytes that this process has held since it began, or since clear_refs was last written."""
+    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024 / 1e6
 
 
 if __name__ == "__main__":
