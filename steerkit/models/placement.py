@@ -60,7 +60,7 @@ class Placement:
             bytes_of(device, size)
         if self.quantization is not None and find_spec("bitsandbytes") is None:
             raise MisuseError(
-                f"quantization {self.quantization} needs bitsandbytes: pip install 'steerkit[quantized]'"
+                f"quantization {self.quantization} needs bitsandbytes: pip install bitsandbytes"
             )
 
     @property
