@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 import steerkit as sk
-from experiments.quantised.forms import CPU_HOLDS, FLOAT, FORMS, PASSES, PROMPTS, TIMED
+from experiments.quantised.forms import CPU_HOLDS, FLOAT, FORMS, PROMPTS, TIMED
 from steerkit.core.bootstrap import Estimate, Floats, bootstrap_means, resampling_weights
 from steerkit.core.files import replacing
 from steerkit.extraction.pairs import load_pairs
@@ -155,8 +155,8 @@ def page(found: dict[str, Measured], costs: dict[str, dict[str, float]], asked: 
     )
     takes = (
         f"What a form takes on {asked.threads} thread(s), float32 activations: the parameters in memory, the process's "
-        "peak while it loads and while it decodes, and tokens per second relative to float32, best of "
-        f"{PASSES}, {PROMPTS} prompts one at a time and in one batch. Same: the share of prompts that are completed "
+        "peak while it loads and while it decodes, and tokens per second of CPU time relative to "
+        f"float32, {PROMPTS} prompts one at a time and in one batch. Same: the share of prompts that are completed "
         f"alike both ways. Offloaded: the CPU may hold {CPU_HOLDS} of the weights, and the rest is read from disk in "
         "every pass."
     )
