@@ -66,9 +66,9 @@ def weight_bytes(lm: sk.LanguageModel) -> int:
 def cost(form: str, model: str, threads: int) -> dict[str, float]:
     """Return megabytes of weights and of the process at its peaks, tokens a second, and the share of equal completions.
 
-    To be run in a process of its own. The peak of decoding is counted anew once the model is loaded. The speed is that of
-    prompts alone and in one batch, by CPU time, which other programs do not change much; `same` is the share of prompts
-    that are completed alike both ways.
+    To be run in a process of its own. The peak of decoding is counted anew once the model is loaded. The speed is
+    that of prompts alone and in one batch, by CPU time, which other programs do not change much; `same` is the share
+    of prompts that are completed alike both ways.
     """
     torch.set_num_threads(threads)
     lm = TIMED[form](model)
