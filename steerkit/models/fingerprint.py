@@ -44,11 +44,11 @@ def kept_digest(hf: Any) -> str:
 
     What it does not tell apart is said at the top of this module.
     """
-    embedding = hf.get_input_embeddings().weight
+    embeddings = {id(weight) for weight in hf.get_input_embeddings().parameters()}
     kept = []
     for name, weight in _untied(hf):
         beside = hf.get_submodule(name.rpartition(".")[0]).parameters(recurse=False)
-        if weight is embedding or max(part.ndim for part in beside) < 2:
+        if id(weight) in embeddings or max(part.ndim for part in beside) < 2:
             kept.append((name, _read(hf, name, weight)))
     return _digest(kept)
 
