@@ -20,17 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from steerkit.core.errors import MisuseError
 from steerkit.core.prompts import EncodedText
-from steerkit.engines.forward import (
-    KeysAndValues,
-    Rows,
-    alone,
-    growing_cache,
-    logits,
-    prefill,
-    right_padded,
-)
-from steerkit.engines.transformers.cache import aligned_cache, keys_and_values
+from steerkit.engines.forward import Rows, alone, logits, prefill, right_padded
+from steerkit.engines.shortcuts import shortcuts
 from steerkit.models import LanguageModel
 from steerkit.models.sites import on_blocks
 
@@ -51,7 +44,8 @@ class States:
     """Positions at which the logits are differentiated, with the keys and values before each of them.
 
     Up to `count` positions, spread evenly over the completion positions of `texts`; `places` holds the index of the
-    text and the position in it of each. They serve every layer.
+    text and the position in it of each. They serve every layer. Raises MisuseError for a model that keeps more of a
+    text than keys and values.
     """
 
     def __init__(self, lm: LanguageModel, texts: Sequence[EncodedText], count: int = STATES) -> None:
@@ -64,6 +58,12 @@ class States:
         chosen = np.unique(np.linspace(0, len(places) - 1, count).round().astype(int))
         self.places = [places[i] for i in chosen]
         self._texts = texts
+        taken = shortcuts(lm, max(len(text.ids) for text in texts))
+        if taken.states is None or not taken.continues:
+            raise MisuseError(
+                f"{lm.name} keeps more of a text than keys and values, behind which nothing is differentiated"
+            )
+        self._states = taken.states
         with alone(lm), torch.no_grad():  # tensors of inference mode cannot be differentiated through
             used = {text for text, _ in self.places}
             self._before = {text: prefill(lm, right_padded([texts[text].ids[:-1]], lm)) for text in used}
@@ -89,9 +89,8 @@ class States:
         lm, device = self._lm, self._lm.device
         width = max(position for _, position in places)
         row = torch.zeros(1, dtype=torch.long, device=device)
-        before = keys_and_values(
-            aligned_cache([(_until(self._before[text], position), row) for text, position in places], width)
-        )
+        parts = [(self._states.first(self._before[text], position), row) for text, position in places]
+        before = self._states.packed(parts, width, in_place=False), torch.arange(len(places), device=device)
         lengths = torch.tensor([position for _, position in places], device=device)[:, None]
         read = torch.tensor([[self._texts[text].ids[position]] for text, position in places], device=device)
         mask = torch.arange(width + 1, device=device)[None] >= width - lengths
@@ -106,7 +105,7 @@ class States:
                 return hidden + strength * push
 
             with on_blocks(lm.blocks, {layer: add}):
-                return logits(lm, rows, 1, growing_cache(before))[:, -1]
+                return logits(lm, rows, 1, self._states.packed([before], width, in_place=False))[:, -1]
 
         def with_first(strength: Tensor) -> tuple[Tensor, Tensor]:
             value, first = torch.func.jvp(moved, (strength,), (torch.ones_like(strength),))[:2]
@@ -129,7 +128,3 @@ def _norms(at_zero: Tensor, first: Tensor, second: Tensor) -> tuple[NDArray[np.f
     centred = first - (p * first).sum(-1, keepdim=True)
     columns = (first.norm(dim=-1), second.to(exact).norm(dim=-1), (p * centred**2).sum(-1))
     return tuple(column.cpu().numpy().astype(np.float64) for column in columns)
-
-
-def _until(states: KeysAndValues, position: int) -> KeysAndValues:
-    return [(keys[..., :position, :], values[..., :position, :]) for keys, values in states]
