@@ -1,7 +1,8 @@
 """Which shortcuts a model takes: each is tried on the model itself, beside the plain way, before it is relied on.
 
 1. The plain way runs every text whole, by itself, without a cache. Four texts of random tokens are run so, and then
-   with a shortcut; the logits must agree.
+   with a shortcut; the logits must agree. Where a model's own cached steps differ a little from its whole pass,
+   decoding is held against the steps.
 2. What a token may see can end at a window or a chunk. A trial crosses each size of that kind that the config names and
    the texts at hand reach: short texts cost a short trial.
 3. What differs is left off. A row then costs more, and says the same.
@@ -28,12 +29,13 @@ from steerkit.engines.forward import (
     ran_out,
     right_padded,
 )
-from steerkit.engines.row_states import RowStates, UnknownStateError
+from steerkit.engines.row_states import RowStates, UnknownStateError, empty_cache
 from steerkit.models import LanguageModel
 
 # How far rounding may take the same text in two batches apart, relative to the norm.
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 1e-2}
 LOOSEST = 5e-2
+OWN_STEPS = 2e-2  # how far a model's cached steps may be from its whole pass before they are no reference
 SHORT = 24  # tokens that the first trial reaches
 DISTINCT = 16  # tokens that random texts are drawn from, so that there are repetitions
 BEHIND = 5  # tokens behind the longest head
@@ -158,7 +160,7 @@ def _narrowed(lm: LanguageModel, found: Shortcuts, level: int) -> Shortcuts:
         return found
     trial = _Trial(lm, found.states, level)
     pads = found.pads and holds(lambda: trial.decodes(pads=True))
-    if found.pads and not pads and holds(trial.rounds_by_itself):
+    if found.pads and not pads and holds(trial.follows_own_steps):
         pads = holds(lambda: trial.decodes(pads=True))
     if not pads and not holds(lambda: trial.decodes(pads=False)):
         return Shortcuts(
@@ -184,26 +186,24 @@ class _Trial:
         ids = random_ids(lm, sum(self._heads) + BEHIND * len(self._heads)).tolist()
         self._texts = [[ids.pop() for _ in range(head + BEHIND)] for head in self._heads]
         self._plain = [logits(lm, right_padded([text], lm))[0] for text in self._texts]
-        self._bound = tolerance(lm)
 
-    def rounds_by_itself(self) -> bool:
-        """Widen the bound to the rounding of the model's own steps behind one text; whether there is any to speak of.
+    def follows_own_steps(self) -> bool:
+        """Hold what comes against the model's own cached steps, a text at a time; False where these lead elsewhere.
 
-        A recurrent state is summed otherwise step by step than over a whole text. Up to ten times the bound is taken
-        for rounding, and three times what one text shows allowed to the others.
+        A recurrent state may be computed otherwise step by step than over a whole text (sums in another order, a time
+        step clamped), and then the steps are what the model's own `generate` writes.
         """
-        if self._lm.quantised_from:
-            return False  # the bound is wide as it is
-        text, head = self._texts[0], self._heads[0]
-        cache = prefill(self._lm, right_padded([text[:head]], self._lm))
-        most = 0.0
-        for place in range(head, len(text)):
-            real = torch.ones(1, place + 1, dtype=torch.bool, device=self._lm.device)
-            step = Rows(self._at([[text[place]]]), self._states.mask(real, 1), self._at([[place]]))
-            most = max(most, apart(logits(self._lm, step, 1, cache)[0, 0], self._plain[0][place]))
-        if not self._bound / 3 < most <= 10 * self._bound:
-            return False
-        self._bound = max(self._bound, 3 * most)
+        for text, head, plain in zip(self._texts, self._heads, self._plain, strict=True):
+            cache = (
+                prefill(self._lm, right_padded([text[:head]], self._lm)) if head else empty_cache(self._lm)
+            )
+            for place in range(head, len(text)):
+                real = torch.ones(1, place + 1, dtype=torch.bool, device=self._lm.device)
+                step = Rows(self._at([[text[place]]]), self._states.mask(real, 1), self._at([[place]]))
+                own = logits(self._lm, step, 1, cache)[0, 0]
+                if apart(own, plain[place]) > OWN_STEPS:
+                    return False
+                plain[place] = own
         return True
 
     def decodes(self, *, pads: bool) -> bool:
@@ -262,7 +262,7 @@ class _Trial:
         places = past + torch.arange(tokens, device=past.device)
         found = logits(self._lm, Rows(self._at(ids), self._states.mask(mask, tokens), places), tokens, cache)
         plain = [self._plain[text][start : start + tokens] for text, start in spans]
-        return all(apart(one, other) <= self._bound for one, other in zip(found, plain, strict=True))
+        return all(agree(self._lm, one, other) for one, other in zip(found, plain, strict=True))
 
     def _at(self, values: object) -> Tensor:
         return torch.tensor(values, device=self._lm.device)
