@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import decoding, extraction, growth, memory, peer_runs, results, startup, sweep
+from benchmarks import decoding, extraction, growth, hybrid, memory, peer_runs, results, startup, sweep
 from benchmarks.rows import Part, Row
 from benchmarks.setting import QUICK, Setting, Workbench
 from benchmarks.table import as_markdown
@@ -20,10 +20,11 @@ PARTS: dict[str, Callable[[Workbench], Iterator[Row]]] = {
     "decoding": decoding.run,
     "sweep": sweep.run,
     "growth": growth.run,
+    "hybrid": hybrid.run,
     "startup": startup.run,
     "peers": peer_runs.run,
 }
-IN_THIS_PROCESS = {"extraction", "decoding", "sweep", "growth"}
+IN_THIS_PROCESS = {"extraction", "decoding", "sweep", "growth", "hybrid"}
 HERE = Path(__file__).parent
 
 
@@ -48,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.parts or PARTS:
         print(name, file=sys.stderr, flush=True)
         environment = bench.environment()  # before the part's own work adds to the load
+        if name == "hybrid":
+            environment["model"] = hybrid.NAME
         title = name if options.dtype == Setting.dtype else f"{name}, {options.dtype}"
         parts[title] = Part(environment, list(PARTS[name](bench)))
         print(as_markdown({title: parts[title]}), flush=True)

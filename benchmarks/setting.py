@@ -43,6 +43,8 @@ class Sizes:
     growing_cells: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 96)
     growing_items: int = 8
     growing_tokens: int = 32
+    hybrid_items: int = 12
+    hybrid_tokens: int = 32
 
 
 QUICK = Sizes(
@@ -62,6 +64,8 @@ QUICK = Sizes(
     growing_cells=(1, 2, 4),
     growing_items=2,
     growing_tokens=4,
+    hybrid_items=2,
+    hybrid_tokens=4,
 )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from steerkit.cli import console, options
+from steerkit.core.errors import MisuseError
 
 
 def faithfulness(
@@ -53,7 +54,15 @@ def faithfulness(
     opened = open_run(run)
     protocol = opened.protocol
     settings = Settings(points, tuple(tests.split(",")), seed)
-    lm = console.load(model or protocol.model, placement, protocol.dtype)
+    try:
+        lm = console.load(model or protocol.model, placement, protocol.dtype)
+    except MisuseError as error:
+        if model is not None:
+            raise
+        raise MisuseError(
+            f"the run's model is called {protocol.model!r}, which does not load by that name: give its folder or hub id "
+            "with --model"
+        ) from error
     with console.progress("testing chains of thought") as progress:
         path = measure_faithfulness(
             opened.directory,

@@ -37,6 +37,7 @@ INNER_LAYERS = 3  # evenly spread layers on which C is chosen
 CALIBRATION_BINS = 10
 # A coordinate that varies by less, relative to the mean size of the state's coordinates, only carries rounding.
 ROUNDING = 1e-5
+NOTHING_SAID = 1e-6  # nats: log-odds that differ by less come of states without a difference but rounding
 ALMOST_NEVER = 1e-15  # the probability nearest to 0 or 1 that a threshold takes
 
 Labels = NDArray[np.bool_]
@@ -240,10 +241,13 @@ def fit_logistic(states: NDArray[np.float32], labels: Labels, c: float) -> tuple
 def platt(log_odds: Scores, labels: Labels) -> tuple[float, float]:
     """Slope and intercept that turn scores into log-odds, by Platt's method with his smoothed targets.
 
-    The targets (N₊ + 1) / (N₊ + 2) and 1 / (N₋ + 2) keep the slope finite where the scores separate perfectly.
+    The targets (N₊ + 1) / (N₊ + 2) and 1 / (N₋ + 2) keep the slope finite where the scores separate perfectly. Scores
+    that are all the same get the slope 0.
     """
     positive, negative = labels.sum(), (~labels).sum()
     target = np.where(labels, (positive + 1) / (positive + 2), 1 / (negative + 2))
+    if np.ptp(log_odds) < NOTHING_SAID:
+        return 0.0, float(log_odds_of(target.mean()))
     twice = np.concatenate([log_odds, log_odds])[:, None]
     outcome = np.repeat([True, False], len(log_odds))
     model = LogisticRegression(C=np.inf, solver="newton-cholesky")

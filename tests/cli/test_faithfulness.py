@@ -75,3 +75,10 @@ def test_a_folder_without_a_run_is_one_line(tmp_path: Path) -> None:
     outcome = steerkit("faithfulness", tmp_path)
     assert outcome.code == 2
     assert "holds no run" in outcome.err
+
+
+def test_a_run_whose_model_is_a_folder_asks_for_it(run: Path) -> None:
+    outcome = steerkit("faithfulness", run, *QUICK)
+    assert outcome.code == 2
+    assert "give its folder or hub id with --model" in outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1

@@ -119,6 +119,13 @@ def test_platt_finds_the_scale_of_scores_and_stays_finite_where_they_separate() 
     assert intercept == pytest.approx(0, abs=1e-6)
 
 
+def test_scores_that_are_all_the_same_calibrate_to_the_base_rate() -> None:
+    labels = np.array([True, False, False, False])
+    slope, intercept = platt(1e-12 * np.arange(4.0), labels)
+    assert slope == 0
+    assert 1 / (1 + math.exp(-intercept)) == pytest.approx((2 / 3 + 3 * 1 / 5) / 4)
+
+
 def test_calibration_error_by_hand() -> None:
     probability = np.array([0.05, 0.05, 0.95, 1.0])
     labels = np.array([False, True, True, True])
