@@ -29,14 +29,14 @@ PAIRS = 4
 Completions = dict[object, tuple[int, ...]]
 
 
-def random_hybrid(vocabulary: int = VOCABULARY) -> Any:
+def random_hybrid() -> Any:
     """Return the model, of 12 layers and 50.4 million parameters, the same at every call.
 
     Weights are drawn larger than by default, so that completions differ by prompt and by steering.
     """
     torch.manual_seed(0)
     config = transformers.Qwen3_5TextConfig(
-        vocab_size=vocabulary,
+        vocab_size=VOCABULARY,
         hidden_size=512,
         intermediate_size=1536,
         num_hidden_layers=3 * len(PATTERN),
