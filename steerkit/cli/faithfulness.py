@@ -60,8 +60,8 @@ def faithfulness(
         if model is not None:
             raise
         raise MisuseError(
-            f"the run's model is called {protocol.model!r}, which does not load by that name: give its folder or hub id "
-            "with --model"
+            f"the run's model is called {protocol.model!r}, which does not load by that name: give its folder or "
+            "hub id with --model"
         ) from error
     with console.progress("testing chains of thought") as progress:
         path = measure_faithfulness(
