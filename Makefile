@@ -8,14 +8,20 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 
 # What `make fast` leaves out: the bundled models, whole studies, other programs.
-FAST := not models and not slow and not consumers and not vllm
+FAST := not models and not slow and not architectures and not consumers and not vllm
 
-.PHONY: help setup fast coverage test test-vllm test-consumers lint demo bench clean
+# Which third of the architectures `make test` checks: 0, 1 or 2, or all. By itself every commit has its own, and three
+# in a row have all.
+ARCHITECTURES ?= $(shell expr $$(git rev-list --count HEAD 2>/dev/null || echo 0) % 3)
+export ARCHITECTURES
+
+.PHONY: help setup fast coverage test architectures test-vllm test-consumers lint demo bench clean
 help:
 	@echo "make setup   create .venv with the pinned dependencies"
 	@echo "make fast    the tests that need no bundled model, in under two minutes"
 	@echo "make coverage   make fast, and which lines of the package it leaves out"
 	@echo "make test    lint, types and all tests (fetches the bundled models on the first run)"
+	@echo "make architectures   check every architecture that transformers has, and write docs/architectures.md anew"
 	@echo "make test-vllm   the vLLM plugin's tests, in an environment of their own"
 	@echo "make test-consumers   exports run by the programs they are for, each in an environment of its own"
 	@echo "make demo    the main job on a real model: pairs, vectors, sweeps, report"
@@ -44,6 +50,10 @@ coverage: setup
 
 test: setup lint
 	STEERKIT_TEST_THREADS=1 $(BIN)/python -m pytest $(IN_PARALLEL) -m "not consumers and not vllm"
+
+# Ten minutes. What is no longer as recorded stands in the difference that git shows.
+architectures: setup
+	OMP_NUM_THREADS=1 $(BIN)/steerkit models --check --record tests/checks/recorded.json --page docs/architectures.md
 
 # vLLM for a CPU, in an environment of its own: it pins other versions. Torch comes first and brings what it needs,
 # which is little where pip finds a CPU build and gigabytes of CUDA libraries where PyPI alone serves it.

@@ -1,19 +1,20 @@
 """What steerkit does on one model, each verb held against an independent slow reference; one cell a claim.
 
-A cell is `ok`; `refused`, in the words of the refusal; `own`, where the model itself does not keep what the claim rests
-on (its own cache, its own left padding), so there is nothing to be equal to; `wrong` or `crash`. Where nothing moved
-under a steering, that is wrong too: it would prove nothing.
+A cell is `ok`; `refused`, in the words of the refusal; `own`, where by hand too the model does not keep what the claim
+rests on (its own cache, its own left padding), so there is nothing to be equal to; `wrong` or `crash`. Where nothing
+moved under a steering, that is wrong too: it would prove nothing.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from steerkit.checks import reference
 from steerkit.checks.reference import Edit, Verdict
 from steerkit.core.errors import SteerkitError
-from steerkit.engines.base import Decoding, Request, ScoreRequest
+from steerkit.engines.base import Completion, Decoding, Request, ScoreRequest
 from steerkit.engines.context import steer
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.extraction.extract import extract
@@ -36,8 +37,12 @@ COLUMNS = ("load", "extract", "steer", "cache", "batch", "packed", "score")
 
 STATES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}  # of a direction, relative to it
 LOGITS = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.5}  # two that are as near are tied
-NATS = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.5}  # of a token's log-probability
-BATCH, NEW_TOKENS, OUT_OF_MEMORY_AT = 6, 10, 9
+NATS = {
+    torch.float32: 1e-3,
+    torch.float16: 0.1,
+    torch.bfloat16: 1.0,
+}  # of a token's log-probability, at the worst token
+BATCH, NEW_TOKENS = 6, 10
 WIDEST_WINDOW = 1024  # tokens; a longer window is not crossed
 
 TEXT = (
@@ -109,27 +114,21 @@ def _guarded(check: Callable[[], Cell]) -> Cell:
         )
 
 
-@dataclass
 class _Subject:
-    """One loaded model with the prompts, vectors and steerings that it is tried with."""
+    """One loaded model with the prompts and the steerings that it is tried with; a method a column."""
 
-    lm: LanguageModel
-    packing: str = ""
-    _own: dict[str, str | None] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        lm = self.lm
+    def __init__(self, lm: LanguageModel) -> None:
+        self.lm = lm
         self.hf, self.blocks = lm.hf, lm.blocks
         self.stops = lm.stop_ids
         self.dtype = lm.dtype
         self.prompts = _prompts(lm)
         self.ids = [lm.renderer.encode_prompt(prompt) for prompt in self.prompts]
+        self.packing = ""
 
-    # What steering is tried with: pushes of about the stream's own size, at two layers.
-
-    def _prepare(self) -> None:
-        if hasattr(self, "vectors"):
-            return
+    @functools.cached_property
+    def _vectors(self) -> list[SteeringVector]:
+        """Two random vectors, at every layer as long as the stream there is on average."""
         lm = self.lm
         norms = reference.states(self.hf, self.blocks, self.ids[-1]).norm(dim=-1)[:, 1:].mean(dim=1)
         metadata = VectorMetadata(
@@ -140,24 +139,24 @@ class _Subject:
             aggregation="last",
             scaling="norm",
         )
-        self.vectors = []
+        found = []
         for seed in (1, 2):
             noise = torch.randn(lm.n_layers, lm.d_model, generator=torch.Generator().manual_seed(seed))
             direction = noise / noise.norm(dim=-1, keepdim=True) * norms[:, None].cpu()
-            self.vectors.append(SteeringVector(direction, metadata))
-        self.early, self.late = lm.n_layers // 3, 2 * lm.n_layers // 3
+            found.append(SteeringVector(direction, metadata))
+        return found
 
+    @functools.cached_property
     def _cells(self) -> list[tuple[tuple[Steering, ...], tuple[Edit, ...]]]:
         """Compositions as steerkit takes them, each beside the same as edits of the reference."""
-        self._prepare()
-        v, w = self.vectors
-        early, late = self.early, self.late
+        v, w = self._vectors
+        early, late = self.lm.n_layers // 3, 2 * self.lm.n_layers // 3
         compositions: list[list[tuple[SteeringVector, int, float, reference.Scope]]] = [
             [],
             [(v, early, 0.8, "completion")],
             [(v, early, -0.6, "completion"), (w, late, 0.6, "completion")],
             [(w, early, 0.7, "all")],
-            [(v, late, 1.0, "prompt")],
+            [(v, 0, 1.2, "prompt")],  # the last layers may have no keys and values of their own
         ]
         return [
             (
@@ -203,27 +202,26 @@ class _Subject:
     def steer(self) -> Cell:
         """`sk.steer` around the model's own `generate`, a left-padded batch, writes what a hook by hand does."""
         plain = self._generate()
-        rows = tied = moved = 0
-        for steerings, edits in self._cells()[1:]:
+        rows = tied = 0
+        for steerings, edits in self._cells[1:]:
             with steer(self.lm, *steerings):
                 found = self._generate()
             expected = self._generate(edits)
-            for ids, one, other, unsteered in zip(self.ids, found, expected, plain, strict=True):
+            if expected == plain:
+                return Cell("wrong", f"{_named(steerings)} moves no row, which proves nothing")
+            for ids, one, other in zip(self.ids, found, expected, strict=True):
                 rows += 1
-                moved += other != unsteered
                 if one == other:
                     continue
                 if not self._tied(one, other, ids, edits):
-                    return self._excused("batch", f"{_named(steerings)}: {one} instead of {other}")
+                    return self._unless_batch(f"{_named(steerings)}: {one} instead of {other}", edits)
                 tied += 1
-        if not moved:
-            return Cell("wrong", "the steerings moved nothing, which proves nothing")
         return Cell("ok", rows=rows, tied=tied)
 
     def cache(self) -> Cell:
         """`sk.steer` around `generate` writes the same with and without a cache."""
         rows = tied = 0
-        for (steerings, edits), use_cache in itertools.product(self._cells()[1:3], (True, False)):
+        for (steerings, edits), use_cache in itertools.product(self._cells[1:3], (True, False)):
             for ids in self.ids[1:3]:
                 with steer(self.lm, *steerings):
                     [found] = self._generate(prompts=[ids], use_cache=use_cache)
@@ -231,27 +229,26 @@ class _Subject:
                 rows, tied = rows + 1, tied + bool(verdict.tied)
                 if verdict.wrong is not None:
                     with_cache = "with" if use_cache else "without"
-                    return self._excused(
-                        "cache", f"{_named(steerings)} {with_cache} a cache: token {verdict.wrong} of {found}"
-                    )
+                    detail = f"{_named(steerings)} {with_cache} a cache: token {verdict.wrong} of {found}"
+                    return self._unless_cache(detail, edits, ids)
         return Cell("ok", rows=rows, tied=tied)
 
     def batch(self) -> Cell:
         """`sk.steer` around `generate` writes for a left-padded row what it writes for that row alone."""
         rows = tied = 0
-        for steerings, edits in self._cells()[1:3]:
+        for steerings, edits in self._cells[1:3]:
             with steer(self.lm, *steerings):
                 found = self._generate()
             for ids, row in zip(self.ids, found, strict=True):
                 verdict = self._judge(ids, row, edits)
                 rows, tied = rows + 1, tied + bool(verdict.tied)
                 if verdict.wrong is not None:
-                    return self._excused("batch", f"{_named(steerings)}: token {verdict.wrong} of {row}")
+                    return self._unless_batch(f"{_named(steerings)}: token {verdict.wrong} of {row}", edits)
         return Cell("ok", rows=rows, tied=tied)
 
     def packed(self) -> Cell:
         """The engine writes for each of many shuffled requests what one at a time without a cache gives."""
-        cells = self._cells()
+        cells = self._cells
         asked: dict[object, tuple[int, int]] = dict(
             enumerate(itertools.product(range(len(self.prompts)), range(len(cells))))
         )
@@ -264,8 +261,12 @@ class _Subject:
         random.Random(0).shuffle(requests)
         engine = TransformersEngine(self.lm, BATCH)
         self.packing = getattr(engine, "packing", "packed")
-        with _out_of_memory_once(self.lm):
-            found = list(engine.generate(requests))
+        found: list[Completion] = []
+        with _short_of_memory(self.lm) as run_out:
+            for completion in engine.generate(requests):
+                found.append(completion)
+                if len(found) == 1:
+                    run_out()
         if {c.request.key for c in found} != asked.keys() or len(found) != len(asked):
             return Cell("wrong", f"{len(found)} completions for {len(asked)} requests")
         tied = 0
@@ -277,7 +278,8 @@ class _Subject:
             tied += bool(verdict.tied)
             if verdict.wrong is not None:
                 row = f"{_named(steerings)}, prompt of {len(self.ids[i])}"
-                return self._excused("cache", f"{row}: token {verdict.wrong} of {list(completion.token_ids)}")
+                detail = f"{row}: token {verdict.wrong} of {list(completion.token_ids)}"
+                return self._unless_cache(detail, edits, self.ids[i])
         if len({c.token_ids for c in found}) < len(found) // 3:
             return Cell("wrong", "the completions hardly differ, which proves nothing")
         return Cell("ok", rows=len(found), tied=tied)
@@ -286,9 +288,7 @@ class _Subject:
         """The engine's log-probabilities of given continuations are those of texts scored one by one."""
         asked = [
             (ScoreRequest(prompt, TEXT[7 * i : 9 + 11 * i], steerings), edits)
-            for (i, prompt), (steerings, edits) in itertools.product(
-                enumerate(self.prompts), self._cells()[:4]
-            )
+            for (i, prompt), (steerings, edits) in itertools.product(enumerate(self.prompts), self._cells[:4])
         ]
         scores = TransformersEngine(self.lm, BATCH).score([request for request, _ in asked])
         worst = 0.0
@@ -301,11 +301,11 @@ class _Subject:
             expected = found[text.prompt_length - 1 : -1].gather(1, taken[:, None])[:, 0]
             apart = (torch.tensor(score.log_probabilities) - expected.cpu()).abs().max()
             worst = max(worst, float(apart)) if apart.isfinite() else float("inf")
-        if worst > NATS.get(self.dtype, 0.5):
+        if worst > NATS.get(self.dtype, 1.0):
             return Cell("wrong", f"log-probabilities off by {worst:.1e} nats")
         return Cell("ok")
 
-    # The reference, and whether the model itself keeps what it rests on.
+    # The reference, and whether the model itself keeps what a claim rests on.
 
     def _generate(
         self,
@@ -341,43 +341,39 @@ class _Subject:
         row = reference.logits(self.hf, self.blocks, [*ids, *one[:place]], edits, len(ids))[-1]
         return float((row[one[place]] - row[other[place]]).abs()) <= LOGITS.get(self.dtype, 0.5)
 
-    def _excused(self, what: Literal["cache", "batch"], detail: str) -> Cell:
-        """The model's own fault, where it does not do unsteered what the claim rests on; else ours."""
-        if what not in self._own:
-            self._own[what] = self._fault(what)
-        own = self._own[what]
-        return Cell("wrong", detail) if own is None else Cell("own", own)
+    def _unless_batch(self, detail: str, edits: Sequence[Edit]) -> Cell:
+        """Wrong, unless hooks by hand show that the model itself does not keep a left-padded row as it is alone."""
+        for ids, row in zip(self.ids, self._generate(edits), strict=True):
+            if self._judge(ids, row, edits).wrong is not None:
+                return Cell("own", "by hand too, a row of a left-padded batch is not what it is alone")
+        return Cell("wrong", detail)
 
-    def _fault(self, what: Literal["cache", "batch"]) -> str | None:
-        if what == "batch":
-            for ids, row in zip(self.ids, self._generate(), strict=True):
-                if self._judge(ids, row, ()).wrong is not None:
-                    return (
-                        "unsteered, the model itself writes something else for a row of a left-padded batch"
-                    )
-            return None
+    def _unless_cache(self, detail: str, edits: Sequence[Edit], ids: Sequence[int]) -> Cell:
+        """Wrong, unless hooks by hand show that the model's own decoding is not what its plain pass says."""
         for use_cache in (True, False):
-            for ids in self.ids:
-                [row] = self._generate(prompts=[ids], use_cache=use_cache)
-                if self._judge(ids, row, ()).wrong is not None:
-                    way = "cached" if use_cache else "uncached"
-                    return f"unsteered, the model's own {way} decoding is not what its plain pass says"
-        return None
+            [row] = self._generate(edits, [ids], use_cache=use_cache)
+            if self._judge(ids, row, edits).wrong is not None:
+                way = "with" if use_cache else "without"
+                return Cell(
+                    "own", f"by hand too, decoding {way} a cache is not what one pass over the text says"
+                )
+        return Cell("wrong", detail)
 
 
 @contextmanager
-def _out_of_memory_once(lm: LanguageModel) -> Iterator[None]:
-    """Let the model run out of memory once inside the block, in a pass of several rows."""
-    passes = itertools.count(1)
+def _short_of_memory(lm: LanguageModel) -> Iterator[Callable[[], None]]:
+    """Yield a function after which the model runs out of memory once, in its next pass of several rows."""
+    waiting: list[bool] = []
 
     def before(_module: object, _args: object, kwargs: dict[str, Any]) -> None:
         ids = kwargs.get("input_ids")
-        if ids is not None and len(ids) > 1 and next(passes) == OUT_OF_MEMORY_AT:
+        if waiting and ids is not None and len(ids) > 1:
+            waiting.clear()
             raise torch.OutOfMemoryError("out of memory, by the check")
 
     handle = lm.decoder.register_forward_pre_hook(before, with_kwargs=True)
     try:
-        yield
+        yield lambda: waiting.append(True)
     finally:
         handle.remove()
 

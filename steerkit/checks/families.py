@@ -15,6 +15,7 @@ from typing import Any
 
 WIDTH, HEADS, HEAD, LAYERS, EXPERTS, WINDOW, CHUNK, LONGEST = 64, 4, 16, 4, 4, 8, 16, 512
 MOST_LAYERS = 8
+INDEX_HEADS = 16  # of fewer the scores are often zero, and which keys are the best is a matter of the layout
 SPECIAL = ("<pad>", "<s>", "</s>")
 VOCABULARY = len(SPECIAL) + 256
 CHAT_TEMPLATE = (
@@ -22,22 +23,18 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}>{% endif %}"
 )
 
-# What a field of this name becomes, wherever it stands: the first that matches as a whole. What is smaller stays so.
+# What fields of these names become, wherever they stand: the first pattern that matches as a whole counts. What is
+# smaller stays so.
 SIZES: tuple[tuple[str, int | float], ...] = (
-    (
-        r"(text_|padded_|unpadded_|target_|decoder_)?vocab_size(_per_layer_input)?|vocab_offset|n_words|n_token",
-        VOCABULARY,
-    ),
-    (r"initializer_range|init_std", 0.2),
+    (r"(\w+_)?vocab_size(_per_layer_input)?|vocab_offset|n_words|n_token", VOCABULARY),
+    (r"initializer_range|init_std", 0.2),  # large enough for completions to differ
     (r"(\w+_)?(dropout|pdrop|dropout_prob|layerdrop|drop_path_rate|dropout_rate)", 0.0),
-    (
-        r"(original_)?max_position_embeddings|n_positions|n_ctx|max_(seq_len|sequence_length)|model_max_length",
-        LONGEST,
-    ),
+    (r"(original_)?max_position_embeddings|n_positions|n_ctx|model_max_length", LONGEST),
+    (r"max_(seq_len|sequence_length)", LONGEST),
     (r"(\w+_)?(sliding_window|sliding_window_size|local_window)|(attention_)?window_size", WINDOW),
     (r"(\w+_)?chunk_size|floor_scale|index_block_size|block_size|keep_window_size", CHUNK),
     (r"(\w+_)?(key_value_heads|kv_heads)|n_kv_heads", HEADS // 2),
-    (r"index(er)?_(n_|num_)?heads", 2),
+    (r"index(er)?_(n_|num_)?heads", INDEX_HEADS),
     (r"(linear_num_value|mamba_n|mamba_num|n_mamba)_heads", 2 * HEADS),
     (r"(\w+_)?num_(attention_|key_)?heads|n_heads?|num_head|(\w+_)?attention_heads", HEADS),
     (r"qk_head_dim", 2 * HEAD),  # with and without rotary positions
@@ -51,28 +48,22 @@ SIZES: tuple[tuple[str, int | float], ...] = (
     (r"(num_)?experts_per_tok(en)?|moe_topk|moe_top_k|top_k_experts|moe_k|num_selected_experts", 2),
     (r"topk_group|index_topk_blocks|first_k_dense_replace|num_dense_layers", 1),
     (r"index_topk", WINDOW),
-    (
-        r"(\w+_)?intermediate_size(_\w+)?|(\w+_)?ffn_dim|ffn_hidden_size|n_inner|d_ff|d_inner|dff|mlp_dim|dim_ff|mamba_d_ssm",
-        2 * WIDTH,
-    ),
-    (
-        r"(\w+_)?hidden_(size|dim)(_per_layer_input)?|d_model|n_embd|(\w+_)?embed_dim|(\w+_)?proj(ection)?_dim",
-        WIDTH,
-    ),
-    (
-        r"output_dim|lru_width|adapter_(in|out)_dim|adapter_input_size|embedding_size|emb_dim|out_dim|model_dim|width",
-        WIDTH,
-    ),
-    (
-        r"num_hidden_layers|n_layers?|num_layers|(de|en)coder_layers|num_blocks|depth|num_(de|en)coder_layers",
-        LAYERS,
-    ),
+    (r"(\w+_)?intermediate_size(_\w+)?|(\w+_)?ffn_dim|(expert_)?ffn_hidden_size", 2 * WIDTH),
+    (r"n_inner|d_ff|d_inner|dff|mlp_dim|dim_ff|mamba_d_ssm", 2 * WIDTH),
+    (r"(\w+_)?hidden_(size|dim)(_per_layer_input)?|(\w+_)?embed_dim|(\w+_)?proj(ection)?_dim", WIDTH),
+    (r"d_model|n_embd|output_dim|lru_width|embedding_size|emb_dim|out_dim|model_dim|width", WIDTH),
+    (r"adapter_(in|out)_dim|adapter_input_size", WIDTH),
+    (r"num_hidden_layers|n_layers?|num_layers|(de|en)coder_layers|num_(de|en)coder_layers", LAYERS),
+    (r"num_blocks|depth", LAYERS),
     (r"num_nextn_predict_layers|(num_mtp|mtp_num)_layers|num_kv_shared_layers", 0),
     (r"base_channels|codebook_size|num_embeddings", 32),
     (r"num_filters|zero_expert_num", 4),
+    (r"encoder_hash_byte_group_vocab", 64),
     (r"image_seq_length|num_image_tokens|mm_tokens_per_image|num_query_tokens|num_queries", 4),
 )
 TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+CONSTANTS = 0.1  # noise on weights that begin as constants
+FIXED = TOKENS | {"tie_word_embeddings": False}  # tied, a tiny model repeats one token, steered or not
 IMAGE = 56  # pixels
 # Sizes of the layers that differ from the others of their model.
 PER_LAYER = {"head_dim": 2 * HEAD, "num_attention_heads": 2, "num_key_value_heads": 2, "kv_lora_rank": 32}
@@ -119,12 +110,19 @@ def tiny(family: Family, seed: int = 0) -> Any:
 
     cls = getattr(transformers, family.class_name)
     torch.manual_seed(seed)
-    return cls(tiny_config(cls.config_class, family.name)).eval()
+    hf = cls(tiny_config(cls.config_class, family.name)).eval()
+    with torch.no_grad():
+        for parameter in hf.parameters():
+            if (
+                parameter == parameter.flatten()[0]
+            ).all():  # a norm, a bias: it would hide what it is applied to
+                parameter += CONSTANTS * torch.randn(parameter.shape).to(parameter)
+    return hf
 
 
 def tiny_config(config_class: Any, name: str) -> Any:
     """Return the class's default configuration with all sizes shrunk."""
-    given = _shrunk(config_class()) | TOKENS
+    given = _shrunk(config_class()) | FIXED
     for path, value in OVERRIDES.get(name, {}).items():
         *parts, field = path.split(".")
         place = given
@@ -195,13 +193,13 @@ def _shrunk_rope(rope: Mapping[str, Any]) -> dict[str, Any]:
         elif name == "mrope_section":
             found[name] = [2, 3, 3]
         elif name == "original_max_position_embeddings":
-            found[name] = 512
+            found[name] = LONGEST
     return found
 
 
 def _shrunk_value(name: str, value: Any) -> Any:
-    if name in TOKENS:
-        return TOKENS[name]
+    if name in FIXED:
+        return FIXED[name]
     if value is None:
         return {"head_dim": HEAD, "num_key_value_heads": HEADS // 2}.get(name)
     if isinstance(value, bool | str | dict):
@@ -228,7 +226,8 @@ _MROPE = {"text_config.rope_parameters": _ROPE | {"mrope_section": [2, 3, 3]}}  
 _MROPE_HALF = {
     "text_config.rope_parameters": _ROPE | {"mrope_section": [1, 1, 2], "partial_rotary_factor": 0.5}
 }
-_INDEXER = {"n_heads": 2, "kv_heads": 1, "head_dim": HEAD, "budget": 8, "compress_ratio": 2}
+_VISION_START = {"vision_start_token_id": UNKNOWN_TOKEN + 2}  # which generate reads, and the part alone lacks
+_INDEXER = {"n_heads": INDEX_HEADS, "kv_heads": 1, "head_dim": HEAD, "budget": 8, "compress_ratio": 2}
 
 OVERRIDES: dict[str, dict[str, Any]] = {
     # Kinds of layers that the default configuration has none of, or that lie beyond the first few.
@@ -261,10 +260,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     | {"text_config.sliding_window": WINDOW},
     "cohere_compass": {"text_config.layer_types": _SLIDING, "text_config.rope_parameters": _ROPES},
     "cohere_compass_text": {"layer_types": _SLIDING, "rope_parameters": _ROPES},
-    "gemma3n_text": {
-        "num_kv_shared_layers": 2,
-        "layer_types": _SLIDING,
-    },  # the last two use the first two's cache
+    # The last two layers use the first two's cache.
+    "gemma3n_text": {"num_kv_shared_layers": 2, "layer_types": _SLIDING},
     "gemma4_text": {"num_kv_shared_layers": 2, "layer_types": _SLIDING}
     | {"per_layer_config": {"01": {"head_dim": 2 * HEAD}, "03": {"head_dim": 2 * HEAD}}},
     "deepseek_v4": {"compress_rates": {"compressed_sparse_attention": 2, "heavily_compressed_attention": 8}},
@@ -282,12 +279,15 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "vibevoice_asr": {"acoustic_tokenizer_chunk_size": 3200},
     "kyutai_speech_to_text": {"codec_config.upsample_groups": WIDTH},
     "nemo_speechlm": {"word_timestamp_config.blank_token_id": 0},
-    "recurrent_gemma": {"w_init_variance_scale": 2.5},  # of its own: completions would not differ
+    # Weights of which completions differ.
+    "recurrent_gemma": {"w_init_variance_scale": 0.3, "final_w_init_variance_scale": 3.0},
+    "granite_docling": {"text_config.embedding_multiplier": 1.0},  # 12 drowns all else
     "muse_spark": {"audio_config.hidden_sizes": [16, 16, 32, 32]},
     "blenderbot": {"encoder_layers": LAYERS},
     "qwen2_vl": _MROPE,
     "qwen2_5_vl": _MROPE,
-    "qwen2_5_omni_thinker": _MROPE,
+    "qwen2_5_omni_thinker": _MROPE | _VISION_START,
+    "qwen3_omni_moe_thinker": _VISION_START,
     "paddleocr_vl": _MROPE,
     "glm4v": _MROPE,
     "glm46v": _MROPE,
@@ -302,7 +302,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "qwen4_exp": {f"text_config.indexer_{name}": value for name, value in _INDEXER.items()},
     "qwen4_exp_text": {f"indexer_{name}": value for name, value in _INDEXER.items()},
     "granite4_vision": {"deepstack_layer_map": [], "downsample_rate": "1/2"},
-    "dbrx": {"attn_config.rope_theta": 10000.0},
+    "dbrx": {"attn_config.rope_theta": 10000.0, "attn_config.clip_qkv": 8.0},
     "chameleon": {"vocabulary_map": {"<image>": UNKNOWN_TOKEN}},
     "emu3.Emu3ForConditionalGeneration": {
         "vocabulary_map": {"<image>": UNKNOWN_TOKEN, "<|extra_200|>": UNKNOWN_TOKEN + 1}

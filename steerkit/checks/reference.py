@@ -67,7 +67,7 @@ def hooked(blocks: Blocks, act: Callable[[int, Tensor], None], layers: Sequence[
 
 def device_of(hf: Any) -> torch.device:
     """Return where token ids go."""
-    found: torch.device = hf.get_input_embeddings().weight.device
+    found: torch.device = next(each.device for each in hf.parameters() if each.device.type != "meta")
     return found
 
 
@@ -75,24 +75,22 @@ def device_of(hf: Any) -> torch.device:
 def kind_of(hf: Any) -> tuple[Kind, str]:
     """Return what a plain transformers model is, and if it cannot run on token ids alone, the reason.
 
-    In a decoder no later token changes what stands before it.
+    In a decoder no later token changes what stands before it, nor that there is one.
     """
     if hf.config.is_encoder_decoder:
         return "encoder–decoder", ""
-    ids = torch.arange(5, 17, device=device_of(hf))[None]
+    ids = torch.arange(5, 45, device=device_of(hf))[None]
     try:
-        found = [
+        found, changed, part = (
             hf(input_ids=each, use_cache=False).logits
-            for each in (ids, torch.cat([ids[:, :-1], ids[:, :1]], 1))
-        ]
+            for each in (ids, torch.cat([ids[:, :-1], ids[:, :1]], dim=1), ids[:, :20])
+        )
     except Exception as error:  # an image that is missing is any kind of error
         return "not of text alone", f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
-    if found[0].shape[:2] != ids.shape:
-        return (
-            "not of text alone",
-            f"it gives logits of shape {list(found[0].shape)} for {ids.shape[1]} tokens",
-        )
-    same = torch.allclose(found[0][:, :-1], found[1][:, :-1], atol=1e-4)
+    if found.shape[:2] != ids.shape:
+        return "not of text alone", f"it gives logits of shape {list(found.shape)} for {ids.shape[1]} tokens"
+    same = torch.allclose(found[:, :-1], changed[:, :-1], atol=1e-4)
+    same &= torch.allclose(found[:, :20], part, atol=1e-4)
     return ("decoder" if same else "encoder"), ""
 
 
@@ -201,8 +199,12 @@ def generate(
         eos_token_id=list(stops) or None,
         pad_token_id=pad,
     )
-    with hooked(blocks, act, list(passes)):
-        written = hf.generate(input_ids=ids, attention_mask=real.long(), generation_config=settings)
+    own, hf.generation_config = hf.generation_config, settings  # what settings leave open is taken from there
+    try:
+        with hooked(blocks, act, list(passes)):
+            written = hf.generate(input_ids=ids, attention_mask=real.long(), generation_config=settings)
+    finally:
+        hf.generation_config = own
     return [without_stop(row, stops) for row in written[:, width:].tolist()]
 
 

@@ -125,6 +125,12 @@ def read_record(path: Path) -> dict[str, Entry]:
         raise InputError(f"{path} is no record of `steerkit models --check`: remove it") from error
 
 
+def read_packages(path: Path) -> dict[str, str]:
+    """Read which versions a record was made with."""
+    versions: dict[str, str] = json.loads(read_text(path))["packages"]
+    return versions
+
+
 def write_record(path: Path, record: Mapping[str, Entry]) -> None:
     """Write a record, whole or not at all."""
     packages = {package: version(package) for package in PACKAGES}
