@@ -1,6 +1,6 @@
 """Which shortcuts a model takes: each is tried on the model itself, beside the plain way, before it is relied on.
 
-1. The plain way runs every text whole, by itself, without a cache. Four texts of random tokens are run so, and then
+1. The plain way runs every text whole, by itself, without a cache. Five texts of random tokens are run so, and then
    with a shortcut; the logits must agree. Where a model's own cached steps differ a little from its whole pass,
    decoding is held against the steps.
 2. What a token may see can end at a window or a chunk. A trial crosses each size of that kind that the config names and
@@ -145,8 +145,8 @@ def _aligns(lm: LanguageModel, level: int) -> bool:
     ids = random_ids(lm, level + level // 2).tolist()
     texts = [
         ids,
-        ids[:level],
-    ]  # the padding behind the shorter one must not take part in what a token picks to see
+        ids[: level + level // 4],
+    ]  # both cross the level, so padding may take part in what a token picks
     together = last_states(lm, texts, [lm.n_layers - 1])
     alone = [last_states(lm, [text], [lm.n_layers - 1]) for text in texts]
     return all(
@@ -192,14 +192,15 @@ def _narrowed(lm: LanguageModel, found: Shortcuts, level: int) -> Shortcuts:
 
 
 class _Trial:
-    """Four texts, each a head and what stands behind it, and their logits in the plain way.
+    """Five texts, each a head and what stands behind it, and their logits in the plain way.
 
-    One head crosses the level within the tokens behind it, one has crossed it, one is short, one is empty.
+    One head crosses the level within the tokens behind it, two of unequal length have crossed it, one is short, one is
+    empty.
     """
 
     def __init__(self, lm: LanguageModel, states: RowStates, level: int) -> None:
         self._lm, self._states = lm, states
-        self._heads = (level + level // 2, 3, level - 1, 0)
+        self._heads = (level + level // 2, 3, level - 1, 0, level + level // 4)
         ids = random_ids(lm, sum(self._heads) + BEHIND * len(self._heads)).tolist()
         self._texts = [[ids.pop() for _ in range(head + BEHIND)] for head in self._heads]
         self._plain = [logits(lm, right_padded([text], lm))[0] for text in self._texts]
@@ -228,7 +229,7 @@ class _Trial:
 
         With `pads` all heads but one are run in one pass, else each by itself; an empty one then is not tried.
         """
-        first = [0, 1, 3] if pads else [0, 1]
+        first = [0, 1, 3, 4] if pads else [0, 1, 4]
         (late,) = self._prefilled([[2]])
         place_of = {text: (0, i) if pads else (i, 0) for i, text in enumerate(first)}  # pass, and row in it
         sources = self._prefilled([first] if pads else [[text] for text in first])
@@ -248,20 +249,20 @@ class _Trial:
         return all([*agreed, self._step(cache, [(0, 3), (1, 0)], width + 3)])
 
     def continues(self) -> bool:
-        """Whether all tokens behind two heads, run at once, give the plain logits."""
-        (source,) = self._prefilled([[0, 1]])
-        cache = self._states.packed([(source, self._at([0, 1]))], self._heads[0], in_place=False)
-        return self._step(cache, [(0, 0), (1, 0)], self._heads[0], BEHIND)
+        """Whether all tokens behind three heads, run at once, give the plain logits."""
+        (source,) = self._prefilled([[0, 1, 4]])
+        cache = self._states.packed([(source, self._at([0, 1, 2]))], self._heads[0], in_place=False)
+        return self._step(cache, [(0, 0), (1, 0), (4, 0)], self._heads[0], BEHIND)
 
     def expands(self, layer: int) -> bool:
         """Whether rows that part behind block `layer` of their heads' pass go on as plain ones."""
-        owner, texts = self._at([0, 1, 1]), [0, 2]
+        owner, texts = self._at([0, 1, 1]), [0, 4]
         padded = left_padded([self._texts[text][: self._heads[text]] for text in texts], self._lm)
         with expanded_after(self._lm.blocks, layer, owner):
             source = prefill(self._lm, padded)
         source = self._states.joined_below(source, layer + 1, owner)
         cache = self._states.packed([(source, self._at([2, 0, 1]))], self._heads[0])
-        return self._step(cache, [(2, 0), (0, 0), (2, 0)], self._heads[0])
+        return self._step(cache, [(4, 0), (0, 0), (4, 0)], self._heads[0])
 
     def _prefilled(self, passes: Sequence[Sequence[int]]) -> list[Cache]:
         heads = [[self._texts[text][: self._heads[text]] for text in some] for some in passes]

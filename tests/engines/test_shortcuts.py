@@ -82,11 +82,13 @@ FIELDS: dict[str, dict[str, Any]] = {
         "attention_types": [[["global", "local"], 2]],
         "window_size": 8,
     },
+    "doge": {"keep_window_size": 32},
     "rwkv": {"attention_hidden_size": 32},
     "openai-gpt": {"n_embd": 32, "n_layer": 4, "n_head": 4},
 }
 PACKING = {
     "llama4_text": "whole texts",  # its attention is scaled by the place in the row, padding counted
+    "doge": "whole texts",  # a token picks the keys that it sees among all that stand in the row
     "rwkv": "whole texts",
     "openai-gpt": "whole texts",
 }
@@ -182,7 +184,7 @@ def test_scores_are_those_of_each_text_alone(lm: LanguageModel) -> None:
 
 
 def test_two_sides_of_a_pair_read_as_each_alone(lm: LanguageModel) -> None:
-    prompt = tuple(range(40, 62))
+    prompt = tuple(range(40, 85))
     texts = [EncodedText((*prompt, *behind), len(prompt)) for behind in ((90, 91, 92), (93, 94, 95, 96))]
     alone = capture(lm, texts, "mean", share_prompts=False)
     torch.testing.assert_close(capture(lm, texts, "mean").states, alone.states, rtol=1e-4, atol=1e-4)
