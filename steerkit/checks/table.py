@@ -5,7 +5,6 @@ The record is written family by family, so that a long run may be ended and gone
 
 from __future__ import annotations
 
-import hashlib
 import json
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,6 @@ from steerkit.models import load_model
 
 SECONDS = 60  # that one cell may take
 PACKAGES = ("transformers", "torch", "transformer-lens")
-PARTS = 3  # that continuous integration divides the families into
 
 
 @dataclass(frozen=True)
@@ -108,11 +106,6 @@ def chosen(names: Sequence[str]) -> dict[str, Family]:
             f"transformers {version('transformers')} has no family {unknown[0]!r} that writes text"
         )
     return {name: known[name] for name in names} if names else known
-
-
-def part_of(name: str) -> int:
-    """Return which part of the families this one belongs to, by its name alone."""
-    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % PARTS
 
 
 def read_record(path: Path) -> dict[str, Entry]:
