@@ -156,6 +156,7 @@ class _Subject:
             [(v, early, 0.8, "completion")],
             [(v, early, -0.6, "completion"), (w, late, 0.6, "completion")],
             [(w, early, 0.7, "all")],
+            [(v, early, 0.9, "all")],  # two at one block, whose rows share the blocks below it
             [(v, 0, 1.2, "prompt")],  # the last layers may have no keys and values of their own
         ]
         return [

@@ -21,7 +21,7 @@ from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.files import read_text, replacing
 from steerkit.models import load_model
 
-SECONDS = 60  # that one cell may take
+SECONDS = 600  # that one cell may take, on a machine that is busy
 PACKAGES = ("transformers", "torch", "transformer-lens")
 
 

@@ -81,7 +81,8 @@ def _check_models(
             else:
                 _say(name, *step, quiet=quiet)
     cells = [cell for report in found for cell in report["cells"].values()]
-    return all(cell["mark"] not in FAULTS for cell in cells), found
+    loaded = all(report["cells"]["load"]["mark"] == "ok" for report in found)
+    return loaded and all(cell["mark"] not in FAULTS for cell in cells), found
 
 
 def check_families(

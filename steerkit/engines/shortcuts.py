@@ -51,8 +51,7 @@ class Shortcuts:
     `states` takes caches apart by rows, so that rows decode together from what each keeps; None where that does not
     hold, and `reason` says why. `pads`: prompts of unequal length may be run in one pass, aligned at their ends.
     `aligns`: texts of unequal length may be run in one pass, aligned at their starts. `continues`: several tokens at
-    once may be run behind a prompt. `expands`: the blocks below a steered one may run a row a prompt, those above a row
-    a steering.
+    once may be run behind a prompt.
     """
 
     states: RowStates | None
@@ -60,11 +59,11 @@ class Shortcuts:
     pads: bool = False
     aligns: bool = True
     continues: bool = False
-    expands: bool = False
 
 
 _TRIED: weakref.WeakKeyDictionary[LanguageModel, tuple[int, Shortcuts]] = weakref.WeakKeyDictionary()
 _NEIGHBOURS: weakref.WeakKeyDictionary[LanguageModel, float] = weakref.WeakKeyDictionary()
+_EXPANDS: weakref.WeakKeyDictionary[LanguageModel, dict[int, bool]] = weakref.WeakKeyDictionary()
 _ALIGNED: weakref.WeakKeyDictionary[LanguageModel, tuple[int, bool]] = weakref.WeakKeyDictionary()
 
 
@@ -90,6 +89,33 @@ def aligns(lm: LanguageModel, longest: int) -> bool:
                 found = holds(partial(_aligns, lm, level))
             _ALIGNED[lm] = level, found
     return found
+
+
+def expands(lm: LanguageModel, states: RowStates, layer: int) -> bool:
+    """Return whether the blocks up to `layer` may run a row a prompt, and those above it a row a steering.
+
+    Tried once a block: what the model keeps of two prompts, of which one goes on as two rows, must be what it keeps of
+    them in the plain way. A block above may read what one below has kept, and then it is not.
+    """
+    known = _EXPANDS.setdefault(lm, {})
+    if layer not in known:
+        with torch.inference_mode(), lm.unsteered():
+            known[layer] = holds(partial(_expands, lm, states, layer))
+    return known[layer]
+
+
+def _expands(lm: LanguageModel, states: RowStates, layer: int) -> bool:
+    ids = random_ids(lm, SHORT).tolist()
+    padded = left_padded([ids, ids[: SHORT // 2]], lm)
+    owner = torch.tensor([0, 1, 1], device=lm.device)
+    with expanded_after(lm.blocks, layer, owner):
+        parted = states.joined_below(prefill(lm, padded), layer + 1, owner)
+    plain = states.packed([(prefill(lm, padded), owner)], padded.ids.shape[1], in_place=False)
+    return all(
+        agree(lm, held.of(one), held.of(other))
+        for state, one, other in zip(states.layers, parted.layers, plain.layers, strict=True)
+        for held in state.held
+    )
 
 
 def levels(lm: LanguageModel, longest: int) -> list[int]:
@@ -168,7 +194,7 @@ def _first(lm: LanguageModel) -> Shortcuts:
         if isinstance(error, RuntimeError) and ran_out(error):
             raise
         return Shortcuts(None, f"it takes no cache of transformers ({type(error).__name__})")
-    return Shortcuts(states, pads=True, continues=states.only_keys_and_values, expands=True)
+    return Shortcuts(states, pads=True, continues=states.only_keys_and_values)
 
 
 def _narrowed(lm: LanguageModel, found: Shortcuts, level: int) -> Shortcuts:
@@ -187,7 +213,6 @@ def _narrowed(lm: LanguageModel, found: Shortcuts, level: int) -> Shortcuts:
         found,
         pads=pads,
         continues=found.continues and pads and holds(trial.continues),
-        expands=found.expands and holds(lambda: trial.expands(0) and trial.expands(lm.n_layers // 2)),
     )
 
 
@@ -230,7 +255,8 @@ class _Trial:
         With `pads` all heads but one are run in one pass, else each by itself; an empty one then is not tried.
         """
         first = [0, 1, 3, 4] if pads else [0, 1, 4]
-        (late,) = self._prefilled([[2]])
+        late = [4, 2] if pads else [2]
+        (refill,) = self._prefilled([late])
         place_of = {text: (0, i) if pads else (i, 0) for i, text in enumerate(first)}  # pass, and row in it
         sources = self._prefilled([first] if pads else [[text] for text in first])
         rows = [(text, 0) for text in reversed(first)]
@@ -239,7 +265,7 @@ class _Trial:
         cache = self._states.packed(parts, width)
         agreed = [self._step(cache, rows, width)]
         rows = [(text, steps + 1) for text, steps in rows]
-        self._states.put(cache, self._at([rows.index((1, 1))]), late, self._at([0]))
+        self._states.put(cache, self._at([rows.index((1, 1))]), refill, self._at([late.index(2)]))
         rows[rows.index((1, 1))] = (2, 0)
         for behind in (1, 2):
             agreed.append(self._step(cache, rows, width + behind))
@@ -253,16 +279,6 @@ class _Trial:
         (source,) = self._prefilled([[0, 1, 4]])
         cache = self._states.packed([(source, self._at([0, 1, 2]))], self._heads[0], in_place=False)
         return self._step(cache, [(0, 0), (1, 0), (4, 0)], self._heads[0], BEHIND)
-
-    def expands(self, layer: int) -> bool:
-        """Whether rows that part behind block `layer` of their heads' pass go on as plain ones."""
-        owner, texts = self._at([0, 1, 1]), [0, 4]
-        padded = left_padded([self._texts[text][: self._heads[text]] for text in texts], self._lm)
-        with expanded_after(self._lm.blocks, layer, owner):
-            source = prefill(self._lm, padded)
-        source = self._states.joined_below(source, layer + 1, owner)
-        cache = self._states.packed([(source, self._at([2, 0, 1]))], self._heads[0])
-        return self._step(cache, [(4, 0), (0, 0), (4, 0)], self._heads[0])
 
     def _prefilled(self, passes: Sequence[Sequence[int]]) -> list[Cache]:
         heads = [[self._texts[text][: self._heads[text]] for text in some] for some in passes]

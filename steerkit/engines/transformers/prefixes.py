@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache
 
 from steerkit.engines.forward import chunk_by_tokens, expanded_after, left_padded, prefill
 from steerkit.engines.row_states import RowStates
-from steerkit.engines.shortcuts import Shortcuts
+from steerkit.engines.shortcuts import Shortcuts, expands
 from steerkit.engines.transformers.batch import Row
 from steerkit.engines.transformers.table import NOWHERE, PROMPT, RowTable
 from steerkit.models import LanguageModel
@@ -77,10 +77,9 @@ class Prefixes:
         every = [row.prompt_ids[:-1] for row in rows]
         texts = list(dict.fromkeys(every))
         # Not where the width could be mistaken for the number of rows; see expanded_after.
-        parts = self._taken.expands and len(texts) < len(rows) and len(texts) != max(map(len, texts))
-        below = (
-            first if parts and first is not None and first >= 0 else None
-        )  # behind it, a row for each of `rows`
+        below = None  # the block behind which there is a row for each of `rows`
+        if first is not None and first >= 0 and len(texts) < len(rows) and len(texts) != max(map(len, texts)):
+            below = first if expands(lm, states, first) else None
         heads = every if below is None else texts
         padded = left_padded(heads, lm)
         number = {text: i for i, text in enumerate(texts)}
