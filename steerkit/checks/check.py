@@ -382,7 +382,7 @@ def _short_of_memory(lm: LanguageModel) -> Iterator[Callable[[], None]]:
 def _prompts(lm: LanguageModel) -> list[str]:
     """Prompts of different lengths, some with a common beginning; one crosses the model's smallest window."""
     prompts = [TEXT[start : start + length] for start, length in ((0, 2), (3, 13), (3, 27), (20, 38), (0, 7))]
-    if crossing := _smallest_window(lm.config):
+    if crossing := _smallest_window(lm):
         text = TEXT
         while len(lm.renderer.encode_prompt(text)) < crossing + NEW_TOKENS:
             text += " " + TEXT
@@ -391,12 +391,9 @@ def _prompts(lm: LanguageModel) -> list[str]:
     return prompts
 
 
-def _smallest_window(config: Any) -> int | None:
-    """The smallest window or chunk of attention that the configuration names, unless it is too wide to be crossed."""
-    names = ("sliding_window", "attention_chunk_size", "window_size", "attention_window_size")
-    named = [getattr(config, name, None) for name in names]
-    fitting = [size for size in named if isinstance(size, int) and 1 < size <= WIDEST_WINDOW]
-    return min(fitting, default=None)
+def _smallest_window(lm: LanguageModel) -> int | None:
+    """The smallest window, chunk or the like that the config names, unless it is too wide to be crossed."""
+    return min((size for size in lm.windows if size <= WIDEST_WINDOW), default=None)
 
 
 def _pairs(prompts: Sequence[str]) -> ContrastPairs:

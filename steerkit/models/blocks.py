@@ -67,7 +67,7 @@ def decoder_of(hf: Any) -> nn.Module:
 
 def probe_ids(hf: Any) -> Tensor:
     """Return four token ids `[1, 4]` on the device that the model takes them on."""
-    size: int = hf.get_input_embeddings().weight.shape[0]
+    size: int = _embedding(hf).weight.shape[0]
     ids = torch.arange(size // 2, size // 2 + 4, device=entry_device(hf))
     return ids[None] % size
 
@@ -77,9 +77,7 @@ def entry_device(hf: Any) -> torch.device:
 
     Raises MisuseError for a model without weights: on the meta device, and not offloaded from there.
     """
-    embedding = hf.get_input_embeddings()
-    if embedding is None:
-        raise MisuseError(f"{type(hf).__name__} reads no token ids: it is not a language model")
+    embedding = _embedding(hf)
     device: torch.device = next(embedding.parameters()).device
     if device.type != "meta":
         return device
@@ -87,6 +85,19 @@ def entry_device(hf: Any) -> torch.device:
     if place is None:
         raise MisuseError("the model is on the meta device, where it has no weights: load them first")
     return torch.device(place)
+
+
+def _embedding(hf: Any) -> Any:
+    """The one table that token ids are looked up in. Raises MisuseError for a model that has none, or several."""
+    try:
+        embedding = hf.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        embedding = None
+    if getattr(embedding, "weight", None) is None:
+        raise MisuseError(
+            f"{type(hf).__name__} looks no text's tokens up in one table: load a model that writes text"
+        )
+    return embedding
 
 
 def streams(hf: Any, decoder: nn.Module, blocks: Blocks) -> list[tuple[torch.device, torch.dtype, int]]:

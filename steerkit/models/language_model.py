@@ -129,7 +129,8 @@ class LanguageModel:
     @property
     def context_length(self) -> int:
         """The most tokens that the model was made to read; 2³¹ − 1 where neither config nor tokenizer says."""
-        declared = getattr(self.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
+        named = (getattr(self.config, name, None) for name in ("max_position_embeddings", "max_seq_len"))
+        declared = next(filter(None, named), self.tokenizer.model_max_length)
         return min(int(declared), UNBOUNDED)
 
     @functools.cached_property
@@ -240,7 +241,7 @@ class LanguageModel:
 
     def check_mode(self) -> None:
         """Raise MisuseError if the model is in training mode, into which it may have been put since it was loaded."""
-        if self.hf.training or self.decoder.training:
+        if any(module.training for module in self.hf.modules()):
             raise MisuseError(
                 "the model is in training mode, where dropout would blur every reading: call .eval()"
             )
