@@ -44,7 +44,7 @@ def filled(value: float) -> torch.Tensor:
 SPECS = [
     Bad("no vector", 2, "names nothing; write VECTOR@layer", lambda at: at.steer("@layer=1")),
     Bad("no layer", 2, "names no layer; write", lambda at: at.steer_with("strength=1")),
-    Bad("unknown key", 2, "the keys are layer, strength", lambda at: at.steer_with("layer=1,hop=2")),
+    Bad("unknown key", 2, "the keys are layer, site, strength", lambda at: at.steer_with("layer=1,hop=2")),
     Bad("no equals", 2, "is not key=value", lambda at: at.steer_with("layer=1,strength")),
     Bad("key twice", 2, "gives 'layer' twice", lambda at: at.steer_with("layer=1,layer=2")),
     Bad("strength abc", 2, "'abc' is not a number", lambda at: at.steer_with("layer=1,strength=abc")),
@@ -77,7 +77,7 @@ VECTORS = [
     Bad("NaN", 1, "NaN or Inf: make it again", lambda at: at.steer(at.vector_with(filled(math.nan)))),
     Bad("Inf", 1, "holds NaN or Inf", lambda at: at.steer(at.vector_with(filled(math.inf)))),
     Bad("beyond float32", 1, "holds NaN or Inf", lambda at: at.steer(at.vector_with(filled(1e300)))),
-    Bad("one row", 1, "[n_layers, d_model]", lambda at: at.steer(at.vector_with(torch.ones(WIDTH)))),
+    Bad("one row", 1, "[n_layers, width]", lambda at: at.steer(at.vector_with(torch.ones(WIDTH)))),
     Bad("width", 2, "width 16", lambda at: at.steer(at.vector_with(torch.ones(LAYERS, 16)))),
     Bad("depth", 2, "6 layers", lambda at: at.steer(at.vector_with(torch.ones(6, WIDTH)))),
     Bad("architecture", 2, "extract one", lambda at: at.steer(at.vector_with(fingerprint="GPT2-4x32:0"))),

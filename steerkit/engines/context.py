@@ -75,8 +75,8 @@ def steer(
     table = RowTable(lm, [Program.of([without_row_gate(s) for s in row]) for row in per_row])
     with (
         lm.steered_by_this_thread(),
-        table.installed() as ran,
-        _Watch(lm, table, per_row, n_rows, ran).watching(),
+        table.installed(),
+        _Watch(lm, table, per_row, n_rows).watching(),
     ):
         yield
 
@@ -155,14 +155,12 @@ class _Watch:
         table: RowTable,
         steerings: Sequence[Sequence[Steering]],
         rows: int | None,
-        ran: Mapping[Any, int],
     ) -> None:
         self._lm = lm
         self._table = table
         self._steerings = steerings
         self._rows = rows
-        self._ran = ran
-        self._before: dict[Any, int] = {}
+        self._before: dict[int, int] = {}
         self._passes = 0
         self._depth = self._blocks_in_use()
         self._signature = inspect.signature(lm.decoder.forward)
@@ -276,7 +274,7 @@ class _Watch:
             return
         self._lm.check_owner()
         self._lm.check_mode()
-        self._before = dict(self._ran)
+        self._before = dict(self._table.ran)
         given = _arguments(self._signature, args, kwargs)
         shown = given.get("input_ids")
         if shown is None:
@@ -297,7 +295,7 @@ class _Watch:
         if self._lm.is_suspended:
             return
         self._passes += 1
-        times = [now - self._before[site] for site, now in self._ran.items()]
+        times = [now - self._before[site] for site, now in self._table.ran.items()]
         if self._blocks_in_use() < self._depth:  # assisted generation that drafts with the first blocks alone
             times = [max(1, each) for each in times]
         if any(each != 1 for each in times):
@@ -309,7 +307,7 @@ class _Watch:
             self._raise_unsteered()
 
     def _raise_unsteered(self) -> None:
-        if self._ran:
+        if self._table.ran:
             raise SteerkitError(NOT_RUN)
 
     def _blocks_in_use(self) -> int:

@@ -152,6 +152,9 @@ class RowTable:
         self.places = sorted(set().union(*(p.places for p in programs)))
         self._likes = [lm.like(*place) for place in self.places]
         self._sites = [lm.sites.at(place) for place in self.places]
+        self.ran = dict.fromkeys(
+            range(len(self.places)), 0
+        )  # how often each place has run, suspended passes apart
         self.bind(programs)
 
     def bind(self, programs: Sequence[Program]) -> None:
@@ -256,8 +259,8 @@ class RowTable:
         """Slot maps `[hooked place, row, position]`, each where the states at its place are."""
         return [slots.to(like.device) for slots, like in zip(maps, self._likes, strict=True)]
 
-    def installed(self) -> AbstractContextManager[Mapping[Site, int]]:
-        """Hooks at the places while the block runs, with how often each was called; they come off whatever happens."""
+    def installed(self) -> AbstractContextManager[object]:
+        """Hooks at the places while the block runs; they come off whatever happens."""
         return on_sites(self._edits)
 
     def one_pass(self) -> AbstractContextManager[None]:
@@ -272,6 +275,7 @@ class RowTable:
         if self._lm.is_suspended:
             return None
         self._lm.check_owner()
+        self.ran[index] += 1
         counts = self._counts.get(hidden.device) if self._counts else None
         if self._ready:
             for constants in self._ready[index]:
