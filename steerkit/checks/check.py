@@ -280,7 +280,8 @@ class _Subject:
             if verdict.wrong is not None:
                 row = f"{_named(steerings)}, prompt of {len(self.ids[i])}"
                 detail = f"{row}: token {verdict.wrong} of {list(completion.token_ids)}"
-                return self._unless_cache(detail, edits, self.ids[i])
+                cell = self._unless_cache(detail, edits, self.ids[i])
+                return cell if cell.mark == "own" else self._unless_batch(detail, edits)
         if len({c.token_ids for c in found}) < len(found) // 3:
             return Cell("wrong", "the completions hardly differ, which proves nothing")
         return Cell("ok", rows=len(found), tied=tied)
@@ -393,7 +394,8 @@ def _prompts(lm: LanguageModel) -> list[str]:
 
 def _smallest_window(lm: LanguageModel) -> int | None:
     """The smallest window, chunk or the like that the config names, unless it is too wide to be crossed."""
-    return min((size for size in lm.windows if size <= WIDEST_WINDOW), default=None)
+    widest = min(WIDEST_WINDOW, lm.context_length // 2)
+    return min((size for size in lm.windows if size <= widest), default=None)
 
 
 def _pairs(prompts: Sequence[str]) -> ContrastPairs:
