@@ -241,7 +241,7 @@ class LanguageModel:
 
     def check_mode(self) -> None:
         """Raise MisuseError if the model is in training mode, into which it may have been put since it was loaded."""
-        if any(module.training for module in self.hf.modules()):
+        if self.hf.training or self.decoder.training:
             raise MisuseError(
                 "the model is in training mode, where dropout would blur every reading: call .eval()"
             )

@@ -100,7 +100,7 @@ def test_a_lost_row_is_wrong(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(
         TransformersEngine, "generate", lambda self, requests: iter(list(generate(self, requests))[1:])
     )
-    assert "24 completions for 25 requests" in cells_of(lm)["packed"].detail
+    assert "29 completions for 30 requests" in cells_of(lm)["packed"].detail
 
 
 def test_a_direction_that_is_read_one_token_early_is_wrong(
