@@ -35,9 +35,8 @@ from steerkit.models import LanguageModel
 # How far rounding may take the same text in two batches apart, relative to the norm.
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 1e-2}
 LOOSEST = 5e-2
-WIDEST = (
-    0.15  # of a quantised model: in 8 bits up to 0.13 were seen, with ten tokens of the past missing 0.24
-)
+# Of a quantised model: in 8 bits up to 0.13 were seen, and 0.24 with ten tokens of the past missing.
+WIDEST = 0.15
 OWN_STEPS = 2e-2  # how far a model's cached steps may be from its whole pass before they are no reference
 SHORT = 24  # tokens that the first trial reaches
 DISTINCT = 16  # tokens that random texts are drawn from, so that there are repetitions
@@ -169,10 +168,8 @@ def holds(trial: Callable[[], bool]) -> bool:
 
 def _aligns(lm: LanguageModel, level: int) -> bool:
     ids = random_ids(lm, level + level // 2).tolist()
-    texts = [
-        ids,
-        ids[: level + level // 4],
-    ]  # both cross the level, so padding may take part in what a token picks
+    # Both cross the level, so that padding may take part in what a token picks to see.
+    texts = [ids, ids[: level + level // 4]]
     together = last_states(lm, texts, [lm.n_layers - 1])
     alone = [last_states(lm, [text], [lm.n_layers - 1]) for text in texts]
     return all(
@@ -236,10 +233,11 @@ class _Trial:
         A recurrent state may be computed otherwise step by step than over a whole text (sums in another order, a time
         step clamped), and then the steps are what the model's own `generate` writes.
         """
-        for text, head, plain in zip(self._texts, self._heads, self._plain, strict=True):
-            cache = (
-                prefill(self._lm, right_padded([text[:head]], self._lm)) if head else empty_cache(self._lm)
-            )
+        stepped = [plain.clone() for plain in self._plain]
+        for text, head, plain in zip(self._texts, self._heads, stepped, strict=True):
+            cache = empty_cache(self._lm)
+            if head:
+                cache = prefill(self._lm, right_padded([text[:head]], self._lm))
             for place in range(head, len(text)):
                 real = torch.ones(1, place + 1, dtype=torch.bool, device=self._lm.device)
                 step = Rows(self._at([[text[place]]]), self._states.mask(real, 1), self._at([[place]]))
@@ -247,6 +245,7 @@ class _Trial:
                 if apart(own, plain[place]) > OWN_STEPS:
                     return False
                 plain[place] = own
+        self._plain = stepped
         return True
 
     def decodes(self, *, pads: bool) -> bool:
