@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,7 +75,7 @@ def _check_models(
 
     found = []
     for name in names:
-        for step in check_model(name, lambda name=name: console.load(name, placement, dtype)):  # type: ignore[misc]
+        for step in check_model(name, partial(console.load, name, placement, dtype)):
             if isinstance(step, Report):
                 found.append(asdict(step))
                 _say_end(name, step.packing, step.seconds, quiet=quiet)
