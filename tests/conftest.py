@@ -6,9 +6,11 @@ with `pytest.mark.models`. Every other test runs where no bundled model can be h
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 # A test must never wait for a hub, and the hub client reads this when it is first imported.
@@ -21,6 +23,7 @@ import pytest
 import torch
 
 from steerkit.models import LanguageModel, load_model
+from tests import scripted
 from tests.tiny import random_vector, tiny_model
 
 REAL_MODELS = {"smollm", "gemma", "bundled"}
@@ -117,3 +120,25 @@ def plain_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_vector(tiny: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random vector for the tiny model, as a file."""
     return random_vector(tiny).save(tmp_path_factory.mktemp("vectors") / "tiny.safetensors")
+
+
+@pytest.fixture(scope="session")
+def scripted_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Where the scripted model of a name (`m_think`, …; see `tests.scripted`) lies as a folder; written once."""
+
+    @functools.cache
+    def folder(name: str) -> Path:
+        return scripted.save(scripted.BUILDERS[name](), tmp_path_factory.mktemp("scripted") / name)
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scripted_model() -> Callable[[str], LanguageModel]:
+    """The scripted model of a name, built once."""
+
+    @functools.cache
+    def model(name: str) -> LanguageModel:
+        return scripted.BUILDERS[name]()
+
+    return model
