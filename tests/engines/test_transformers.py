@@ -425,7 +425,8 @@ def test_steered_prompts_share_the_blocks_below_and_lose_nothing(bundled: Langua
         for i, question in enumerate(QUESTIONS)
         for j, cell in enumerate(cells)
     ]
-    run(bundled, requests[:2], batch_size=2)  # what is tried at first use is tried before rows are counted
+    # What is tried at first use is tried before rows are counted.
+    run(bundled, requests[: len(cells)], batch_size=len(cells))
     rows_at_first_block: list[int] = []
     rows_at_last_block: list[int] = []
     watch = [
