@@ -44,13 +44,14 @@ def scripted(
     """
     tokens = list(dict.fromkeys(["<unk>", "<go>", eos, *special, *chunks, *also]))
     ids = {token: i for i, token in enumerate(tokens)}
-    tokenizer = _tokenizer(tokens, {"<go>", eos, *special}, eos)
+    tokenizer = tokenizer_of(tokens, {"<go>", eos, *special}, eos)
     if template:
         tokenizer.chat_template = template
     return LanguageModel(_model(ids, ["<go>", *chunks, eos]), tokenizer, name)
 
 
-def _tokenizer(tokens: Sequence[str], special: set[str], eos: str) -> PreTrainedTokenizerFast:
+def tokenizer_of(tokens: Sequence[str], special: set[str], eos: str) -> PreTrainedTokenizerFast:
+    """Return a tokenizer whose vocabulary is `tokens`, each whole wherever it stands; `special` are special ones."""
     core = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<unk>"))
     core.decoder = decoders.Fuse()
     plain = [token for token in tokens if token not in special and token != "<unk>"]

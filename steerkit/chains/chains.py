@@ -1,6 +1,6 @@
 """A completion as a chain of thought and an answer.
 
-The chain is what stands between the model's thinking markers. Where a chat template opens the block itself, the
+The chain is what the model thought (`steerkit.models.thinking`). Where a chat template opens the block itself, the
 completion has the closing marker alone, and the chain begins with the completion. A completion without markers is
 split at its answer line: the last step with `\\boxed{…}`, `####` or "the answer is" (and those right before it that
 say the same); else the last one that states the completion's final number (`steerkit.scoring.answers`); else its last
@@ -14,7 +14,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from steerkit.models.markers import DEFAULT, ThinkingMarkers
+from steerkit.models.markers import ThinkingMarkers
+from steerkit.models.thinking import spans_of
 from steerkit.scoring.answers import final_number
 from steerkit.scoring.reply import final_reply
 
@@ -59,18 +60,20 @@ class Chain:
         return f"{body}\n{CUE}" if body else CUE
 
 
-def find_chain(text: str, markers: ThinkingMarkers = DEFAULT) -> Chain | None:
+def find_chain(text: str, markers: ThinkingMarkers | None = None) -> Chain | None:
     """Return the chain of a completion; None where it never closed, or where the answer is all there is."""
-    before, closing, reply = text.rpartition(markers.closing)
-    if closing:
-        opened = re.match(rf".*?{re.escape(markers.opening)}\s*", before, re.DOTALL)
-        opening = opened[0] if opened else ""
-        body = before[len(opening) :]
-        kept = body.rstrip()
+    spans = spans_of(text, markers)
+    closed = [span for span in spans if span.of == "thinking"]
+    if closed:
+        begins = next((span.start for span in spans if span.kind == "thinking"), closed[0].start)
+        lead = text[begins : closed[-1].start]
+        opening = text[: begins + len(lead) - len(lead.lstrip())] if begins else ""
+        body = text[len(opening) : closed[-1].start]
+        kept, reply = body.rstrip(), text[closed[-1].stop :]
         answer = reply.lstrip()
-        closing = body[len(kept) :] + closing + reply[: len(reply) - len(answer)]
+        closing = text[len(opening) + len(kept) : len(text) - len(answer)]
         return Chain(opening, split_steps(kept), closing, answer) if kept else None
-    if markers.opening in text:
+    if any(span.kind == "thinking" for span in spans):
         return None
     steps = split_steps(final_reply(text, markers))
     answer_line = _answer_line(steps)

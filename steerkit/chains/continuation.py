@@ -81,10 +81,12 @@ class Continuations:
             key = cast(K, completion.request.key)
             beginning = given.pop(key)
             if completion.token_ids[: len(beginning)] == beginning:
-                added = self._renderer.decode(completion.token_ids[len(beginning) :])
-                # The last token may hold the beginning of a stop text, which the completion's text has not.
-                beyond = self._renderer.decode(completion.token_ids)[len(completion.text) :]
-                yield key, Continued(completion.text, added.removesuffix(beyond))
+                begun = starts[key].text.strip()
+                if completion.text.startswith(begun):
+                    added = completion.text[len(begun) :].strip()
+                else:
+                    added = self._renderer.decode(completion.token_ids[len(beginning) :])
+                yield key, Continued(completion.text, added)
 
     def replies(self, asked: Mapping[K, tuple[str, int]]) -> Iterator[tuple[K, str]]:
         """Yield the unsteered model's greedy reply to each prompt, of at most so many tokens; none where none fits."""

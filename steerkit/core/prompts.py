@@ -6,7 +6,9 @@ marker stands there exactly once: where the chat template wrote it, or where the
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,6 +83,7 @@ class Renderer:
         self.has_chat_template = bool(getattr(tokenizer, "chat_template", None))
         self._plain_start = "" if self.has_chat_template else _own_bos(tokenizer)
         self._own_texts: dict[int, str | None] = {}
+        self._special: dict[int, bool] = {}
 
     @property
     def digest(self) -> str:
@@ -106,7 +109,28 @@ class Renderer:
             if messages[0]["role"] == "system":
                 raise MisuseError("the prompt has a system message already: drop it, or the separate one")
             messages.insert(0, Message(role="system", content=system))
-        return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        return self.render_messages(messages)
+
+    def render_messages(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+        """The text that the chat template makes of messages, which opens the model's turn or leaves it unopened."""
+        return str(
+            self._tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        )
+
+    @functools.cached_property
+    def generation_prompt(self) -> str:
+        """What the chat template writes for the model's turn to begin; empty without one, or where none can be told."""
+        if not self.has_chat_template:
+            return ""
+        asked = "What is it?"
+        try:
+            alone = self.render_messages([Message(role="user", content=asked)], add_generation_prompt=False)
+            whole = self.render(asked)
+        except Exception:  # the template raises at every prompt, which says so where one is rendered
+            return ""
+        return whole[common_prefix_length(alone, whole) :]
 
     def join(self, rendered_prompt: str, completion: str) -> str:
         """The rendered prompt followed by a completion, without a closing marker."""
@@ -123,6 +147,11 @@ class Renderer:
                 "become): write it in UTF-8"
             ) from error
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def encode_behind(self, before: str, text: str) -> list[int]:
+        """Token ids of a text as it goes on from another, where the tokenizer keeps the two apart."""
+        alone, whole = self.encode(before), self.encode(before + text)
+        return whole[common_prefix_length(alone, whole) :]
 
     def encode_prompt(self, prompt: Prompt, system: str | None = None) -> list[int]:
         """Token ids of the rendered prompt."""
@@ -155,8 +184,35 @@ class Renderer:
             self._own_texts[token] = own if own and REPLACEMENT not in own else None
         return self._own_texts[token]
 
+    def is_special(self, token: int) -> bool:
+        """Whether a token is left out where special ones are, as a text that people read has it."""
+        if token not in self._special:
+            whole = self.decode_raw([token])
+            self._special[token] = bool(whole) and not self.decode_raw([token], special=False)
+        return self._special[token]
 
-def common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:
+    def offsets(self, ids: Sequence[int], text: str) -> list[int]:
+        """Return where in `text`, which `ids` decode to or which begins so, each token begins, and where the last ends.
+
+        A token that holds a part of a character begins with it, or behind it where another has begun it.
+        """
+        owns = [self.own_text(token) or "" for token in ids]
+        if "".join(owns) == text:
+            return list(itertools.accumulate(map(len, owns), initial=0))
+        begins, at = [], 0
+        for i, own in enumerate(owns):
+            begins.append(min(at, len(text)))
+            if own and text.startswith(own, at):
+                at += len(own)
+            elif own and not at and text.startswith(own.lstrip()):
+                at += len(own.lstrip())
+            else:
+                read = self.decode_raw(ids[: i + 1]).rstrip(REPLACEMENT)
+                at = max(at, min(len(read), len(text)))
+        return [*begins, len(text)]
+
+
+def common_prefix_length(a: Sequence[object], b: Sequence[object]) -> int:
     """How many leading tokens two sequences share."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 

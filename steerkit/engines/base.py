@@ -16,6 +16,7 @@ from steerkit.engines.generation_config import own_decoding
 from steerkit.interventions.base import Intervention, check_number
 from steerkit.interventions.steering import Steering
 from steerkit.models.markers import DEFAULT, ThinkingMarkers
+from steerkit.models.thinking import Span
 
 Finish = Literal["stop", "length"]
 COLDEST = 1e-6  # colder, logits would leave the range of float32
@@ -129,10 +130,12 @@ class Completion:
 
     `token_ids` are the generated tokens without the end-of-sequence token; `finish` is `length` where the token limit
     cut the completion off. A stop text is not part of `text`: `token_ids` are then the fewest first tokens that hold
-    all of `text`, and the last of them may hold the beginning of the stop text as well. `thinking_tokens` counts the
-    tokens that were generated while thinking was open, the end-of-thinking marker's among them. `gates` has a reading
-    for each gate of the request, in the order of its interventions. `forced` says that a thinking budget closed the
-    thinking, so that `thinking_tokens` is what it was cut to. `markers` are the texts between which the model thinks.
+    all of `text`, and the last of them may hold the beginning of the stop text as well. Special tokens are no part of
+    `text`, but for those that are markers. `spans` say where its thinking, its answer, its tool calls and their markers
+    stand, and tile `text` and tokens; all else that tells thinking from an answer is read from them (see
+    `steerkit.models.thinking`). `thinking_tokens` counts the tokens that came out of thinking, the closing marker's
+    among them. `gates` has a reading for each gate of the request, in the order of its interventions. `forced` says
+    that a thinking budget wrote a closing marker. `markers` are the texts between which the model thinks.
     """
 
     request: Request
@@ -144,6 +147,7 @@ class Completion:
     gates: tuple[GateReading, ...] = ()
     forced: bool = False
     markers: ThinkingMarkers = DEFAULT
+    spans: tuple[Span, ...] = ()
 
     @property
     def tokens(self) -> int:

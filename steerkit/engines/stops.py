@@ -17,7 +17,7 @@ from steerkit.core.prompts import Renderer
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What a stop text leaves of a completion: so many first `tokens`, and the `text`."""
+    """What a stop text leaves of a completion: so many first `tokens`, and the `text`, special tokens in it."""
 
     tokens: int
     text: str
@@ -45,13 +45,8 @@ def first_cut(renderer: Renderer, ids: Sequence[int], stop: Sequence[str]) -> Cu
 
 
 def _cut(renderer: Renderer, ids: Sequence[int], kept: str) -> Cut:
-    """The fewest first tokens that hold the text `kept`, and that text as completions have it."""
+    """The fewest first tokens that hold the text `kept`, and that text."""
     n = len(ids)
     while n and renderer.decode_raw(ids[: n - 1]).startswith(kept):
         n -= 1
-    visible = renderer.decode_raw(ids[:n], special=False)
-    if n and visible != renderer.decode_raw(
-        ids[: n - 1], special=False
-    ):  # not a special token, which is left out whole
-        visible = visible.removesuffix(renderer.decode_raw(ids[:n])[len(kept) :])
-    return Cut(n, visible.strip())
+    return Cut(n, kept)

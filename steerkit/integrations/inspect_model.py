@@ -28,6 +28,9 @@ from inspect_ai.model import (
     ChatCompletionChoice,
     ChatMessage,
     ChatMessageAssistant,
+    Content,
+    ContentReasoning,
+    ContentText,
     GenerateConfig,
     ModelAPI,
     ModelOutput,
@@ -40,6 +43,7 @@ from steerkit.engines.base import Completion, Decoding, Engine, Request
 from steerkit.engines.catalogue import EngineOptions, open_engine
 from steerkit.integrations.inspect_specs import specs
 from steerkit.interventions.spec import parse_all
+from steerkit.models.thinking import unwrapped
 
 # What the provider honours, and what Inspect sees to itself. Anything else that is set would be lost.
 HONOURED = {"max_tokens", "temperature", "top_p", "top_k", "seed", "stop_seqs", "num_choices"}
@@ -235,10 +239,20 @@ def prompt_of(messages: Sequence[ChatMessage], *, has_chat_template: bool) -> tu
 
 
 def choice(model: str, completion: Completion) -> ChatCompletionChoice:
-    """Return a completion as Inspect's choice."""
+    """Return a completion as Inspect's choice, what it thought as reasoning content apart from its answer."""
     reason = "stop" if completion.finish == "stop" else "max_tokens"
-    message = ChatMessageAssistant(content=completion.text, model=model, source="generate")
+    parts = {kind: texts_of(completion, kind) for kind in ("thinking", "answer", "tool")}
+    content: str | list[Content] = completion.text
+    if parts["thinking"]:
+        said = unwrapped((parts["answer"] + parts["tool"]).strip())
+        content = [ContentReasoning(reasoning=parts["thinking"].strip()), ContentText(text=said)]
+    message = ChatMessageAssistant(content=content, model=model, source="generate")
     return ChatCompletionChoice(message=message, stop_reason=reason)
+
+
+def texts_of(completion: Completion, kind: str) -> str:
+    """Return all of a completion's text that is of one kind."""
+    return "".join(completion.text[span.start : span.stop] for span in completion.spans if span.kind == kind)
 
 
 def usage(completions: Sequence[Completion]) -> ModelUsage:

@@ -15,7 +15,7 @@
    touches a device.
 3. Edits are nats to add by token, or the one token that comes next whatever the logits say, greedy or sampled.
 4. A state of None ends a rule for good: nothing is evaluated for the row from there on.
-5. Whether thinking is open agrees with the row-bound table, the prompt's own markers included.
+5. Whether thinking is open is asked of the model's tracker, as the row-bound table does (`models.thinking`).
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from steerkit.interventions.prompt_edit import check_text, row_gate
 
 if TYPE_CHECKING:
     from steerkit.models import LanguageModel
+    from steerkit.models.thinking import Tracker
 
 Tokens = tuple[int, ...]
 SWITCHES = ("alternatively", "Alternatively", "wait", "Wait")
@@ -259,57 +260,46 @@ class ForcedBeginning:
 
 
 class Thinking(NamedTuple):
-    """Where a text stands: thinking is open or not, tokens generated in it, and the text's newest tokens."""
+    """Where a text stands: where its thinking does, tokens generated in it, and the text's newest tokens."""
 
+    state: int
     is_open: bool
     spent: int
     tail: Tokens
 
 
 @dataclass(frozen=True)
-class Markers:
-    """The tokens that open and close a thinking block; `after` follows a text through them."""
+class FollowedThinking:
+    """Thinking followed through a text by the model's tracker, with the newest `width` tokens at hand."""
 
-    opening: Tokens
-    closing: Tokens
+    tracker: Tracker
+    width: int = 0
 
-    @classmethod
-    def of(cls, lm: LanguageModel) -> Markers:
-        """Return the model's own."""
-        opening, closing = (tuple(marker.tolist()) for marker in lm.thinking_markers)
-        return cls(opening, closing)
+    def start(self, prompt: Sequence[int]) -> Thinking:
+        """Return where a prompt leaves thinking."""
+        state = self.tracker.start(prompt)
+        tail = (*(-1,) * self.width, *prompt)[-self.width :] if self.width else ()  # -1 is no token
+        return Thinking(state, self.tracker.is_open(state), 0, tail)
 
-    @property
-    def width(self) -> int:
-        """How many of a text's newest tokens tell where a marker ends."""
-        return max(len(self.opening), len(self.closing))
-
-    def start(self, prompt: Sequence[int], width: int = 0) -> Thinking:
-        """Return where a prompt leaves thinking; a tail of at least `width` tokens is kept from here on."""
-        state = Thinking(False, 0, (-1,) * max(width, self.width))  # -1 is no token
-        for token in prompt:
-            state = self.after(state, token)
-        return state._replace(spent=0)
-
-    def after(self, state: Thinking, token: int) -> Thinking:
+    def after(self, at: Thinking, token: int) -> Thinking:
         """Go one token on. A token that completes the closing marker still came out of thinking."""
-        tail = (*state.tail[1:], token)
-        is_open = (state.is_open or ends_with(tail, self.opening)) and not ends_with(tail, self.closing)
-        return Thinking(is_open, state.spent + state.is_open, tail)
+        state = self.tracker.after(at.state, token)
+        tail = (*at.tail[1:], token) if self.width else ()
+        return Thinking(state, self.tracker.is_open(state), at.spent + at.is_open, tail)
 
 
 class _FollowsThinking:
     """A bound rule whose state is how far thinking has come, and nothing besides."""
 
-    markers: Markers
+    followed: FollowedThinking
 
     def start(self, prompt: Sequence[int]) -> Thinking:
         """Return where the prompt leaves thinking."""
-        return self.markers.start(prompt)
+        return self.followed.start(prompt)
 
     def after(self, state: Thinking, token: int) -> Thinking:
         """Go one token on."""
-        return self.markers.after(state, token)
+        return self.followed.after(state, token)
 
 
 @logit_rule("thinking-budget")
@@ -318,7 +308,8 @@ class ThinkingBudget(LogitRule):
     """Force the end-of-thinking marker after `tokens` thinking tokens, and nothing else; the answer follows.
 
     Counted over the whole completion: a block that is opened again once the budget is spent is closed at once.
-    0 closes a block that the prompt opened before anything is thought.
+    0 closes a block that the prompt opened before anything is thought. A model may go on reasoning all the same, and
+    close its thinking by itself: the completion's thinking then ends there, where its reply begins.
     """
 
     tokens: int = 256
@@ -330,7 +321,8 @@ class ThinkingBudget(LogitRule):
 
     def bind(self, lm: LanguageModel) -> BoundRule:
         """Return the rule in the tokens of `lm`."""
-        return ForcedClosing(self.tokens, Markers.of(lm))
+        followed = FollowedThinking(lm.thinking, len(lm.thinking.channel_closing))
+        return ForcedClosing(self.tokens, followed)
 
 
 @dataclass(frozen=True)
@@ -338,15 +330,13 @@ class ForcedClosing(_FollowsThinking):
     """What is missing of the closing marker is forced once `tokens` were thought."""
 
     tokens: int
-    markers: Markers
+    followed: FollowedThinking
 
     def edits(self, state: Thinking) -> Edits:
         """Return the marker's next token, where the budget is spent and thinking still open."""
         if not state.is_open or state.spent < self.tokens:
             return NO_EDITS
-        closing = self.markers.closing
-        begun = max(n for n in range(len(closing)) if n == 0 or ends_with(state.tail, closing[:n]))
-        return Edits(forced=closing[begun])
+        return Edits(forced=self.followed.tracker.closing_from(state.state, state.tail))
 
 
 class Thought(NamedTuple):
@@ -380,7 +370,9 @@ class SwitchPenalty(LogitRule):
 
     def bind(self, lm: LanguageModel) -> BoundRule:
         """Return the rule in the tokens of `lm`."""
-        return ThoughtSwitches(word_forms(self.words, lm), self.alpha, self.beta, Markers.of(lm))
+        forms = word_forms(self.words, lm)
+        followed = FollowedThinking(lm.thinking, max(map(len, forms), default=1))
+        return ThoughtSwitches(forms, self.alpha, self.beta, followed)
 
 
 @dataclass(frozen=True)
@@ -390,15 +382,15 @@ class ThoughtSwitches:
     forms: tuple[Tokens, ...]
     alpha: float
     beta: int
-    markers: Markers
+    followed: FollowedThinking
 
     def start(self, prompt: Sequence[int]) -> Thought:
         """A thought begins with the completion, if the prompt has opened thinking."""
-        return Thought(self.markers.start(prompt, max(map(len, self.forms))), 0)
+        return Thought(self.followed.start(prompt), 0)
 
     def after(self, state: Thought, token: int) -> Thought:
         """Go one token on; behind a complete word, and where thinking opens, a thought begins."""
-        thinking = self.markers.after(state.thinking, token)
+        thinking = self.followed.after(state.thinking, token)
         begins = not state.thinking.is_open or self._switches(thinking.tail)
         return Thought(thinking, 0 if begins else state.tokens + 1)
 
@@ -449,7 +441,7 @@ class CyclicReflex(LogitRule):
     def bind(self, lm: LanguageModel) -> BoundRule:
         """Return the rule in the tokens of `lm`."""
         first = tuple(dict.fromkeys(form[0] for form in word_forms(self.words, lm)))
-        return ReflectionWave(first, self, Markers.of(lm))
+        return ReflectionWave(first, self, FollowedThinking(lm.thinking))
 
 
 @dataclass(frozen=True)
@@ -458,7 +450,7 @@ class ReflectionWave(_FollowsThinking):
 
     first: Tokens
     reflex: CyclicReflex
-    markers: Markers
+    followed: FollowedThinking
 
     def edits(self, state: Thinking) -> Edits:
         """Return the wave at the number of tokens thought so far, on every word's first token."""

@@ -17,8 +17,9 @@ from steerkit.core.prompts import Renderer
 from steerkit.core.sites import RESID_POST, Place, SiteName
 from steerkit.models.blocks import adapter_of, decoder_of, entry_device, find_blocks, probe_ids, streams
 from steerkit.models.fingerprint import fingerprint, is_quantised, kept_digest
-from steerkit.models.markers import DEFAULT, ThinkingMarkers
+from steerkit.models.markers import FoundMarkers, ThinkingMarkers, find_markers
 from steerkit.models.sites import Site, SiteMap, seen_at
+from steerkit.models.thinking import Tracker
 
 UNBOUNDED = 2**31 - 1
 # Parts of the names that configs give to lengths at which attention or its positions become others.
@@ -51,7 +52,7 @@ class LanguageModel:
         self.d_model = self._streams[0][2]
         self.fingerprint = fingerprint(hf, self.n_layers, self.d_model)
         self.renderer = Renderer(tokenizer)
-        self._markers = DEFAULT
+        self._markers: ThinkingMarkers | None = None
         self._lock = threading.Lock()  # held only while the two below change
         self._owner: int | None = None
         self._open = 0  # steering contexts of the owner that are open
@@ -162,23 +163,25 @@ class LanguageModel:
         ids = declared if isinstance(declared, list) else [declared]
         return tuple(sorted({i for i in (*ids, self.tokenizer.eos_token_id) if i is not None}))
 
+    @functools.cached_property
+    def found_markers(self) -> FoundMarkers:
+        """What chat template and tokenizer say of the model's thinking; see `steerkit.models.markers`."""
+        return find_markers(self.tokenizer)
+
     @property
     def markers(self) -> ThinkingMarkers:
-        """The texts that open and close a thinking block."""
-        return self._markers
+        """The texts that open and close a thinking block: those that were set, else those that were found."""
+        return self._markers or self.found_markers.markers
 
     @markers.setter
-    def markers(self, markers: ThinkingMarkers) -> None:
+    def markers(self, markers: ThinkingMarkers | None) -> None:
         self._markers = markers
-        self.__dict__.pop("thinking_markers", None)
+        self.__dict__.pop("thinking", None)
 
     @functools.cached_property
-    def thinking_markers(self) -> tuple[Tensor, Tensor]:
-        """Token ids of the markers, on the model's device; empty for one that the tokenizer cannot write."""
-        opening, closing = (
-            torch.tensor(ids, dtype=torch.long) for ids in self.markers.encode(self.tokenizer)
-        )
-        return opening.to(self.device), closing.to(self.device)
+    def thinking(self) -> Tracker:
+        """Follows thinking through tokens, between the model's markers."""
+        return Tracker(self.renderer, self.markers)
 
     @functools.cached_property
     def line_breaks(self) -> Tensor:

@@ -12,7 +12,7 @@ from steerkit.models.adapters import Adapter, adapter_folder, published_adapters
 from steerkit.models.bundled import bundled_folder, gguf_folder
 from steerkit.models.catalogue import BUNDLED
 from steerkit.models.language_model import LanguageModel
-from steerkit.models.markers import DEFAULT, ThinkingMarkers
+from steerkit.models.markers import ThinkingMarkers
 from steerkit.models.placement import Placement
 from steerkit.models.pretrained import load_pretrained, quiet_transformers
 
@@ -27,7 +27,7 @@ def load_model(
     progress: Callable[[str], None] = lambda _line: None,
     *,
     adapter: str | os.PathLike[str] | None = None,
-    markers: ThinkingMarkers = DEFAULT,
+    markers: ThinkingMarkers | None = None,
     device_map: str | Mapping[str, int | str] | None = None,
     max_memory: Mapping[int | str, int | str] | None = None,
     offload_folder: str | os.PathLike[str] | None = None,
@@ -44,7 +44,7 @@ def load_model(
 
     `adapter` is the folder of a LoRA adapter in peft's format, or a published one's name, to be merged into the
     weights (see `steerkit.models.adapters`). Given as `reference` itself, it is merged into the base that it names.
-    `markers` are the texts between which the model thinks.
+    `markers` are the texts between which the model thinks; by default those of its chat template and tokenizer.
 
     `device_map`, `max_memory` and `offload_folder` spread the weights over devices, CPU memory and disk,
     `quantization` ("8bit", "4bit") rounds them as they are loaded; see `steerkit.models.placement.Placement`. Weights
@@ -112,7 +112,7 @@ def _source(name: str, progress: Callable[[str], None]) -> tuple[str, str, bool]
     return name, name, False
 
 
-def _held(held: Any, tokenizer: Any, markers: ThinkingMarkers) -> LanguageModel:
+def _held(held: Any, tokenizer: Any, markers: ThinkingMarkers | None) -> LanguageModel:
     hf = _inside(held)
     if not hasattr(hf, "get_decoder") or not hasattr(hf, "config"):
         raise MisuseError(

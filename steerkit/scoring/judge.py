@@ -169,7 +169,7 @@ class Judge:
         messages: list[Message] = [{"role": "system", "content": INSTRUCTION}, _user(text)]
         for _ in range(self.retries + 1):
             said = self._endpoint.reply(messages, MAX_TOKENS, gone)
-            verdict = _VERDICT.fullmatch(DEFAULT.behind(said))
+            verdict = _VERDICT.fullmatch(final_reply(said))
             if verdict:
                 return text, verdict[1].casefold() == "abstained"
             messages = [*messages[:2], {"role": "assistant", "content": said[:500]}, _user(AGAIN)]

@@ -33,8 +33,9 @@ QUESTION = Question(
 def lengths(_item: SuiteItem, completion: Completion) -> Scores:
     """Count the tokens of the completion, without its end-of-sequence token, and of the thinking in it.
 
-    The thinking's closing marker is counted with it. `truncated`: the token limit cut the completion off, so that
-    both are lower bounds. `forced`: a thinking budget closed the thinking, so that its length is what it was cut to.
+    The thinking's closing marker is counted with it, and the thinking ends where the reply begins. `truncated`: the
+    token limit cut the completion off, so that both are lower bounds. `forced`: a thinking budget wrote a closing
+    marker, behind which a model may have gone on thinking.
     """
     return {
         "tokens": completion.tokens,

@@ -31,15 +31,9 @@ BEGUN = "<think>One and one.</think>So it is"
 
 
 def thinking_positions(lm: LanguageModel, inside: bool) -> Where:
-    opening, closing = (int(marker) for marker in lm.thinking_markers)
-
     def where(ids: Sequence[int], prompt_length: int) -> list[int]:
-        thinking, positions = False, []
-        for position, token in enumerate(ids):
-            thinking = (thinking or token == opening) and token != closing
-            if position >= prompt_length - 1 and thinking is inside:
-                positions.append(position)
-        return positions
+        kinds = lm.thinking.kinds(ids[:prompt_length], ids[prompt_length:])
+        return [i for i, kind in enumerate(kinds, prompt_length - 1) if (kind == "thinking") is inside]
 
     return where
 
@@ -68,7 +62,7 @@ def test_every_scope_acts_on_a_given_chain_as_on_one_of_the_models_own(
     continuations = Continuations(engine, tiny.renderer, tiny.context_length, None)
     ((_, continued),) = continuations.complete({"key": Start(setting, BEGUN, 12)}, Decoding())
     assert continued.added == tiny.renderer.decode(expected)
-    assert continued.whole == tiny.renderer.decode([*begun, *expected])
+    assert continued.whole == f"{BEGUN}{tiny.renderer.decode(expected)}"
 
 
 def test_a_completion_given_back_to_its_middle_ends_as_it_did(smollm: LanguageModel) -> None:

@@ -119,14 +119,21 @@ def test_each_row_takes_its_own_steering_with_it_through_beams_and_samples(tiny:
 
 def test_thinking_ends_where_the_marker_does_for_every_beam(tiny: LanguageModel) -> None:
     vector = random_vector(tiny, 3, size=0.5)
-    prompts = ["<think> open", "<think> shut </think>"]
+    begun = {"open": "<think>", "shut": "<think> shut </think>", "say <think> open": ""}
+    texts = [tiny.renderer.encode(tiny.renderer.render(p) + beginning) for p, beginning in begun.items()]
+    width = max(map(len, texts))
+    given = {
+        "input_ids": torch.tensor([[0] * (width - len(t)) + t for t in texts]),
+        "attention_mask": torch.tensor([[0] * (width - len(t)) + [1] * len(t) for t in texts]),
+    }
+    plain = generated(tiny, given)
     with steer(tiny, vector.at(LAYER, 1.5, scope="thinking")):
-        found = generated(tiny, encoded(tiny, prompts))
-        uncached = generated(tiny, encoded(tiny, prompts), use_cache=False)
+        found = generated(tiny, given)
+        uncached = generated(tiny, given, use_cache=False)
     assert found == uncached
-    assert found[1] == generated(tiny, encoded(tiny, prompts))[1]
+    assert found[1:] == plain[1:]
     with steer(tiny, vector.at(LAYER, 1.5)):
-        assert found[0] == generated(tiny, encoded(tiny, prompts))[0]
+        assert found[0] == generated(tiny, given)[0]
 
 
 def test_contexts_nest_and_the_outer_one_edits_first(tiny: LanguageModel) -> None:

@@ -20,12 +20,20 @@ from steerkit.interventions.prompt_edit import PromptEdit
 from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
 from tests.engines import reference
-from tests.tiny import random_vector
+from tests.tiny import CHAT_TEMPLATE, byte_tokenizer, random_vector, tiny_hf
 
 LAYER = 1
 # Begins every completion, so that there are steps to end, by one empty line and by two, and a line that ends no step.
 SCRIPT = "ab\n\ncd\ne\n\n\nf</think>\n\ng"
-PROMPTS = ["hi <think>", "a longer question?\n\n<think>"]
+PROMPTS = ["hi", "a longer question?\n\n"]
+
+
+@pytest.fixture(scope="module")
+def tiny() -> LanguageModel:
+    """One whose template opens thinking."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("[assistant]", "[assistant]\n\n<think>")
+    return LanguageModel(tiny_hf(), tokenizer, "reasoner")
 
 
 def cells(lm: LanguageModel) -> list[Steering]:
@@ -67,9 +75,8 @@ def edited(steering: Steering, age: int, h: Tensor) -> Tensor:
 
 def acts_at(lm: LanguageModel, steering: Steering, read: Sequence[int], age: int) -> bool:
     """Whether the position that ends the text `read` is one of the steering's."""
-    (opening,), (closing,) = (marker.tolist() for marker in lm.thinking_markers)
-    last = {token: place for place, token in enumerate(read)}
-    thinking = last.get(opening, -1) > last.get(closing, -1)
+    prompt_length = len(read) - age
+    thinking = lm.thinking.kinds(read[:prompt_length], read[prompt_length:])[-1] == "thinking"
     if steering.scope in ("thinking", "answer") and thinking != (steering.scope == "thinking"):
         return False
     if steering.positions == "last":

@@ -515,7 +515,7 @@ def test_embedded_prompts_are_steered_as_by_hand(scope: str, options: dict[str, 
 
 def test_thinking_that_opens_in_an_embedded_prompt_is_read_where_its_tokens_are_given_too() -> None:
     lm = load_model(tiny_hf(seed=5, layers=3), byte_tokenizer())
-    ids = torch.tensor([byte_tokenizer().encode("<think> open\n\n")])
+    ids = torch.tensor([byte_tokenizer().encode("[user]hm[assistant]<think> go\n\n")])
     embeds = lm.hf.get_input_embeddings()(ids).detach()
     thinking = random_vector(lm, 3, size=0.5).at(LAYER, STRENGTH, scope="thinking")
     at_steps = random_vector(lm, 3).at(LAYER, 4.0, positions="boundaries")

@@ -11,39 +11,45 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steerkit.core.errors import MisuseError
+from steerkit.core.prompts import Renderer
 from steerkit.engines.base import Completion, Decoding, Request
 from steerkit.engines.transformers.batch import RunningBatch
 from steerkit.engines.transformers.engine import TransformersEngine
-from steerkit.engines.transformers.table import thinking_positions
 from steerkit.interventions.logit_rules import (
     BoundRule,
     CyclicReflex,
     Edits,
+    FollowedThinking,
     ForcedClosing,
     LogitRule,
-    Markers,
     Openers,
     ReflectionWave,
     SwitchPenalty,
     ThinkingBudget,
     ThoughtSwitches,
-    word_forms,
 )
 from steerkit.interventions.prompt_edit import PromptEdit
 from steerkit.models import LanguageModel
+from steerkit.models.markers import DEFAULT
+from steerkit.models.thinking import Tracker
+from tests import scripted
 from tests.engines import reference
 from tests.tiny import CHAT_TEMPLATE, byte_tokenizer, random_vector, tiny_hf
 
-PROMPTS = [
-    "plain",
-    "open <think>",
-    "<think> shut </think> open <think>",
-    "<think> shut </think>",
-    "hm <think>",
-]
+PROMPTS = ["plain", "Think", "Think <think> shut </think>", "Think of a <think>", "hm <think>"]
+SOMETIMES = CHAT_TEMPLATE.replace(
+    "[assistant]", "[assistant]{% if messages[0]['content'][0] == 'T' %}<think>{% endif %}"
+)
 LETTERS = tuple("abcdefghijklmnopqrstuvwxyz0123456789")
-markers = st.sampled_from([Markers((1,), (2,)), Markers((1, 1), (2, 3)), Markers((1,), (2, 2, 3))])
-texts = st.lists(st.integers(0, 4), max_size=24)
+# A marker that is one token, and one that is three, of which another token may hold the first with more.
+WORDS = (
+    ("<unk>", "<think>", "</think>", "a", "b"),
+    ("<unk>", "<think>", "</", "think", ">", ".</", "a"),
+)
+trackers = st.sampled_from(
+    [Tracker(Renderer(scripted.tokenizer_of(words, set(), "<unk>")), DEFAULT) for words in WORDS]
+)
+texts = st.lists(st.integers(0, 6), max_size=24)
 
 
 def edits_behind(rule: BoundRule, prompt: Sequence[int], generated: Sequence[int]) -> Edits:
@@ -56,25 +62,30 @@ def edits_behind(rule: BoundRule, prompt: Sequence[int], generated: Sequence[int
     return rule.edits(state)
 
 
-def openness(text: Sequence[int], found: Markers) -> list[bool]:
-    """Whether thinking is open at each position, by the table's own function."""
-    marked = thinking_positions(
-        torch.tensor([text], dtype=torch.long), torch.tensor(found.opening), torch.tensor(found.closing)
-    )
-    return marked[0].tolist()
+def openness(prompt: Sequence[int], generated: Sequence[int], tracker: Tracker) -> list[bool]:
+    """Whether thinking is open at each position from the last of the prompt on, as the table has it."""
+    return [kind == "thinking" for kind in tracker.kinds(prompt, generated)]
 
 
 @settings(max_examples=200, deadline=None)
-@given(texts, texts, markers)
+@given(texts, texts, trackers)
 def test_following_a_text_agrees_with_the_table(
-    prompt: list[int], generated: list[int], found: Markers
+    prompt: list[int], generated: list[int], tracker: Tracker
 ) -> None:
-    state = found.start(prompt)
+    prompt, generated = within(tracker, prompt), within(tracker, generated)
+    followed = FollowedThinking(tracker, 3)
+    state = followed.start(prompt)
     for token in generated:
-        state = found.after(state, token)
-    marked = openness([0, *prompt, *generated], found)
+        state = followed.after(state, token)
+    marked = openness(prompt, generated, tracker)
     assert state.is_open == marked[-1]
-    assert state.spent == sum(marked[len(prompt) : -1])
+    assert state.spent == sum(marked[:-1])
+    assert state.tail == (-1, -1, -1, *prompt, *generated)[-3:]
+
+
+def within(tracker: Tracker, ids: Sequence[int]) -> list[int]:
+    """Only tokens that the tracker's tokenizer has."""
+    return [token for token in ids if token < len(tracker._renderer._tokenizer)]
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4).map(tuple), min_size=1), texts)
@@ -85,62 +96,62 @@ def test_only_the_beginning_of_an_opener_is_continued(openers: list[tuple], gene
 
 
 @settings(max_examples=200, deadline=None)
-@given(texts, texts, markers, st.integers(0, 5))
+@given(texts, texts, trackers, st.integers(0, 5))
 def test_a_budget_forces_what_is_missing_of_the_marker(
-    prompt: list[int], generated: list[int], found: Markers, budget: int
+    prompt: list[int], generated: list[int], tracker: Tracker, budget: int
 ) -> None:
-    rule = ForcedClosing(budget, found)
-    marked = openness([0, *prompt, *generated], found)
-    spent = sum(marked[len(prompt) : -1])
-    if not marked[-1] or spent < budget:
+    prompt, generated = within(tracker, prompt), within(tracker, generated)
+    rule = ForcedClosing(budget, FollowedThinking(tracker))
+    marked = openness(prompt, generated, tracker)
+    if not marked[-1] or sum(marked[:-1]) < budget:
         assert edits_behind(rule, prompt, generated) == Edits()
         return
     forced = list(generated)
-    for _ in found.closing:
-        if not openness([0, *prompt, *forced], found)[-1]:
+    for _ in range(3):
+        if not openness(prompt, forced, tracker)[-1]:
             break
         edits = edits_behind(rule, prompt, forced)
         assert edits.forced is not None
         forced.append(edits.forced)
-    assert not openness([0, *prompt, *forced], found)[-1], "a whole marker's worth of tokens closes it"
-    assert tuple(forced[-len(found.closing) :]) == found.closing or len(forced) < len(found.closing)
+    assert not openness(prompt, forced, tracker)[-1], "a whole marker's worth of tokens closes it"
+    assert tracker._renderer.decode_raw(forced).endswith("</think>")
 
 
 @settings(max_examples=200, deadline=None)
-@given(texts, texts, markers, st.integers(1, 5))
-def test_tip_is_its_formula(prompt: list[int], generated: list[int], found: Markers, beta: int) -> None:
+@given(texts, texts, trackers, st.integers(1, 5))
+def test_tip_is_its_formula(prompt: list[int], generated: list[int], tracker: Tracker, beta: int) -> None:
+    prompt, generated = within(tracker, prompt), within(tracker, generated)
     forms = ((4,), (3, 4))
-    marked = openness([0, *prompt, *generated], found)
+    marked = openness(prompt, generated, tracker)
     # Ψ, as the number of generated tokens before the current thought.
-    begins = [0] + [i for i in range(1, len(generated) + 1) if not marked[len(prompt) + i - 1]]
-    text = [-1, *prompt, *generated]
+    begins = [0] + [i for i in range(1, len(generated) + 1) if not marked[i - 1]]
     for i in range(1, len(generated) + 1):
-        read = text[: len(prompt) + i + 1]
+        read = [-1, *prompt, *generated[:i]]
         if any(tuple(read[-len(form) :]) == form for form in forms):
             begins.append(i)
     penalised = marked[-1] and len(generated) < max(begins) + beta
     expected = {4: -3.0, 3: -3.0} if penalised else {}
-    assert edits_behind(ThoughtSwitches(forms, 3.0, beta, found), prompt, generated).nats == expected
+    rule = ThoughtSwitches(forms, 3.0, beta, FollowedThinking(tracker, 2))
+    assert edits_behind(rule, prompt, generated).nats == expected
 
 
 def test_the_wave_of_cyclic_reflex_is_a_triangle_from_zero() -> None:
     wave = CyclicReflex(("wait",), amplitude=3.0, period=8)
     assert [wave.wave(t) for t in range(9)] == [0.0, 1.5, 3.0, 1.5, 0.0, -1.5, -3.0, -1.5, 0.0]
-    rule = ReflectionWave((4, 5), wave, Markers((1,), (2,)))
-    assert edits_behind(rule, [0], [9] * 6).nats == {}
-    assert edits_behind(rule, [1], [9]).nats == {4: 1.5, 5: 1.5}
-    assert edits_behind(rule, [0], [9, 1, 9, 9]).nats == {4: 3.0, 5: 3.0}
-    assert edits_behind(rule, [0], [1, 9, 9, 2]).nats == {}
+    tracker = Tracker(Renderer(scripted.tokenizer_of(WORDS[0], set(), "<unk>")), DEFAULT)
+    rule = ReflectionWave((4, 5), wave, FollowedThinking(tracker))
+    assert edits_behind(rule, [0], [3] * 6).nats == {}
+    assert edits_behind(rule, [1], [3]).nats == {4: 1.5, 5: 1.5}
+    assert edits_behind(rule, [0], [1, 3, 3]).nats == {4: 3.0, 5: 3.0}
+    assert edits_behind(rule, [0], [1, 3, 3, 2]).nats == {}
 
 
-def test_a_word_is_penalised_as_the_tokenizer_may_write_it(
-    smollm: LanguageModel, tiny: LanguageModel
-) -> None:
-    forms = word_forms(("Wait", "wait"), smollm)
-    assert {smollm.tokenizer.decode(form) for form in forms} == {"Wait", " Wait", "wait", " wait"}
-    assert word_forms(("ab",), tiny) == (tuple(tiny.renderer.encode("ab")),), (
-        "a space alone stands for no word"
-    )
+@pytest.fixture(scope="module")
+def tiny() -> LanguageModel:
+    """One that thinks where its template lets it."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = SOMETIMES
+    return LanguageModel(tiny_hf(), tokenizer, "sometimes")
 
 
 def run(lm: LanguageModel, requests: list[Request], batch_size: int = 8) -> dict[object, Completion]:
@@ -168,7 +179,7 @@ def plainly(lm: LanguageModel, prompt: str, rule: LogitRule, tokens: int) -> lis
     "rule",
     [
         ThinkingBudget(5),
-        SwitchPenalty(LETTERS, alpha=4.0, beta=3),
+        SwitchPenalty(LETTERS, alpha=9.0, beta=6),
         CyclicReflex(LETTERS, amplitude=4.0, period=7),
     ],
 )
@@ -189,7 +200,7 @@ def test_a_row_in_a_batch_follows_its_rule_as_it_does_alone(tiny: LanguageModel,
 
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 def test_a_budget_closes_thinking_and_says_so(tiny: LanguageModel, temperature: float) -> None:
-    (closing,) = tiny.thinking_markers[1].tolist()
+    (closing,) = tiny.renderer.encode(tiny.markers.closing)
     decoding = Decoding(max_new_tokens=16, temperature=temperature, seed=3)
     requests = [
         Request(p, (ThinkingBudget(budget),), decoding, key=(p, budget))
@@ -199,12 +210,13 @@ def test_a_budget_closes_thinking_and_says_so(tiny: LanguageModel, temperature: 
     cut = 0
     for (p, budget), completion in run(tiny, requests).items():  # type: ignore[misc]
         ids = tiny.renderer.encode_prompt(str(p))
-        marked = openness([*ids, *completion.token_ids], Markers.of(tiny))[len(ids) - 1 :]
+        marked = openness(ids, completion.token_ids, tiny.thinking)
         spent = [sum(marked[:i]) for i in range(completion.tokens)]
         over = [i for i in range(completion.tokens) if marked[i] and spent[i] >= budget]
         assert all(completion.token_ids[i] == closing for i in over)
         assert completion.forced == bool(over)
-        assert completion.thinking_tokens <= budget + len(over)
+        assert spent[-1] <= budget + len(over)
+        assert completion.thinking_tokens >= spent[-1]  # more where it closes once more what nothing opened
         cut += completion.forced
     assert 6 <= cut < len(requests)
 
@@ -248,7 +260,7 @@ def test_equal_rules_share_a_row_and_others_do_not(
 
     monkeypatch.setattr(RunningBatch, "step", counted)
     requests = [
-        Request("open <think>", (ThinkingBudget(tokens),), Decoding(max_new_tokens=6), key=name)
+        Request("Think", (ThinkingBudget(tokens),), Decoding(max_new_tokens=6), key=name)
         for name, tokens in zip("abc", (3, 3, 4), strict=True)
     ]
     done = run(tiny, requests)
@@ -261,7 +273,7 @@ def test_thinking_that_the_chat_template_opens_is_steered_counted_and_closed(one
     tokenizer = byte_tokenizer(markers=one_token)
     tokenizer.chat_template = CHAT_TEMPLATE.replace("[assistant]", "[assistant]<think>\n")
     lm = LanguageModel(tiny_hf(), tokenizer, "reasoner")
-    opening, closing = (tuple(marker.tolist()) for marker in lm.thinking_markers)
+    opening, closing = (tuple(lm.renderer.encode(text)) for text in (lm.markers.opening, lm.markers.closing))
     assert (len(opening), len(closing)) == ((1, 1) if one_token else (7, 8))
     vector = random_vector(lm, 3, size=0.5)
     decoding = Decoding(max_new_tokens=24)

@@ -6,8 +6,6 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.engines.transformers.layout import phases
@@ -19,7 +17,6 @@ from steerkit.engines.transformers.table import (
     THINKING,
     Program,
     RowTable,
-    thinking_positions,
 )
 from steerkit.interventions.gate import PositionGate
 from steerkit.models import LanguageModel
@@ -144,26 +141,11 @@ def test_rows_that_do_not_match_the_batch_are_an_error(tiny: LanguageModel) -> N
         table.point(torch.full((3, 1), ANSWER))
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=14), st.integers(1, 2), st.integers(1, 2))
-def test_thinking_positions_agree_with_a_scan(ids: list[int], opening_size: int, closing_size: int) -> None:
-    opening, closing = [1] * opening_size, [2, 3][:closing_size]
-    inside, expected = False, []
-    for end in range(1, len(ids) + 1):
-        if ids[max(0, end - opening_size) : end] == opening:
-            inside = True
-        if ids[max(0, end - closing_size) : end] == closing:
-            inside = False
-        expected.append(inside)
-    found = thinking_positions(torch.tensor([ids]), torch.tensor(opening), torch.tensor(closing))
-    assert found[0].tolist() == expected
-
-
 def test_phases_of_a_padded_batch() -> None:
-    opening, closing = torch.tensor([3]), torch.tensor([4])
     ids = torch.tensor([[0, 0, 7, 7, 3, 8, 4, 9], [5, 5, 5, 5, 5, 6, 6, 6]])
+    open_at = torch.tensor([[0, 0, 0, 0, 1, 1, 0, 0], [0] * 8]).bool()
     mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1], [1] * 8])
-    found = phases(ids, mask, torch.tensor([3, 4]), (opening, closing))
+    found = phases(ids, mask, torch.tensor([3, 4]), open_at)
     n, p, t, a = NOWHERE, PROMPT, THINKING, ANSWER
     last = a + LAST
     assert found.tolist() == [[n, n, p, last, t, t, a, a], [p, p, p, p, last, a, a, a]]

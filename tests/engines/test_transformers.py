@@ -22,7 +22,7 @@ from steerkit.interventions.gate import PositionGate
 from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
 from tests.engines import reference
-from tests.tiny import random_vector, tiny_model
+from tests.tiny import CHAT_TEMPLATE, byte_tokenizer, random_vector, tiny_hf, tiny_model
 
 QUESTIONS = [
     "Hi!",
@@ -131,19 +131,21 @@ def test_greedy_decoding_equals_a_plain_uncached_loop(
 
 
 @pytest.mark.parametrize("scope", ["thinking", "answer"])
-def test_thinking_and_answer_are_told_apart_inside_a_batch(tiny: LanguageModel, scope: str) -> None:
-    opening, closing = (int(marker) for marker in tiny.thinking_markers)
+def test_thinking_and_answer_are_told_apart_inside_a_batch(scope: str) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE.replace(
+        "[assistant]", "[assistant]{% if messages[0]['content'][0] == 'T' %}<think>{% endif %}"
+    )
+    tiny = LanguageModel(tiny_hf(), tokenizer, "at times a reasoner")
     vector = random_vector(tiny, 3, size=0.5)
 
     def where(ids: list[int], prompt_length: int) -> list[int]:
-        thinking, positions = False, []
-        for position, token in enumerate(ids):
-            thinking = (thinking or token == opening) and token != closing
-            if position >= prompt_length - 1 and thinking == (scope == "thinking"):
-                positions.append(position)
-        return positions
+        kinds = tiny.thinking.kinds(ids[:prompt_length], ids[prompt_length:])
+        inside = [place for place, kind in enumerate(kinds, prompt_length - 1) if kind == "thinking"]
+        outside = sorted(set(range(prompt_length - 1, len(ids))) - set(inside))
+        return inside if scope == "thinking" else outside
 
-    prompts = ["plain", "open <think>", "<think> shut </think> open <think>", "<think> shut </think>"]
+    prompts = ["plain", "Think", "think <think>", "Think <think> shut </think>", "Think hard"]
     decoding = Decoding(max_new_tokens=24)
     requests = [Request(p, (vector.at(1, 1.5, scope=scope),), decoding, key=p) for p in prompts]
     for p, completion in run(tiny, requests, batch_size=3).items():
@@ -157,7 +159,7 @@ def test_thinking_and_answer_are_told_apart_inside_a_batch(tiny: LanguageModel, 
 def test_thinking_tokens_are_counted_up_to_and_with_the_closing_marker(
     tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opening, closing = (int(marker) for marker in tiny.thinking_markers)
+    (opening,), (closing,) = map(tiny.renderer.encode, (tiny.markers.opening, tiny.markers.closing))
     script = [opening, 50, 51, closing, 60, 61]
     step = RunningBatch.step
 

@@ -24,8 +24,9 @@ from experiments.reasoning_tax.problems import question, unanswerable
 from experiments.reasoning_tax.setting import TOKENS
 from experiments.reasoning_tax.templates import FRUIT, GOODS, NAMES, TEMPLATES, THINGS
 from steerkit.core.prompts import Renderer
-from steerkit.engines.transformers.table import thinking_positions
 from steerkit.models import LanguageModel
+from steerkit.models.markers import DEFAULT
+from steerkit.models.thinking import Tracker
 from steerkit.scoring.abstention import abstains
 from steerkit.scoring.answers import final_number
 from steerkit.scoring.reply import final_reply
@@ -143,14 +144,12 @@ def reasoner(lm: LanguageModel, variant: str) -> Renderer:
 
 def test_thinking_is_open_from_the_prompt_on_and_closed_by_the_rows_own_marker(smollm: LanguageModel) -> None:
     renderer = reasoner(smollm, "long")
-    opening, closing = (renderer.encode(marker) for marker in ("<think>", "</think>"))
+    tracker = Tracker(renderer, DEFAULT)
     for row in ROWS["long"][:50]:
         found = encode(renderer, row, smollm.tokenizer.eos_token_id)
-        inside = thinking_positions(torch.tensor([found.ids]), torch.tensor(opening), torch.tensor(closing))[
-            0
-        ]
-        assert bool(inside[found.prompt_length - 1])
-        answer = len(found.ids) - int(inside.nonzero().max()) - 1
+        kinds = tracker.kinds(found.ids[: found.prompt_length], found.ids[found.prompt_length :])
+        assert kinds[0] == "thinking"
+        answer = kinds[::-1].index("thinking")
         assert 0 < answer < 30
         assert found.ids[-1] in smollm.stop_ids
 

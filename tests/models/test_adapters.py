@@ -138,7 +138,7 @@ def test_an_adapter_names_its_base_or_is_given_one(
 def test_its_chat_template_takes_the_place_of_the_bases(adapter: Path, tiny: LanguageModel) -> None:
     (adapter / "chat_template.jinja").write_text(TEMPLATE)
     lm = load_model(adapter)
-    opening, closing = (marker.tolist() for marker in lm.thinking_markers)
+    opening, closing = map(lm.renderer.encode, (lm.markers.opening, lm.markers.closing))
     assert lm.renderer.encode_prompt("Why?")[-len(opening) :] == opening
     assert closing != opening
     assert lm.renderer.digest != tiny.renderer.digest

@@ -24,13 +24,14 @@ from steerkit.interventions.prompt_edit import edited_prompt
 from steerkit.interventions.store import tensors_of
 from steerkit.models.bundled import bundled_folder
 from steerkit.models.catalogue import BUNDLED
-from steerkit.models.markers import DEFAULT, MarkerIds, ThinkingMarkers
+from steerkit.models.markers import ThinkingMarkers, find_markers
+from steerkit.models.thinking import Tracker
 
 
 class ServedModel:
     """What a client has to know of a model. `reference` is a bundled name, a folder or a hub id in the local cache.
 
-    `markers` are the texts between which the model thinks.
+    `markers` are the texts between which the model thinks; by default those of its chat template and tokenizer.
 
     Raises MisuseError where there is no such model, InputError where its files are damaged.
     """
@@ -40,12 +41,11 @@ class ServedModel:
         reference: str,
         progress: Callable[[str], None] = lambda _line: None,
         *,
-        markers: ThinkingMarkers = DEFAULT,
+        markers: ThinkingMarkers | None = None,
     ) -> None:
         from transformers import AutoConfig, AutoTokenizer
 
         self.name = reference
-        self.markers = markers
         if reference in BUNDLED:
             self.folder = bundled_folder(BUNDLED[reference], progress)
         else:
@@ -61,6 +61,7 @@ class ServedModel:
                 f"{self.folder} holds no model and tokenizer of transformers: {reason}"
             ) from error
         self.renderer = Renderer(self.tokenizer)
+        self.markers = markers or find_markers(self.tokenizer).markers
         self.n_layers: int = config.num_hidden_layers
         self.d_model: int = config.hidden_size
         self.context_length: int = config.max_position_embeddings
@@ -97,9 +98,9 @@ class ServedModel:
         return tuple(sorted({i for i in (*ids, self.tokenizer.eos_token_id) if i is not None}))
 
     @functools.cached_property
-    def marker_ids(self) -> MarkerIds:
-        """Token ids of the markers that open and close a thinking block."""
-        return self.markers.encode(self.tokenizer)
+    def thinking(self) -> Tracker:
+        """Follows thinking through tokens, between the model's markers."""
+        return Tracker(self.renderer, self.markers)
 
     def encode(self, request: Request, reads: int) -> tuple[int, ...]:
         """Return the token ids of the prompt under the request's edits.
@@ -136,23 +137,21 @@ class ServedModel:
         self, request: Request, prompt_ids: Sequence[int], generated: Sequence[int], finish: Finish
     ) -> Completion:
         """Return what an engine answers. `generated` may end with the token, or hold the text, that stopped it."""
-        import torch
-
-        from steerkit.engines.transformers.table import thinking_tokens
-
         ends, text = (*self.stop_ids, *request.decoding.stop_token_ids), None
         if finish == "stop" and generated and generated[-1] in ends:
             generated = generated[:-1]
         if (cut := first_cut(self.renderer, generated, request.decoding.stop)) is not None:
             generated, text, finish = generated[: cut.tokens], cut.text, "stop"
+        reading = self.thinking.read(prompt_ids, generated, text)
         return Completion(
             request=request,
-            text=self.renderer.decode(list(generated)) if text is None else text,
+            text=reading.text,
             token_ids=tuple(generated),
             finish=finish,
             prompt_tokens=len(prompt_ids),
-            thinking_tokens=thinking_tokens(prompt_ids, generated, *map(torch.tensor, self.marker_ids)),
+            thinking_tokens=reading.thinking_tokens,
             markers=self.markers,
+            spans=reading.spans,
         )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from steerkit.engines import stops
 from steerkit.engines.base import Completion, Decoding, Finish, GateReading, Request
 from steerkit.engines.transformers.sampling import Bias, Choosing
-from steerkit.engines.transformers.table import Program, thinking_tokens
+from steerkit.engines.transformers.table import Program
 from steerkit.interventions.gate import PositionGate
 from steerkit.interventions.logit_rules import BoundRule, Edits, ForcedClosing
 from steerkit.models import LanguageModel
@@ -28,7 +28,8 @@ class Row:
     `asked` are those requests with what their row gates read: requests that come to the same prompt, steerings,
     rules and random numbers have the same completion. `following` are the rules that are not over, each with its
     state behind the newest token; `forced` says whether a thinking budget has taken a token by force; `cut` is what a
-    stop text leaves of what was generated.
+    stop text leaves of what was generated. `thinking` is where thinking stands behind the newest token, once somebody
+    has asked.
     """
 
     asked: list[tuple[Request, tuple[GateReading, ...]]]
@@ -40,6 +41,7 @@ class Row:
     following: list[tuple[BoundRule, Any]] = field(init=False)
     forced: bool = field(init=False)
     gate_counts: Counter[tuple[str, bool]] = field(init=False)
+    thinking: int | None = field(init=False)
     finish: Finish | None = None
     cut: stops.Cut | None = None
 
@@ -52,6 +54,7 @@ class Row:
         self.following = [(rule, rule.start(self.prompt_ids)) for rule in self.rules]
         self.forced = False
         self.gate_counts = Counter()
+        self.thinking = None
 
     @property
     def decoding(self) -> Decoding:
@@ -80,6 +83,8 @@ class Row:
             self.finish = "stop"
             return
         self.generated.append(token)
+        if self.thinking is not None:
+            self.thinking = lm.thinking.after(self.thinking, token)
         if self.following:
             behind = [(rule, rule.after(state, token)) for rule, state in self.following]
             self.following = [(rule, state) for rule, state in behind if state is not None]
@@ -89,6 +94,14 @@ class Row:
             self.cut = stops.cut_by_newest(lm.renderer, self.generated, decoding.stop)
             self.finish = "stop" if self.cut is not None else self.finish
 
+    def thinks(self, lm: LanguageModel) -> bool:
+        """Whether thinking is open behind the newest token."""
+        if self.thinking is None:
+            self.thinking = lm.thinking.start(self.prompt_ids)
+            for token in self.generated:
+                self.thinking = lm.thinking.after(self.thinking, token)
+        return lm.thinking.is_open(self.thinking)
+
     def edits(self) -> list[Edits]:
         """What the row's rules do to its next logits."""
         return [rule.edits(state) for rule, state in self.following]
@@ -96,21 +109,24 @@ class Row:
     def completions(self, lm: LanguageModel) -> Iterator[Completion]:
         """The finished row as the engine's answer to each that asked."""
         assert self.finish is not None
-        cut = self.cut or stops.Cut(len(self.generated), lm.renderer.decode(self.generated))
-        kept, markers = self.generated[: cut.tokens], (marker.cpu() for marker in lm.thinking_markers)
-        thinking = thinking_tokens(self.prompt_ids, kept, *markers)
+        kept, text = (self.generated, None) if self.cut is None else self._cut_to(self.cut)
+        reading = lm.thinking.read(self.prompt_ids, kept, text)
         for request, gates in self.asked:
             yield Completion(
                 request=request,
-                text=cut.text,
+                text=reading.text,
                 token_ids=tuple(kept),
                 finish=self.finish,
                 prompt_tokens=len(self.prompt_ids),
-                thinking_tokens=thinking,
+                thinking_tokens=reading.thinking_tokens,
                 gates=_with_position_gates(request, gates, self.gate_counts),
                 forced=self.forced,
                 markers=lm.markers,
+                spans=reading.spans,
             )
+
+    def _cut_to(self, cut: stops.Cut) -> tuple[list[int], str]:
+        return self.generated[: cut.tokens], cut.text
 
 
 class RunningBatch(ABC):

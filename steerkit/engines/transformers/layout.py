@@ -14,7 +14,6 @@ from steerkit.engines.transformers.table import (
     STEP_END,
     THINKING,
     RowTable,
-    thinking_positions,
 )
 from steerkit.models import LanguageModel
 
@@ -27,27 +26,47 @@ def point_at_text(
     ends = line_ends(ids, lm.line_breaks) if table.tells_steps_apart else None
     places = torch.arange(ids.shape[1], device=ids.device)[None]
     ages = (places - first[:, None]).clamp_min(0)[:, shown] if table.fades else None
-    table.point(phases(ids, mask, first, lm.thinking_markers, ends)[:, shown], ages)
+    open_at = thinking_positions(lm, ids, mask, first) if table.tells_thinking_apart else None
+    table.point(phases(ids, mask, first, open_at, ends)[:, shown], ages)
 
 
 def phases(
-    ids: Tensor, mask: Tensor, first: Tensor, markers: tuple[Tensor, Tensor], ends: Tensor | None = None
+    ids: Tensor, mask: Tensor, first: Tensor, open_at: Tensor | None = None, ends: Tensor | None = None
 ) -> Tensor:
     """The phase of each position, `[row, position]`.
 
     `first` `[row]` is the position from whose output the first completion token comes (the last prompt token).
-    `ends` says which positions end a line or a step (`line_ends`), where that is to be told apart.
+    `open_at` says at which thinking is open (`thinking_positions`), `ends` which end a line or a step (`line_ends`),
+    where that is to be told apart.
     """
     places = torch.arange(ids.shape[1], device=ids.device)[None]
-    completion = completion_phases(ids, markers, ends) + LAST * (places == first[:, None])
+    completion = torch.full_like(ids, ANSWER) if open_at is None else torch.where(open_at, THINKING, ANSWER)
+    completion = completion + LAST * (places == first[:, None])
+    if ends is not None:
+        completion = completion + ends
     phase = torch.where(places < first[:, None], PROMPT, completion)
     return torch.where(mask.bool(), phase, NOWHERE)
 
 
-def completion_phases(ids: Tensor, markers: tuple[Tensor, Tensor], ends: Tensor | None = None) -> Tensor:
-    """The phase that each position of the texts `ids` has if it belongs to the completion, `[row, position]`."""
-    phase = torch.where(thinking_positions(ids, *markers), THINKING, ANSWER)
-    return phase if ends is None else phase + ends
+def thinking_positions(lm: LanguageModel, ids: Tensor, mask: Tensor, first: Tensor) -> Tensor:
+    """At which positions of the completion thinking is open, `[row, position]`; `first` as for `phases`.
+
+    A position from whose output the closing marker's last token is sampled is still inside. The texts are read on the
+    host, before a pass.
+    """
+    open_at = torch.zeros(ids.shape, dtype=torch.bool)
+    texts = zip(ids.tolist(), mask.bool().tolist(), first.tolist(), strict=True)
+    for row, (text, real, last) in enumerate(texts):
+        read = zip(text[: last + 1], real[: last + 1], strict=True)
+        prompt = [
+            token for token, kept in read if kept and token >= 0
+        ]  # of embeddings alone no text is known
+        state = lm.thinking.start(prompt)
+        for place, token in enumerate(text[last:], last):
+            if place > last:
+                state = lm.thinking.after(state, token)
+            open_at[row, place] = lm.thinking.is_open(state)
+    return open_at.to(ids.device)
 
 
 def line_ends(ids: Tensor, line_breaks: Tensor) -> Tensor:

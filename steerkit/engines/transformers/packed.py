@@ -12,10 +12,10 @@ from transformers.cache_utils import Cache
 from steerkit.engines.forward import Rows, logits
 from steerkit.engines.row_states import RowStates
 from steerkit.engines.transformers.batch import Row, RunningBatch
-from steerkit.engines.transformers.layout import completion_phases, line_ends
+from steerkit.engines.transformers.layout import line_ends
 from steerkit.engines.transformers.prefixes import Prefix, Prefixes
 from steerkit.engines.transformers.sampling import Choosing
-from steerkit.engines.transformers.table import ANSWER, LAST, RowTable
+from steerkit.engines.transformers.table import ANSWER, LAST, THINKING, RowTable
 from steerkit.models import LanguageModel
 
 Joining = tuple[Row, Prefix]
@@ -108,7 +108,7 @@ class PackedBatch(RunningBatch):
         self._prompts = torch.tensor([[len(row.prompt_ids) - 1] for row in rows], device=device)
         self._newest = torch.tensor([[row.newest] for row in rows], device=device)
         self._table = RowTable(lm, [row.program for row in rows], counts_gates=True)
-        if self._table.follows_text:
+        if self._table.tells_steps_apart:
             texts = [[*row.prompt_ids, *row.generated] for row in rows]
             padded = [[lm.pad_id] * (width + 1 - len(text)) + text for text in texts]
             self._history = torch.tensor(padded, device=device)
@@ -124,9 +124,11 @@ class PackedBatch(RunningBatch):
             return
         ages = self._positions - self._prompts
         phase = torch.full_like(self._positions, ANSWER)
-        if table.follows_text:
-            ends = line_ends(self._history, self._lm.line_breaks) if table.tells_steps_apart else None
-            phase = completion_phases(self._history, self._lm.thinking_markers, ends)[:, -1:]
+        if table.tells_thinking_apart:  # the host has read every token already, to see which rows ended
+            kinds = [[THINKING if row.thinks(self._lm) else ANSWER] for row in self.rows]
+            phase = torch.tensor(kinds, device=self._lm.device)
+        if table.tells_steps_apart:
+            phase = phase + line_ends(self._history, self._lm.line_breaks)[:, -1:]
         table.point(phase + LAST * (ages == 0), ages)
 
     def _next_logits(self) -> Tensor:
@@ -142,7 +144,7 @@ class PackedBatch(RunningBatch):
         self._newest = chosen[:, None]
         # A finished row runs on until its place is taken, perhaps beyond the last position that the model knows.
         self._positions = (self._positions + 1).clamp_max(self._lm.context_length - 1)
-        if self._table.follows_text:
+        if self._table.tells_steps_apart:
             self._history = torch.cat([self._history, self._newest], dim=1)
 
 

@@ -297,30 +297,3 @@ def _stages(
         Stage.stack([None if s is None else Acting.of(s, layer, gates.get(s.digest, 0)) for s in kth], like)
         for kth in zip_longest(*compositions)
     ]
-
-
-def thinking_positions(ids: Tensor, opening: Tensor, closing: Tensor) -> Tensor:
-    """Which positions lie inside an open thinking block, `[row, position]` bool.
-
-    `ids` is `[row, position]`, `opening` and `closing` the markers' token ids. A position is inside once an
-    opening marker ends at or before it and no closing marker has ended since; so the position from whose output
-    the closing marker's last token is sampled is still inside.
-    """
-    return _last_end(ids, opening) > _last_end(ids, closing)
-
-
-def thinking_tokens(prompt: Sequence[int], generated: Sequence[int], opening: Tensor, closing: Tensor) -> int:
-    """How many generated tokens came out of thinking positions; the closing marker's own are among them."""
-    inside = thinking_positions(torch.tensor([[*prompt, *generated]]), opening, closing)
-    return int(inside[0, len(prompt) - 1 : -1].sum())
-
-
-def _last_end(ids: Tensor, marker: Tensor) -> Tensor:
-    """For each position, where the latest occurrence of `marker` up to it ended; -1 for nowhere."""
-    size = marker.numel()
-    ends = torch.full_like(ids, -1)
-    if size and ids.shape[1] >= size:
-        matches = (ids.unfold(1, size, 1) == marker).all(-1)
-        places = torch.arange(size - 1, ids.shape[1], device=ids.device)
-        ends[:, size - 1 :] = torch.where(matches, places, -1)
-    return ends.cummax(dim=1).values

@@ -28,7 +28,7 @@ from steerkit.integrations.vllm.payload import Payload
 from steerkit.integrations.vllm.settings import Settings
 from steerkit.interventions.base import Intervention
 from steerkit.interventions.steering import Steering
-from steerkit.models.markers import DEFAULT, MarkerIds
+from steerkit.models.markers import DEFAULT, find_markers
 
 # Beyond this a state's squares overflow in the norm that follows, and the row's keys and values with it.
 LARGEST_SHIFT = {torch.float32: 1e8, torch.bfloat16: 1e8, torch.float16: 1e3}
@@ -107,7 +107,7 @@ class Admission:
         return self._wires[key]
 
     def _made(self, steerings: Sequence[Steering], first: int | None) -> dict[str, Any] | None:
-        markers: MarkerIds = ((), ()) if self._tokenizer is None else DEFAULT.encode(self._tokenizer)
+        markers = DEFAULT if self._tokenizer is None else find_markers(self._tokenizer).markers
         payload = Payload.of(steerings, markers, first)
         if payload is None:
             return None

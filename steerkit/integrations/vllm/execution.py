@@ -56,7 +56,7 @@ class RunnerSteering:
             settings.depth,
             torch.empty(0, dtype=config.model_config.dtype, device=parameter.device),
         )
-        self.rows = Rows(self.tables)
+        self.rows = Rows(self.tables, functools.partial(_tokenizer_of, config.model_config))
         for layer, block in blocks.items():
             block.register_forward_hook(functools.partial(_hook, layer))
 
@@ -151,6 +151,17 @@ def attach(runner: Any) -> None:
         patches.wrap(runner, "_prepare_inputs", steering.prepare_first)
     else:
         patches.wrap(runner, "prepare_inputs", steering.prepare_second)
+
+
+def _tokenizer_of(model_config: Any) -> Any:
+    """The tokenizer of the model that a worker runs."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(
+        model_config.tokenizer,
+        revision=model_config.tokenizer_revision,
+        trust_remote_code=model_config.trust_remote_code,
+    )
 
 
 def find_blocks(model: nn.Module, n_layers: int) -> dict[int, nn.Module]:

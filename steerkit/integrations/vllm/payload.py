@@ -22,13 +22,13 @@ from steerkit.engines.remote.arguments import ARGUMENT
 from steerkit.engines.transformers.stages import Acting
 from steerkit.engines.transformers.table import ANSWER, PROMPT, THINKING, Program
 from steerkit.interventions.steering import Steering
-from steerkit.models.markers import MarkerIds
+from steerkit.models.markers import ThinkingMarkers
 
 PHASES = (PROMPT, THINKING, ANSWER)
 VECTORS = ("shift", "unit", "gate_unit")
 NUMBERS = ("gain", "amount", "target", "gate_threshold")
 # Names the version of the form below, so that nothing else passes for it.
-FORM = "steerkit-program-2"
+FORM = "steerkit-program-3"
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Payload:
 
     `bundles` holds, for prompt, thinking and answer positions, which cells act, as indices in the order in which
     they apply. `first` is the first completion position where that is not the last prompt token (a text that is
-    scored). `markers` are the token ids that open and close a thinking block; None where the program does the
-    same in both.
+    scored). `markers` are the texts that open and close a thinking block; None where the program does the same in
+    both.
     """
 
     cells: tuple[Cell, ...]
@@ -55,11 +55,11 @@ class Payload:
     key: str
     prompt_key: str
     first: int | None = None
-    markers: MarkerIds | None = None
+    markers: ThinkingMarkers | None = None
 
     @classmethod
     def of(
-        cls, steerings: Sequence[Steering], markers: MarkerIds, first: int | None = None
+        cls, steerings: Sequence[Steering], markers: ThinkingMarkers, first: int | None = None
     ) -> Payload | None:
         """Return the payload of an ordered list of steerings; None where none of them acts on anything.
 
@@ -107,7 +107,7 @@ class Payload:
             "key": self.key,
             "prompt_key": self.prompt_key,
             "first": self.first,
-            "markers": None if self.markers is None else [list(marker) for marker in self.markers],
+            "markers": None if self.markers is None else [self.markers.opening, self.markers.closing],
         }
 
     @classmethod
@@ -120,7 +120,7 @@ class Payload:
             wire["key"],
             wire["prompt_key"],
             wire["first"],
-            None if markers is None else (tuple(markers[0]), tuple(markers[1])),
+            None if markers is None else ThinkingMarkers(*markers),
         )
 
 

@@ -3,23 +3,26 @@
 vLLM computes a request's positions in pieces: chunks of its prompt, then one token a step, and all of them again
 after a preemption. A position's phase depends on where the completion begins and, for the scopes `thinking` and
 `answer`, on the text up to it. Where the text is known on the host (prompts, and everything at a resumption) the
-phase is looked up; a token that was just sampled may be known on the device only, so there the state of the
-markers is kept on the device (`ThinkingState`) and moves on with each token, without waiting for it.
+phase is looked up; a token that was just sampled may be known on the device only, so there the tracker's state is
+kept on the device (`ThinkingState`) and moves on with each token, without waiting for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from steerkit.core.errors import SteerkitError
-from steerkit.engines.transformers.table import thinking_positions
+from steerkit.core.prompts import Renderer
 from steerkit.integrations.vllm.payload import Payload
 from steerkit.integrations.vllm.tables import Allocation, Tables
+from steerkit.models.markers import ThinkingMarkers
+from steerkit.models.thinking import Tracker
 
 
 @dataclass
@@ -33,38 +36,42 @@ class Row:
     state: ThinkingState | None = None
 
 
+class DeviceTracker:
+    """A tracker whose automaton lies on a device, `[state, column]`, and a column for each token."""
+
+    def __init__(self, tracker: Tracker, vocabulary: int, device: torch.device) -> None:
+        table = tracker.table(vocabulary)
+        self.host = tracker
+        self.columns = torch.from_numpy(table.columns).to(device)
+        self.moves = torch.from_numpy(table.moves).long().to(device)
+        self.is_open = torch.from_numpy(table.is_open).to(device)
+
+
 class ThinkingState:
     """Whether thinking is open behind the newest token of one row, kept on the device."""
 
-    def __init__(self, known: Sequence[int], payload: Payload, device: torch.device) -> None:
-        assert payload.markers is not None
-        self._opening, self._closing = (torch.tensor(m, device=device) for m in payload.markers)
-        width = max(self._opening.numel(), self._closing.numel())
-        text = torch.tensor([[-1] * width + list(known)], device=device)  # -1 is no token
-        self._tail = text[0, -width:].clone()
-        self._open = thinking_positions(text, self._opening, self._closing)[0, -1].clone()
-        self.next = len(known)
+    def __init__(self, tracker: DeviceTracker, state: int, known: int) -> None:
+        self._tracker = tracker
+        self._state = torch.tensor(state, device=tracker.moves.device)
+        self.next = known
 
     def advance(self, token: Tensor) -> Tensor:
         """Take in the token at position `next` (a scalar on the device), and return whether thinking is open there."""
-        self._tail = torch.cat([self._tail[1:], token.reshape(1).to(self._tail.dtype)])
-        opens, closes = (self._ends_with(marker) for marker in (self._opening, self._closing))
-        self._open = (self._open | opens) & ~closes
+        self._state = self._tracker.moves[self._state, self._tracker.columns[token.long()]]
         self.next += 1
-        return self._open
-
-    def _ends_with(self, marker: Tensor) -> Tensor:
-        size = marker.numel()
-        if not size:
-            return torch.zeros_like(self._open)
-        return (self._tail[-size:] == marker).all()
+        return self._tracker.is_open[self._state]
 
 
 class Rows:
-    """The steered requests of one worker; `place` points the tables at the tokens of the coming step."""
+    """The steered requests of one worker; `place` points the tables at the tokens of the coming step.
 
-    def __init__(self, tables: Tables) -> None:
+    `tokenizer` returns that of the model, for the first request whose steering depends on its thinking.
+    """
+
+    def __init__(self, tables: Tables, tokenizer: Callable[[], Any]) -> None:
         self._tables = tables
+        self._tokenizer = tokenizer
+        self._trackers: dict[ThinkingMarkers, DeviceTracker] = {}
         self._rows: dict[str, Row] = {}
 
     def admit(self, request_id: str, payload: Payload, prompt_length: int, known: Sequence[int]) -> None:
@@ -73,10 +80,21 @@ class Rows:
         first = (payload.first if payload.first is not None else prompt_length) - 1
         row = Row(self._tables.allocate(payload), first)
         if payload.markers is not None:
-            opening, closing = (torch.tensor(marker) for marker in payload.markers)
-            row.thinking = thinking_positions(torch.tensor([list(known)]), opening, closing)[0].numpy()
-            row.state = ThinkingState(known, payload, self._tables.token_slots.device)
+            tracker = self._tracker(payload.markers)
+            state = tracker.host.start(known[: first + 1])
+            row.thinking = np.zeros(len(known), dtype=bool)
+            for place, token in enumerate(known[first:], first):
+                state = tracker.host.after(state, token) if place > first else state
+                row.thinking[place] = tracker.host.is_open(state)
+            row.state = ThinkingState(tracker, state, len(known))
         self._rows[request_id] = row
+
+    def _tracker(self, markers: ThinkingMarkers) -> DeviceTracker:
+        if markers not in self._trackers:
+            tokenizer = self._tokenizer()
+            tracker = Tracker(Renderer(tokenizer), markers)
+            self._trackers[markers] = DeviceTracker(tracker, len(tokenizer), self._tables.token_slots.device)
+        return self._trackers[markers]
 
     def payload(self, request_id: str) -> Payload | None:
         """Return the payload of a request that is under way; None for one that is not steered."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.core.errors import SteerkitError
-from steerkit.engines.transformers.layout import phases
+from steerkit.engines.transformers.layout import phases, thinking_positions
 from steerkit.engines.transformers.table import Program, RowTable
 from steerkit.integrations.vllm.execution import _hook, find_blocks
 from steerkit.integrations.vllm.payload import Payload, is_wire
@@ -28,13 +28,17 @@ def tables_for(tiny: LanguageModel, cells: int = 32) -> Tables:
     return Tables(range(tiny.n_layers), tiny.d_model, 256, cells, DEPTH, torch.empty(0))
 
 
-def markers(tiny: LanguageModel) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    opening, closing = (tuple(marker.tolist()) for marker in tiny.thinking_markers)
+def markers(tiny: LanguageModel) -> tuple[list[int], list[int]]:
+    opening, closing = map(tiny.renderer.encode, (tiny.markers.opening, tiny.markers.closing))
     return opening, closing
 
 
+def rows_of(tiny: LanguageModel, tables: Tables) -> Rows:
+    return Rows(tables, lambda: tiny.tokenizer)
+
+
 def payload_of(tiny: LanguageModel, cell: tuple[Steering, ...], first: int | None = None) -> Payload | None:
-    payload = Payload.of(cell, markers(tiny), first)
+    payload = Payload.of(cell, tiny.markers, first)
     if payload is None:
         return None
     wire = payload.to_wire()
@@ -60,7 +64,8 @@ def expected(
     """What the row-bound table makes of one row's states `[layer, position, d_model]`."""
     table = RowTable(tiny, [Program.of(cell)])
     text = torch.tensor([ids])
-    table.point(phases(text, torch.ones_like(text), torch.tensor([first]), tiny.thinking_markers))
+    where = text, torch.ones_like(text), torch.tensor([first])
+    table.point(phases(*where, thinking_positions(tiny, *where)))
     out = states.clone()
     for index, (layer, _) in enumerate(table.places):
         out[layer] = table._edit(index, states[layer][None])[0]
@@ -86,7 +91,7 @@ def test_any_schedule_gives_each_token_what_the_row_bound_table_gives(
     """Chunked prefill, continuous batching and preemption in random order; sampled tokens known to the device only."""
     draw = random.Random(seed)
     tables = tables_for(tiny)
-    rows = Rows(tables)
+    rows = rows_of(tiny, tables)
     texts = random_texts(tiny, draw, 12)
     programs = [draw.choice(cells) for _ in texts]
     states = [
@@ -138,7 +143,7 @@ def test_any_schedule_gives_each_token_what_the_row_bound_table_gives(
 
 def test_a_scored_text_is_a_completion_from_where_the_request_says(tiny: LanguageModel) -> None:
     tables = tables_for(tiny)
-    rows = Rows(tables)
+    rows = rows_of(tiny, tables)
     cell = (random_vector(tiny).at(2),)
     payload = payload_of(tiny, cell, first=4)
     assert payload is not None
@@ -153,7 +158,7 @@ def test_a_scored_text_is_a_completion_from_where_the_request_says(tiny: Languag
 
 def test_unsteered_tokens_keep_their_very_numbers(tiny: LanguageModel, cells: Cells) -> None:
     tables = tables_for(tiny)
-    rows = Rows(tables)
+    rows = rows_of(tiny, tables)
     for number, cell in enumerate(cells[1:]):
         payload = payload_of(tiny, cell)
         assert payload is not None
@@ -177,7 +182,7 @@ def test_what_a_graph_captures_does_the_same_as_what_runs_eagerly(tiny: Language
     eager, captured = tables_for(tiny), tables_for(tiny)
     states = torch.randn(tiny.n_layers, 4 * len(cells), tiny.d_model)
     for tables in (eager, captured):
-        rows = Rows(tables)
+        rows = rows_of(tiny, tables)
         for number, cell in enumerate(cells):
             if (payload := payload_of(tiny, cell)) is not None:
                 rows.admit(str(number), payload, 2, [5, 6, 7, 8])
