@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from unittest import mock
 
@@ -20,16 +21,30 @@ class Outcome:
     err: str
 
 
-def steerkit(*arguments: object, stdin: str = "") -> Outcome:
-    """Run `steerkit ARGUMENTS…`, as a shell would, with neither stdout nor stderr a terminal."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    argv = ["steerkit", *map(str, arguments)]
-    with (
-        mock.patch.object(sys, "argv", argv),
-        mock.patch.object(sys, "stdin", io.StringIO(stdin)),
-        redirect_stdout(out),
-        redirect_stderr(err),
-    ):
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        """It is one."""
+        return True
+
+
+def steerkit(*arguments: object, stdin: str = "", columns: int | None = None, term: str = "xterm") -> Outcome:
+    """Run `steerkit ARGUMENTS…`, as a shell would, with neither stdout nor stderr a terminal.
+
+    With `columns` both are one, that wide, of the kind `term`.
+    """
+    made = io.StringIO if columns is None else Terminal
+    out, err, code = made(), made(), 0
+    environment = {} if columns is None else {"COLUMNS": str(columns), "LINES": "24", "TERM": term}
+    with ExitStack() as held:
+        held.enter_context(mock.patch.dict(os.environ, environment))
+        held.enter_context(mock.patch.object(sys, "argv", ["steerkit", *map(str, arguments)]))
+        held.enter_context(mock.patch.object(sys, "stdin", io.StringIO(stdin)))
+        held.enter_context(redirect_stdout(out))
+        held.enter_context(redirect_stderr(err))
         try:
             main()
         except SystemExit as done:

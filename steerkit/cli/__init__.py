@@ -16,13 +16,14 @@ def main() -> None:
     import typer
 
     from steerkit.cli.app import app
-    from steerkit.cli.console import report_error
+    from steerkit.cli.console import forgive_encodings, report_error
     from steerkit.core.errors import SteerkitError
 
     # The base of all usage errors, for which Typer exports no name.
     usage_error: type[Exception] = typer.BadParameter.__mro__[1]
     verb = typer.main.get_command(app)
     warnings.showwarning = _in_one_line
+    forgive_encodings()
     try:  # invoked here and not by Typer, which would frame its errors in boxes and hide an interruption
         with verb.make_context("steerkit", sys.argv[1:]) as context:
             verb.invoke(context)
@@ -50,8 +51,9 @@ def main() -> None:
 def _in_one_line(message: Warning | str, *_where: object, **_more: object) -> None:
     """Show a warning without the file and line that it comes from."""
     from steerkit.cli.console import say
+    from steerkit.core.characters import one_line
 
-    say(f"warning: {message}")
+    say(one_line(f"warning: {message}"))
 
 
 def _explain_usage(error: Any) -> None:

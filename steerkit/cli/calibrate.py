@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from steerkit.cli import console, options
+from steerkit.cli import console, given, options
 
 if TYPE_CHECKING:
     from steerkit.calibration.result import Calibration, LayerCalibration
@@ -40,7 +40,10 @@ def calibrate(
     batch_size: options.BatchSize = None,
     allow_mismatch: options.AllowMismatch = False,
     out: Annotated[
-        Path | None, Option("--out", "-o", help="Write the vector with these strengths on record.")
+        Path | None,
+        Option(
+            "--out", "-o", help="Write the vector with these strengths on record.", callback=options.a_place
+        ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -62,7 +65,7 @@ def calibrate(
         half_life=half_life,
     )
     check(steering, kl=target_kl, statistic=statistic, largest=largest)
-    prompts = default_prompts(suite, limit)
+    prompts = default_prompts(given.file(suite), limit)
     lm = console.load(model, placement, dtype)
     with console.progress(f"calibrating {loaded.name}") as progress:
         result = measure(
@@ -91,14 +94,14 @@ def calibrate(
 def _show(result: Calibration) -> None:
     columns = ("layer", "strength", "mean KL", "p95 KL", "own roll-out", "dose")
     rows = ([str(found.layer), *_measured(found, result)] for found in result)
-    console.print_table(columns, rows, console.wide())
+    console.print_table(columns, rows)
     steering = result.steering
-    console.out.print(
+    console.show(
         f"target: {result.statistic} KL {result.target_kl:g} nats per token over {result.completion_tokens} tokens of "
         f"{result.prompts} unsteered roll-outs, {steering.operation}, scope {steering.scope}; [ ] 95% over prompts"
     )
     for line in result.notes():
-        console.out.print(line)
+        console.show(line)
 
 
 def _measured(found: LayerCalibration, result: Calibration) -> list[str]:

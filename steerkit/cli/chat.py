@@ -20,6 +20,7 @@ HELP = """/strength 1.5   set the strength of every steering
 /scope all      change where it acts
 /off  /on       take the steering out, put it back
 /clear          forget the conversation
+//text          say /text, a line that begins with a slash
 /quit           leave"""
 
 
@@ -52,7 +53,9 @@ class Conversation:
             case "clear":
                 self.messages = ()
             case _:
-                raise MisuseError(f"unknown command /{name}; /help lists them")
+                raise MisuseError(
+                    f"unknown command /{name}; /help lists them, and // begins a line that the model is to read"
+                )
         specs = " ; ".join(map(str, self.interventions)) or "nothing"
         return specs if self.on else f"off ({specs})"
 
@@ -120,10 +123,10 @@ def chat(
             console.say(HELP)
             continue
         try:
-            if line.startswith("/"):
+            if line.startswith("/") and not line.startswith("//"):
                 console.say(conversation.command(line))
             elif line:
-                _reply(runs_on, conversation, line, sampled, system)
+                _reply(runs_on, conversation, line.removeprefix("/"), sampled, system)
         except SteerkitError as error:
             console.report_error(str(error))
 
@@ -146,6 +149,6 @@ def _reply(
     acting = conversation.interventions if conversation.on else ()
     request = Request(asked if keeps_history else line, acting, decoding, system)
     (completion,) = engine.generate([request])
-    console.out.print(completion.text, soft_wrap=True)
+    console.show(completion.text)
     if keeps_history:
         conversation.messages = (*asked, Message(role="assistant", content=completion.text))

@@ -61,7 +61,7 @@ def doctor(
     else:
         for _, lines in found:
             for line in lines:
-                console.out.print(line)
+                console.show(line)
     if not healthy:
         raise Exit(1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, Option
@@ -20,7 +21,9 @@ def export(
         Argument(metavar="SPEC...", help="VECTOR@layer=14,strength=1.5,scope=all, or RUN#CELL of a sweep."),
     ],
     to: Annotated[str, Option(help="{exporters}.")],
-    out: Annotated[Path, Option("--out", "-o", help="File to write; for merged, a new folder.")],
+    out: Annotated[
+        Path, Option("--out", "-o", help="File to write; for merged, a new folder.", callback=options.a_place)
+    ],
     model: options.Model = options.DEFAULT_MODEL,
     device: options.Device = None,
     device_map: options.DeviceMap = None,
@@ -60,7 +63,7 @@ def export(
         console.print_json({"out": str(out), "verification": None if outcome is None else asdict(outcome)})
     else:
         folder = model if lm is None else lm.hf.name_or_path  # no other program knows our bundled names
-        console.say(f"wrote {out}; {exporter.next.format(out=out, model=folder)}")
+        console.say(f"wrote {out}; {exporter.next.format(out=quote(str(out)), model=quote(folder))}")
         if outcome is not None:
             _print(outcome)
     if outcome is not None and not outcome.passed:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Option
 
-from steerkit.cli import console, options
+from steerkit.cli import console, given, options
 from steerkit.core.errors import MisuseError
 from steerkit.core.sites import RESID_POST, SiteName
 
@@ -76,6 +76,7 @@ def extract(
     fits it on the suite's split fit and chooses its threshold on choose.
     """
     placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
+    pairs = given.file(pairs)
     if what == "probe":
         if method != METHOD or any((aggregation, layers, method_options, project_out)):
             raise MisuseError(
@@ -143,9 +144,7 @@ def extract(
     _print_layers(rows, metadata.baseline_separability)
     console.say(f"wrote {out}: {vector.name}, {method}, {metadata.pairs_count} pairs, {lm.name}")
     layer = vector.n_layers * 2 // 5 if trained is None else trained[0]
-    console.say(
-        f'next: steerkit generate --model {model} --steer {out}@layer={layer},strength=1 "your question"'
-    )
+    console.say(f"next: {console.generate_with(model, out, layer)}")
 
 
 def _extract_probe(
@@ -161,6 +160,7 @@ def _extract_probe(
 ) -> None:
     from steerkit.extraction.pairs import labelled_prompts, load_labelled, suite_of
     from steerkit.extraction.probe_fit import choose_threshold, fit_probe
+    from steerkit.interventions.spec import gate_at
     from steerkit.interventions.vector import load_vector
 
     suite = suite_of(pairs)
@@ -193,11 +193,14 @@ def _extract_probe(
             f"those it should not (allowed: {chosen.budget:.0%})"
         )
     console.say(f"wrote {out}: {probe.name}, {metadata.data_count} prompts, {lm.name}")
-    console.say(f"next: steerkit sweep … --axis gate=none,{out}, or a spec with gate={out}")
+    gate = gate_at(out)
+    axis = console.command("--axis", f"gate=none,{gate}")
+    console.say(f"next: steerkit sweep … {axis}")
+    console.say(f"or in a spec: gate={gate}")
 
 
 def _print_layers(rows: Sequence[Mapping[str, float | None]], baseline: float | None) -> None:
     columns = ("layer", "held-out AUROC", "agreement", "logit lens", "||v||", "||v|| / ||h||")
     console.print_table(columns, ([console.number(value, "g") for value in row.values()] for row in rows))
     if baseline is not None:
-        console.out.print(f"words alone (TF-IDF) reach AUROC {baseline:.2f} on the same folds")
+        console.show(f"words alone (TF-IDF) reach AUROC {baseline:.2f} on the same folds")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
-from rich.text import Text
 from typer import Argument, Option
 
-from steerkit.cli import console, options
+from steerkit.cli import console, given, options
 from steerkit.cli.decoding import DecodingChoice
 from steerkit.cli.engine import EngineChoice
 
+if TYPE_CHECKING:
+    from steerkit.engines.base import Completion
+
 
 def generate(
-    prompts: Annotated[list[str], Argument(help="One prompt or several.")],
+    prompts: Annotated[list[str], Argument(help="One prompt or several; - reads one from standard input.")],
     steer: options.Steer = None,
     model: options.Model = options.DEFAULT_MODEL,
     device: options.Device = None,
@@ -48,7 +50,7 @@ def generate(
     placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
     chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), placement)
     from steerkit.core.prompts import check_prompt
-    from steerkit.engines.base import Completion, Request
+    from steerkit.engines.base import Request
     from steerkit.runs.references import read_interventions
 
     how = DecodingChoice(
@@ -63,8 +65,11 @@ def generate(
         seed=seed,
     )
     interventions = read_interventions(steer or ())
+    prompts = given.prompts(prompts)
     for prompt in prompts:
         check_prompt(prompt)
+    if compare and not interventions:
+        console.say("nothing to compare with: there is no --steer")
     runs_on = chosen.open(model, dtype, batch_size, allow_mismatch=allow_mismatch)
     sampled = how.of(runs_on.model)
     requests = [
@@ -82,7 +87,8 @@ def generate(
     if as_json:
         console.print_json(
             [
-                {"prompt": c.request.prompt, "interventions": list(map(str, c.request.interventions))}
+                {"prompt": c.request.prompt, "sample": c.request.sample, "steered": _acts(c)}
+                | {"interventions": list(map(str, c.request.interventions))}
                 | {"completion": c.text, "tokens": c.tokens, "finish": c.finish}
                 | {"gates": list(map(asdict, c.gates))}
                 for c in completions
@@ -91,8 +97,19 @@ def generate(
         return
     for c in completions:
         if len(requests) > 1:
-            label = " ; ".join(map(str, c.request.interventions)) or "unsteered"
-            console.out.print(Text(f"{c.request.prompt}  [{label}]", style="dim"), soft_wrap=True)
-        console.out.print(c.text, soft_wrap=True)
+            console.show(f"{c.request.prompt}  [{_label(c, samples)}]", "dim")
+        console.show(c.text)
         if c.finish == "length":
             console.say(f"(cut off at {c.tokens} tokens: raise --max-new-tokens)")
+
+
+def _acts(completion: Completion) -> bool:
+    """Whether it was made under anything that acts, which a steering of strength 0 does not; gates are not asked."""
+    return any(each.acts for each in completion.request.interventions)
+
+
+def _label(completion: Completion, samples: int) -> str:
+    """What the completion was made under, and which of several samples it is."""
+    acting = " ; ".join(str(each) for each in completion.request.interventions if each.acts)
+    which = f", sample {completion.request.sample + 1} of {samples}" if samples > 1 else ""
+    return (acting or "unsteered") + which

@@ -41,6 +41,4 @@ def import_vector(
         f"wrote {out}: {vector.metadata.method}, with a direction at {len(layers)} of {lm.n_layers} layers"
     )
     example = layers[len(layers) // 2]
-    console.say(
-        f'next: steerkit generate --model {model} --steer {out}@layer={example},strength=1 "your question"'
-    )
+    console.say(f"next: {console.generate_with(model, out, example)}")

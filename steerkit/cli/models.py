@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Exit, Option
 
 from steerkit.cli import console, options
-from steerkit.cli.console import out, print_json, print_table
+from steerkit.cli.console import print_json, print_table, show
 from steerkit.core.errors import MisuseError
 
 if TYPE_CHECKING:
@@ -112,12 +112,12 @@ def check_families(
 
 def _say(name: str, column: str, cell: Cell, *, quiet: bool) -> None:
     if not quiet:
-        out.print(f"{name:24} {column:8} {cell}", soft_wrap=True)
+        show(f"{name:24} {column:8} {cell}")
 
 
 def _say_end(name: str, how: str, seconds: float, *, quiet: bool) -> None:
     if not quiet:
-        out.print(f"{name:24} {how}, {seconds:.1f} s", soft_wrap=True)
+        show(f"{name:24} {how}, {seconds:.1f} s")
 
 
 def _list(as_json: bool) -> None:
@@ -141,6 +141,4 @@ def _list(as_json: bool) -> None:
     fetched = {True: "yes", False: "on first use"}
     rows = ([m["name"], m["summary"], m["licence"], fetched[m["fetched"]]] for m in listed)
     print_table(("model", "what it is", "licence", "fetched"), rows)
-    out.print(
-        "Any Hugging Face hub id, model folder, LoRA adapter's folder or .gguf file works as --model too."
-    )
+    show("Any Hugging Face hub id, model folder, LoRA adapter's folder or .gguf file works as --model too.")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from typer import Option
+from typer import BadParameter, Option
 
 from steerkit.core.errors import MisuseError
 
@@ -38,9 +38,16 @@ Quantization = Annotated[
 ]
 Dtype = Annotated[str | None, Option(help="float32, bfloat16, float16 or auto; default on a CPU: float32.")]
 Pairs = Annotated[
-    str, Option("--pairs", "-p", help="Built-in pairs (abstention, brevity), a .jsonl file, or suite:NAME.")
+    str,
+    Option(
+        "--pairs",
+        "-p",
+        help="Built-in pairs (abstention, brevity), a .jsonl file, suite:NAME, or - for standard input.",
+    ),
 ]
-Suite = Annotated[str, Option("--suite", "-s", help="{suites}, NAME:PATH or a .jsonl file.")]
+Suite = Annotated[
+    str, Option("--suite", "-s", help="{suites}, NAME:PATH, a .jsonl file, or - for standard input.")
+]
 Split = Annotated[str, Option(help="fit, choose or report.")]
 Limit = Annotated[int | None, Option(min=1, help="At most this many items, a balanced mixture.")]
 Steer = Annotated[
@@ -103,7 +110,16 @@ AllowMismatch = Annotated[
     bool, Option("--allow-mismatch", help="Accept a vector from other weights of the same architecture.")
 ]
 Json = Annotated[bool, Option("--json", help="Print JSON for machines.")]
-OutFile = Annotated[Path, Option("--out", "-o", help="File to write.")]
+
+
+def a_place(path: Path | None) -> Path | None:
+    """Return where to write; Typer's error for `-`, since nothing that is written fits a pipe."""
+    if path is not None and str(path) == "-":
+        raise BadParameter("standard output takes no file: name one")
+    return path
+
+
+OutFile = Annotated[Path, Option("--out", "-o", help="File to write.", callback=a_place)]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 

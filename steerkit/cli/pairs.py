@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from typer import Argument, Exit, Option, Typer
 
-from steerkit.cli import console, options
+from steerkit.cli import console, given, options
 from steerkit.cli.engine import EngineChoice
 
 app = Typer(help="Check contrast pairs, or make them with your own model.", no_args_is_help=True)
@@ -15,7 +15,7 @@ app = Typer(help="Check contrast pairs, or make them with your own model.", no_a
 
 @app.command()
 def lint(
-    pairs: Annotated[str, Argument(help="Built-in pairs or a .jsonl file.")],
+    pairs: Annotated[str, Argument(help="Built-in pairs, a .jsonl file, or - for standard input.")],
     contrast: Annotated[
         Literal["length", "content"], Option(help="What the two sides are meant to differ in.")
     ] = "content",
@@ -32,19 +32,16 @@ def lint(
     from steerkit.extraction.pairs import load_examples
     from steerkit.suites.suite import load_suite
 
-    loaded = load_examples(pairs)
-    other = [item.prompt for item in load_suite(suite).items] if suite else []
+    loaded = load_examples(given.file(pairs))
+    other = [item.prompt for item in load_suite(given.file(suite)).items] if suite else []
     lm = console.load(model) if model else None
     findings = find(loaded, contrast, other=other, lm=lm)
     if as_json:
         console.print_json([asdict(f) for f in findings])
     else:
-        from rich.text import Text
-
         style = {"error": "bold red", "warning": "yellow", "information": "dim"}
         for f in findings:
-            line = Text.assemble((f.severity, style[f.severity]), f" {f.where}: {f.message} [{f.code}]")
-            console.out.print(line, soft_wrap=True)
+            console.show_labelled(f.severity, style[f.severity], f"{f.where}: {f.message} [{f.code}]")
     if any(f.severity == "error" for f in findings):
         raise Exit(1)
 
@@ -81,7 +78,7 @@ def make(
     from steerkit.scoring.abstention import abstains
     from steerkit.suites.suite import load_suite
 
-    items = load_suite(suite or behaviour).split(split)
+    items = load_suite(given.file(suite or behaviour)).split(split)
     items = items if limit is None else items.limit(limit)
     runs_on = chosen.open(model, dtype, batch_size)
     with console.progress(f"making {behaviour} pairs") as progress:
@@ -100,4 +97,5 @@ def make(
     for item, why in dropped.items():
         console.say(f"dropped {item}: {why}")
     console.say(f"{len(made.pairs)} pairs in {out}, {len(made.dropped)} dropped")
-    console.say(f"next: steerkit pairs lint {out}" + (" --contrast length" if behaviour == "brevity" else ""))
+    contrast = ["--contrast", "length"] if behaviour == "brevity" else []
+    console.say(f"next: {console.command('steerkit', 'pairs', 'lint', out, *contrast)}")

@@ -54,7 +54,7 @@ def _ask_judge(run: Run, base_url: str, model: str) -> None:
 def show(run: Run, *, as_json: bool) -> None:
     """Write the report, then print the rows, as a table or as JSON."""
     from steerkit.analysis.questions import best_cell
-    from steerkit.report.tables import judged_table
+    from steerkit.report.tables import JUDGED_NAME_WIDTH, judged_table, judged_title, room_for_names
 
     page = run.report()
     rows, judged = run.summary(), run.judged()
@@ -71,7 +71,10 @@ def show(run: Run, *, as_json: bool) -> None:
         return
     print_rows(run, rows)
     if judged is not None:
-        console.wide().print(judged_table(judged, rows))
+        console.show(judged_title(judged), "italic")
+        console.print_made(
+            judged_table(judged, rows, width=room_for_names(rows, JUDGED_NAME_WIDTH)), wrapped=False
+        )
         if judged.missing:
             console.say(f"{judged.missing} completions have no verdict of the judge")
     console.say(f"wrote {page} (open it in a browser), summary.csv and plots beside it")
@@ -85,7 +88,7 @@ def show(run: Run, *, as_json: bool) -> None:
         else:
             console.say(f"{title}: best cell within bounds is {best.at.spec}")
             suite = [] if (given := _suite(run)) is None else ["--suite", given]
-            command = _command(run, best, "sweep", [*suite, "--split", "report", "--out", "NEW_FOLDER"])
+            command = _command(run, best, ["sweep"], [*suite, "--split", "report", "--out", "NEW_FOLDER"])
             console.say(f"next, measure it once on unseen items: {command}")
 
 
@@ -106,7 +109,7 @@ def show_choice(found: Confirmation, *, as_json: bool) -> None:
         console.say(
             f"chosen on choose by {found.rule}: {found.chosen.at.spec}; what it gives is what report says"
         )
-        console.say(f"next, use it: {_command(found.choose, found.chosen, 'generate PROMPT')}")
+        console.say(f"next, use it: {_command(found.choose, found.chosen, ['generate', 'your question'])}")
     else:
         console.say(f"no cell meets the bounds of {found.rule}: nothing was measured on report")
         if found.nearest is not None:
@@ -117,21 +120,25 @@ def show_choice(found: Confirmation, *, as_json: bool) -> None:
 
 def print_rows(run: Run, rows: Sequence[Row], what: str = "") -> None:
     """Print rows of the run's summary as a table; `what` they are comes first in its title."""
-    from steerkit.report.tables import trade_off_table
+    from steerkit.report.tables import NAME_WIDTH, room_for_names, trade_off_table
 
-    protocol, terminal = run.protocol, console.wide()
-    title = f"{what}{protocol.suite} / {protocol.split}, {protocol.model}, 95% intervals"
-    terminal.print(trade_off_table(rows, title, terminal.width))
+    protocol = run.protocol
+    console.show(f"{what}{protocol.suite} / {protocol.split}, {protocol.model}, 95% intervals", "italic")
+    # As many columns as stand beside a short name; a long one makes the table wider, for a terminal wraps and cuts not.
+    width = console.table_width() + room_for_names(rows, NAME_WIDTH) - NAME_WIDTH
+    console.print_made(trade_off_table(rows, width=width), wrapped=False)
 
 
-def _command(run: Run, row: Row, verb: str, more: Sequence[str] = ()) -> str:
-    """A line for the shell: the verb with the run's model and this cell of it."""
+def _command(run: Run, row: Row, verb: Sequence[str], more: Sequence[str] = ()) -> str:
+    """A line for the shell: the verb, and what it is given, with the run's model and this cell of it."""
+    from steerkit.runs.references import cell_reference
+
     given = _given(run)
     model = run.protocol.model if given is None else given.get("--model", options.DEFAULT_MODEL)
-    asked = ["--steer", f"{run.path}#{row.cell}"]
+    asked = ["--steer", cell_reference(run.path, row.cell)]
     asked += [] if model == options.DEFAULT_MODEL else ["--model", model]
     asked += ["--allow-mismatch"] if given and "--allow-mismatch" in given else []
-    return f"steerkit {verb} {shlex.join([*asked, *more])}"
+    return console.command("steerkit", *verb, *asked, *more)
 
 
 def _suite(run: Run) -> str | None:

@@ -10,14 +10,16 @@ from typing import Annotated
 
 from typer import Option
 
-from steerkit.cli import console, options
+from steerkit.cli import console, given, options
 from steerkit.cli.decoding import DecodingChoice
 from steerkit.cli.engine import EngineChoice
 from steerkit.core.errors import MisuseError
 
 
 def sweep(
-    out: Annotated[Path, Option("--out", "-o", help="The run directory; the same one resumes.")],
+    out: Annotated[
+        Path, Option("--out", "-o", help="The run directory; the same one resumes.", callback=options.a_place)
+    ],
     vector: Annotated[
         list[str] | None, Option(help="Vector file or published name; repeat for several.")
     ] = None,
@@ -122,7 +124,7 @@ def sweep(
         stop=stop,
         seed=seed,
     )
-    measurement = Measurement(suite, split, limit, how.alone, samples, system, scorer or ())
+    measurement = Measurement(given.file(suite), split, limit, how.alone, samples, system, scorer or ())
     measurement.check()
     if rule is not None:
         check_measurable(rule, measurement)

@@ -130,6 +130,10 @@ def read_tensors(path: Path, what: str) -> tuple[dict[str, str], dict[str, Tenso
     """
     from safetensors import SafetensorError, safe_open
 
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"the name of {path} is not UTF-8: rename the file") from None
     if path.stat().st_size > LARGEST_TENSORS:
         raise InputError(f"{path} is larger than 1 GiB: that is no {what}")
     try:

@@ -4,7 +4,7 @@
     class Npy(Exporter):
         \"\"\"A NumPy array of what is added at each layer.\"\"\"
         consumer = "a NumPy array"
-        next = "numpy.load('{out}')"
+        next = "see it: python -c 'import numpy, sys; print(numpy.load(sys.argv[1]))' {out}"
 
         def write(self, interventions, out, lm=None):
             numpy.save(out, constant_shifts(interventions, self.consumer).numpy())
@@ -84,7 +84,8 @@ class Exported:
 class Exporter(ABC):
     """Writes interventions for another program. `consumer` is what messages call that program or its file.
 
-    `next` says what to do with what was written, `{out}`, and with the model, `{model}`. With `needs_model` it is
+    `next` says what to do with what was written, `{out}`, and with the model, `{model}`: both are put there as words of
+    a shell. With `needs_model` it is
     written for a loaded model.
     """
 

@@ -10,10 +10,13 @@
              any: gate (a probe's file or name, or a registered gate; with gate_layer, threshold)
              vector: along (a vector; with threshold) for a gate that decides position by position
     VALUE    a number, a word, or a text in double quotes with JSON's escapes; several joined by +, as in layer=4+8
-    SPECS    several specs, parted by " ; ", compose in order
+    SPECS    several specs, parted by ";", compose in order
 
-A vector whose name is a rule's or an edit's, or holds `,=+@;"` or blanks, is written in quotes. A vector alone, without
-keys, means its recommended use; keys without a layer change that.
+A path may hold anything: the options are what stands behind the last `@` that a known `KEY=` follows, and a comma
+that no `KEY=` follows belongs to the path or text before it. A quotation mark begins a quoted text at the beginning of
+a head or a value, and is a letter anywhere else. What would be read otherwise is written in quotes: a head that is
+a rule's or an edit's name, begins with a quotation mark or a blank, or holds `;`, and a path that holds `,KEY=`. A
+vector alone, without keys, means its recommended use; keys without a layer change that.
 
     4,8,12  or  start:stop:step, the stop included     e.g.  8:16:4  is  8, 12, 16
 """
@@ -21,23 +24,25 @@ keys, means its recommended use; keys without a layer change that.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from decimal import Decimal, InvalidOperation
-from itertools import chain
+from decimal import Context, Decimal, InvalidOperation, localcontext
+from itertools import chain, takewhile
 from typing import Any
 
 from steerkit.core.errors import MisuseError
 from steerkit.core.registry import GATES, LOGIT_RULES
-from steerkit.interventions.base import Intervention
+from steerkit.interventions.base import Intervention, quoted, written_text
 from steerkit.interventions.gate import DetectorGate, Gate, PositionGate, ProbeGate
 from steerkit.interventions.logit_rules import OpenerBias
 from steerkit.interventions.presets import presets
 from steerkit.interventions.probe import Probe
-from steerkit.interventions.prompt_edit import TEXTS, PromptEdit
+from steerkit.interventions.prompt_edit import TEXTS, PromptEdit, means_no_vector
 from steerkit.interventions.steering import MANNER, Steering
 from steerkit.interventions.store import Parts, Store, as_store, recommended_use
 
@@ -45,8 +50,11 @@ STEERING_KEYS = ("layer", "site", *MANNER)
 WORDS, NUMBERS = ("operation", "scope", "positions"), ("strength", "target", "half_life")
 GATE_KEYS = ("gate", "gate_layer", "along", "threshold")
 LONGEST_RANGE = 10_000
-_QUOTED = r'"(?:[^"\\]|\\.)*"'
-_UNBALANCED = re.compile(rf'(?:[^"]|{_QUOTED})*', re.DOTALL)
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_OPENS = "@,=;+"  # behind which a quotation mark begins a quoted text
+_KEY = re.compile(r"\s*(\w+)\s*=")
+_BARE_VALUE = re.compile(r"[\s\d:+,.\[\]()-]+")  # numbers without their key
+_TEXT_KEYS = ("gate", "along", "name", *TEXTS)  # whose values may hold a comma
 
 Vectors = Store | Parts | None
 
@@ -66,7 +74,8 @@ def parse(text: str, vectors: Vectors = None) -> Intervention:
 def parse_all(texts: Sequence[str], vectors: Vectors = None) -> tuple[Intervention, ...]:
     """Return all interventions that spec strings name, in order; a vector alone stands for its recommended use."""
     store = as_store(vectors)
-    specs = [spec.strip() for text in texts for spec in split(text, ";")]
+    several = [texts] if isinstance(texts, str | os.PathLike) else texts
+    specs = [spec.strip() for text in several for spec in split(os.fspath(text), ";")]
     return tuple(each for spec in specs for each in _parse(spec, store))
 
 
@@ -75,8 +84,8 @@ def parse_gate(text: str, vectors: Vectors = None) -> Gate:
 
     Raises MisuseError for a text that cannot be read.
     """
-    *heads, options = split(text, "@") if "@" in text else (text, "")
-    fields = {"gate": "@".join(heads).strip(), **_fields(options, text)}
+    head, options = parted(text)
+    fields = {"gate": head, **_fields(options, text)}
     check_keys(fields, ("gate", "threshold", "gate_layer"), text)
     gate = _gate(fields, text, as_store(vectors))
     assert gate is not None
@@ -84,8 +93,8 @@ def parse_gate(text: str, vectors: Vectors = None) -> Gate:
 
 
 def _parse(text: str, store: Store) -> tuple[Intervention, ...]:
-    *heads, options = split(text, "@") if "@" in text else (text, "")
-    head, fields = "@".join(heads).strip(), _fields(options, text)
+    head, options = parted(text)
+    fields = _fields(options, text)
     if not head:
         raise MisuseError(f"spec {text!r} names nothing; write VECTOR@layer=14,strength=1.5")
     if head == "prompt":
@@ -169,15 +178,64 @@ def _gate(fields: dict[str, str], text: str, store: Store) -> Gate | None:
 
 
 def split(text: str, separator: str) -> list[str]:
-    """Split a text at a separator, quoted parts left whole. Raises MisuseError for a quote that is never closed."""
-    if not _UNBALANCED.fullmatch(text):
-        raise MisuseError(f"spec {text!r}: a quotation mark is never closed")
-    parts, start = [], 0
-    for token in re.finditer(rf"{_QUOTED}|{re.escape(separator)}", text, re.DOTALL):
-        if token[0] == separator:
-            parts.append(text[start : token.start()])
-            start = token.end()
+    """Split a text at a separator, quoted texts left whole. Raises MisuseError for a quote that is never closed."""
+    parts, start, place, opens = [], 0, 0, True
+    while place < len(text):
+        if opens and text[place] == '"':
+            quoted_text = _QUOTED.match(text, place)
+            if quoted_text is None:
+                raise MisuseError(f"spec {text!r}: a quotation mark is never closed")
+            place, opens = quoted_text.end(), False
+            continue
+        if text[place] == separator:
+            parts.append(text[start:place])
+            start = place + 1
+        opens = text[place] in _OPENS or (opens and text[place].isspace())
+        place += 1
     return [*parts, text[start:]]
+
+
+def parted(text: str) -> tuple[str, str]:
+    """Return the head of a spec string and its options, without the `@` between them; see the module's grammar."""
+    parts = split(text, "@")
+    keys = {place: found[1] for place, part in enumerate(parts) if place and (found := _KEY.match(part))}
+    known = [place for place, key in keys.items() if key in _known_keys()]
+    if not known and (len(parts) == 1 or os.path.isfile(text)):
+        return text.strip(), ""
+    last = parts[-1].partition(",")[0].strip()
+    meant = not last or last in _known_keys() or _BARE_VALUE.fullmatch(last)  # options that lack something
+    places = known or list(keys) or ([len(parts) - 1] if meant else [])
+    if not places:
+        return text.strip(), ""
+    return "@".join(parts[: places[-1]]).strip(), "@".join(parts[places[-1] :])
+
+
+@functools.cache
+def _known_keys() -> frozenset[str]:
+    rules = (key for _, rule in LOGIT_RULES.items() for key in rule().settings)
+    return frozenset((*STEERING_KEYS, *GATE_KEYS, *TEXTS, "name", *rules))
+
+
+def is_whole(text: str) -> bool:
+    """Return whether a text that is the head of a spec string is read as it stands, and needs no quotes."""
+    try:
+        return split(text, ";") == [text] and text == text.strip() and not text.startswith('"')
+    except MisuseError:
+        return False
+
+
+def vector_at(name: str, **fields: object) -> str:
+    """Return the spec string of a vector's file or name with these fields, the name in quotes where it needs them."""
+    options = ",".join(f"{key}={value}" for key, value in fields.items())
+    bare = f"{name}@{options}"
+    if means_no_vector(name) or not is_whole(name) or parted(bare) != (name, options):
+        return f"{written_text(name)}@{options}"
+    return bare
+
+
+def gate_at(name: object) -> str:
+    """Return how a gate's file or name stands behind `gate=`, in a spec string or an axis."""
+    return quoted(str(name))
 
 
 def unquoted(value: str, text: str) -> str:
@@ -193,14 +251,35 @@ def unquoted(value: str, text: str) -> str:
 
 def _fields(options: str, text: str) -> dict[str, str]:
     fields: dict[str, str] = {}
-    for option in filter(None, split(options, ",")):
-        key, equals, value = (part.strip() for part in option.partition("="))
-        if not equals or not value:
-            raise MisuseError(f"spec {text!r}: {option!r} is not key=value")
+    key, given = "", list(filter(None, split(options, ",")))
+    for place, option in enumerate(given):
+        if key in _TEXT_KEYS and not _KEY.match(option):
+            fields[key] += f",{option}"
+            continue
+        before, key = key, option.partition("=")[0].strip()
+        value = option.partition("=")[2].strip()
+        if not value:
+            raise MisuseError(
+                f"spec {text!r}: {option!r} is not key=value{_advice(before, fields, given[place:])}"
+            )
         if key in fields:
             raise MisuseError(f"spec {text!r} gives {key!r} twice")
+        if key not in _TEXT_KEYS and (blank := re.search(r"\s+(?=\w+=)", value)) and '"' not in value:
+            written = f"{key}={value[: blank.start()]},{value[blank.end() :]}"
+            raise MisuseError(f"spec {text!r}: a comma parts one option from the next: write {written}")
         fields[key] = value
     return fields
+
+
+def _advice(key: str, fields: Mapping[str, str], rest: Iterable[str]) -> str:
+    """What numbers without a key of their own are meant to be, behind the option `key`."""
+    bare = list(takewhile(_BARE_VALUE.fullmatch, rest))
+    if not bare:
+        return ""
+    numbers = re.findall(r"\d+", " ".join([fields.get(key, ""), *bare]))
+    if key in ("", "layer"):
+        return f": write layer={'+'.join(numbers)}" if numbers else ""
+    return f": {key} takes one value, and a grid takes several" if key in NUMBERS else ""
 
 
 def check_keys(fields: Iterable[str], keys: Sequence[str], text: str) -> None:
@@ -228,14 +307,18 @@ def parse_range(
 ) -> tuple[Any, ...]:
     """Return the numbers of `4,8,12` or `start:stop[:step]` (stop included), in the order written, each once.
 
-    Steps are taken in decimal arithmetic, so that `-1:2:0.1` holds 0 and 2 exactly.
+    Steps are taken in decimal arithmetic, so that `-1:2:0.1` holds 0 and 2 exactly. Raises MisuseError for what is no
+    number or range, and for a range of more than 10,000 values.
     """
-    parts = (_progression(part.strip(), kind, what, text) for part in text.split(separator))
+    advice = f"write 4{separator}8{separator}12 or start:stop:step"
+    parts = (_progression(part.strip(), kind, what, text, advice) for part in text.split(separator))
     return tuple(dict.fromkeys(chain.from_iterable(parts)))
 
 
-def _progression(part: str, kind: type[int] | type[float], what: str, text: str) -> list[int | float]:
-    bounds = [_decimal(field.strip(), kind, what, text) for field in part.split(":")]
+def _progression(
+    part: str, kind: type[int] | type[float], what: str, text: str, advice: str
+) -> list[int | float]:
+    bounds = [_decimal(field.strip(), kind, what, text, advice) for field in part.split(":")]
     if len(bounds) == 1:
         return [kind(bounds[0])]
     if len(bounds) > 3:
@@ -244,19 +327,20 @@ def _progression(part: str, kind: type[int] | type[float], what: str, text: str)
     step = bounds[2] if len(bounds) == 3 else Decimal(1)
     if step == 0 or (stop - start) * step < 0:
         raise MisuseError(f"{what} {text!r}: a step of {step} never leads from {start} to {stop}")
-    count = int((stop - start) / step) + 1
-    if count > LONGEST_RANGE:
-        raise MisuseError(f"{what} {text!r} has {count} values; at most {LONGEST_RANGE} make sense")
-    return [kind(start + step * i) for i in range(count)]
+    with localcontext(Context(traps=[])):  # a step that is next to nothing gives infinity
+        steps = (stop - start) / step
+    if not steps < LONGEST_RANGE:
+        raise MisuseError(f"{what} {text!r} has too many values; at most {LONGEST_RANGE} make sense")
+    return [kind(start + step * i) for i in range(int(steps) + 1)]
 
 
-def _decimal(field: str, kind: type[int] | type[float], what: str, text: str) -> Decimal:
+def _decimal(field: str, kind: type[int] | type[float], what: str, text: str, advice: str) -> Decimal:
     try:
         value = Decimal(field)
     except InvalidOperation:
         value = Decimal("nan")
     if not value.is_finite() or not math.isfinite(float(value)):
-        raise MisuseError(f"{what} {text!r}: {field!r} is not a number; write 4,8,12 or start:stop:step")
-    if kind is int and value != int(value):
+        raise MisuseError(f"{what} {text!r}: {field!r} is not a number; {advice}")
+    if kind is int and value != value.to_integral_value():
         raise MisuseError(f"{what} {text!r}: {field!r} is not a whole number")
     return value

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from steerkit.analysis.choosing import read_choice
 from steerkit.analysis.frontier import actuator_frontiers, pareto_frontier
@@ -14,6 +17,7 @@ from steerkit.analysis.questions import best_cell
 from steerkit.analysis.risk_coverage import RiskCoverage
 from steerkit.analysis.run import Run
 from steerkit.analysis.summary import Row, write_summary
+from steerkit.core.characters import visible
 from steerkit.core.errors import SteerkitError
 from steerkit.core.files import replacing
 from steerkit.report import tables
@@ -21,6 +25,7 @@ from steerkit.report.caveats import caveats
 from steerkit.report.examples import RULE, pick_examples
 from steerkit.report.plots import write_plots
 from steerkit.runs.directory import REMEDY
+from steerkit.runs.references import cell_reference
 from steerkit.scoring.judge import OPINIONS
 from steerkit.scoring.metrics import Question, metrics
 
@@ -56,42 +61,61 @@ def render_page(run: Run, plots: Sequence[Path], selective: RiskCoverage | None 
     cells = {name: [row.cell for _, row in highlighted] for name, highlighted in shown.items()}
     records = list(run.records({cell for ids in cells.values() for cell in ids}))
     traded = questions[0] if questions else None
-    templates = jinja2.Environment(
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            run_name=run.path.resolve().name,
+            steer=lambda row: shlex.join(["--steer", cell_reference(run.path, row.cell)]),
+            protocol=run.protocol,
+            environments=run.directory.environments,
+            tensors=dict.fromkeys(part for row in rows for part in row.at.tensors),
+            n_items=max(row.n_items for row in rows),
+            rows=rows,
+            columns=tables.cell_columns(rows),
+            questions=questions,
+            shown=shown,
+            choice=choice,
+            best={row.cell for cards in shown.values() for label, row in cards if label in SINGLED_OUT},
+            frontier={
+                row.cell for question in questions for row in pareto_frontier(rows, question.y, question.x)
+            },
+            traded=traded,
+            actuators=actuator_frontiers(rows, traded.y, traded.x) if traded else {},
+            selective=selective,
+            judged=run.judged(),
+            opinions=OPINIONS,
+            by_cell={row.cell: row for row in rows},
+            examples={name: pick_examples(records, cells[name]) for name in cells},
+            example_rule=RULE,
+            plots=[(plot.stem.replace("-", ", "), _data_uri(plot)) for plot in plots],
+            caveats=caveats(rows, run.protocol),
+            metrics=metrics(),
+            tables=tables,
+        )
+    )
+
+
+def environment() -> jinja2.Environment:
+    """Return the template engine, in which each text is data.
+
+    What acts on a reader's screen is shown as an escape, and HTML's own characters are escaped. The filter `bdi` sets
+    a text apart from the direction of what stands beside it.
+    """
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("steerkit.report"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_seen,
     )
-    return templates.get_template("report.html.j2").render(
-        run_name=run.path.resolve().name,
-        reference=str(run.path),
-        protocol=run.protocol,
-        environments=run.directory.environments,
-        tensors=dict.fromkeys(part for row in rows for part in row.at.tensors),
-        n_items=max(row.n_items for row in rows),
-        rows=rows,
-        columns=tables.cell_columns(rows),
-        questions=questions,
-        shown=shown,
-        choice=choice,
-        best={row.cell for cards in shown.values() for label, row in cards if label in SINGLED_OUT},
-        frontier={
-            row.cell for question in questions for row in pareto_frontier(rows, question.y, question.x)
-        },
-        traded=traded,
-        actuators=actuator_frontiers(rows, traded.y, traded.x) if traded else {},
-        selective=selective,
-        judged=run.judged(),
-        opinions=OPINIONS,
-        by_cell={row.cell: row for row in rows},
-        examples={name: pick_examples(records, cells[name]) for name in cells},
-        example_rule=RULE,
-        plots=[(plot.stem.replace("-", ", "), _data_uri(plot)) for plot in plots],
-        caveats=caveats(rows, run.protocol),
-        metrics=metrics(),
-        tables=tables,
-    )
+    made.filters["bdi"] = lambda text: Markup("<bdi>{}</bdi>").format(_seen(text))
+    return made
+
+
+def _seen(value: Any) -> Any:
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def highlighted_cells(

@@ -19,7 +19,17 @@ from steerkit.analysis.summary import Row
 from steerkit.core.bootstrap import Floats
 from steerkit.core.files import replacing
 from steerkit.report.curves import actuator_plot, risk_coverage_plot
-from steerkit.report.marks import FRONTIER, RANDOM, UNSTEERED, VECTOR_MARKS, axis_name, new_figure, plain_text
+from steerkit.report.marks import (
+    FRONTIER,
+    RANDOM,
+    UNSTEERED,
+    VECTOR_MARKS,
+    axis_name,
+    fonts_for,
+    legible,
+    new_figure,
+    plain_text,
+)
 from steerkit.report.tables import cell_name, cell_strength, format_value, main_metrics, scopes
 from steerkit.runs.directory import REMEDY
 from steerkit.scoring.metrics import Question, metrics
@@ -204,11 +214,12 @@ def _label_points(
     for row in best:
         if row.role == "unsteered":
             continue
-        name = cell_name(row) if row.at.layer is None else f"L{row.at.layer}, {cell_strength(row)}"
+        name = legible(cell_name(row) if row.at.layer is None else f"L{row.at.layer}, {cell_strength(row)}")
         for dx, dy in LABEL_OFFSETS:
             label = axes.annotate(
                 name, (row.levels[x].value, row.levels[y].value), (dx, dy), textcoords="offset points",
                 ha="left" if dx > 0 else "right", va="center", fontsize=7.5, zorder=6,
+                fontfamily=fonts_for(name),
             )  # fmt: skip
             box = label.get_window_extent()
             within = frame.x0 < box.x0 and box.x1 < frame.x1 and frame.y0 < box.y0 and box.y1 < frame.y1

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
 from steerkit.analysis.judging import Judged
 from steerkit.analysis.summary import Row, measured_metrics
 from steerkit.core.bootstrap import Estimate
+from steerkit.core.characters import visible
 from steerkit.scoring.judge import OPINIONS
 from steerkit.scoring.metrics import Metric, metrics
 
 MISSING = "–"
-TABLE_WIDTH, NAME_WIDTH, MOST_INTERVALS, SHORTEST_ID = 100, 10, 3, 4
+TABLE_WIDTH, NAME_WIDTH, JUDGED_NAME_WIDTH, MOST_INTERVALS, SHORTEST_ID = 100, 10, 40, 3, 4
 
 Column = tuple[str, Callable[[Row], str]]  # its header, and what stands there
 
@@ -121,7 +123,12 @@ def _thresholds(row: Row) -> str:
     return " ".join(f"{gate.threshold:.3g}" for gate in row.at.gates)
 
 
-def trade_off_table(rows: Sequence[Row], title: str | None = None, width: int = TABLE_WIDTH) -> Table:
+def room_for_names(rows: Sequence[Row], at_least: int) -> int:
+    """Return how wide the column of names has to be for none to be cut."""
+    return max([at_least, *(cell_len(_name(row)) for row in rows)])
+
+
+def trade_off_table(rows: Sequence[Row], *, width: int = TABLE_WIDTH) -> Table:
     """Return the rows of a summary as a table of this width, in columns of text: a long name is cut, a number never is.
 
     95% intervals stand in brackets, for three metrics at most; `random` is the random direction for the cell
@@ -136,20 +143,28 @@ def trade_off_table(rows: Sequence[Row], title: str | None = None, width: int = 
             break
         room -= _width(column, rows)
         columns.append(column)
-    return _table(rows, title, columns, max(NAME_WIDTH, room), {"unsteered": "bold", "random": "dim"})
+    return _table(rows, columns, max(NAME_WIDTH, room), {"unsteered": "bold", "random": "dim"})
 
 
-def judged_table(judged: Judged, rows: Sequence[Row]) -> Table:
-    """Return the phrase rules' verdicts beside the judge's for 100 columns: each cell, then all of them."""
+def judged_title(judged: Judged) -> str:
+    """Return what stands above the table of two opinions."""
+    known = metrics()
+    labels = " and ".join(known[rules].label for rules, _ in OPINIONS)
+    return f"{labels}, by the phrase rules and by {judged.model} ({judged.agreement.n} completions)"
+
+
+def judged_table(judged: Judged, rows: Sequence[Row], width: int = JUDGED_NAME_WIDTH) -> Table:
+    """Return the phrase rules' verdicts beside the judge's: each cell, its name cut to `width`, then all of them.
+
+    It stands in 100 columns by default.
+    """
     known = metrics()
     columns = cell_columns(rows)
     for rules, judge in OPINIONS:
         columns += [("rules", _level(known[rules])[1]), ("judge", _level(known[judge])[1])]
     columns.append(("agree", lambda row: format_rate(judged.cells[row.cell].raw)))
     columns.append(("kappa", lambda row: format_rate(judged.cells[row.cell].kappa)))
-    labels = " and ".join(known[rules].label for rules, _ in OPINIONS)
-    title = f"{labels}, by the phrase rules and by {judged.model} ({judged.agreement.n} completions)"
-    table = _table(rows, title, columns, 40, {})
+    table = _table(rows, columns, width, {})
     rates = (format_rate(judged.agreement.raw), format_rate(judged.agreement.kappa))
     table.add_row(Text("all cells", style="bold"), *[""] * (len(columns) - 2), *rates)
     return table
@@ -168,15 +183,16 @@ def _width(column: Column, rows: Sequence[Row]) -> int:
     return 1 + max(len(header), *(len(text(row)) for row in rows))
 
 
-def _table(
-    rows: Sequence[Row], title: str | None, columns: Sequence[Column], width: int, styles: Mapping[str, str]
-) -> Table:
+def _table(rows: Sequence[Row], columns: Sequence[Column], width: int, styles: Mapping[str, str]) -> Table:
     """A line a row, the columns behind its name, which is cut to `width`; `styles` are by role."""
-    table = Table(title=title, box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("cell", overflow="ellipsis", no_wrap=True, max_width=width)
     for header, _ in columns:
-        table.add_column(header, justify="right", no_wrap=True)
+        table.add_column(Text(header), justify="right", no_wrap=True)
     for row in rows:
-        name = "  random" if row.role == "random" else row.at.name
-        table.add_row(Text(name), *(text(row) for _, text in columns), style=styles.get(row.role))
+        table.add_row(Text(_name(row)), *(Text(text(row)) for _, text in columns), style=styles.get(row.role))
     return table
+
+
+def _name(row: Row) -> str:
+    return "  random" if row.role == "random" else visible(row.at.name, keep="")

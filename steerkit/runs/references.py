@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
-from steerkit.interventions.base import Intervention
-from steerkit.interventions.spec import Vectors, parse_all, split
+from steerkit.interventions.base import Intervention, written_text
+from steerkit.interventions.spec import Vectors, is_whole, parse_all, split, unquoted
 from steerkit.runs.directory import RunDirectory
 
 _REFERENCE = re.compile(r"(.+)#([0-9a-f]{1,12})", re.DOTALL)  # a name that holds a # is in quotes in a spec
@@ -19,7 +20,13 @@ def interventions(reference: str) -> tuple[Intervention, ...] | None:
     the run lacks a vector of it.
     """
     found = _REFERENCE.fullmatch(reference.strip())
-    return RunDirectory(found[1]).cell(found[2]).interventions if found else None
+    return RunDirectory(unquoted(found[1], reference)).cell(found[2]).interventions if found else None
+
+
+def cell_reference(run: Path, cell: str) -> str:
+    """Return `RUN#CELL` as `interventions` reads it, the folder in quotes where a spec would take it apart."""
+    folder = str(run)
+    return f"{folder if is_whole(folder) else written_text(folder)}#{cell}"
 
 
 def read_interventions(texts: Sequence[str], vectors: Vectors = None) -> tuple[Intervention, ...]:

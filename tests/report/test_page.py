@@ -199,7 +199,7 @@ def test_gates_and_edits_of_a_cell_are_shown_with_what_goes_behind_steer(make_ru
     assert "abstain + sure, gated by entropy ≥ 0.25" in page
     assert "opener-bias@bias=2" in page
     for cell in (GATED, edited):
-        assert f"--steer '{run}#{cell.id}'" in page
+        assert escape(f"--steer '{run}#{cell.id}'") in page
         assert str(escape(open_run(run).cell(cell.id).spec)) in page
     assert "<th>gate</th>" in page
     assert "Be &lt;sure&gt;." in page

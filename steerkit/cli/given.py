@@ -1,0 +1,43 @@
+"""Standard input in the place of a prompt or a file: what `-` stands for."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from steerkit.core.errors import InputError, MisuseError
+
+STREAM = "-"
+
+
+def prompts(words: Sequence[str]) -> list[str]:
+    """Return the prompts, `-` being standard input without its last line break. Raises MisuseError for a second `-`."""
+    if words.count(STREAM) > 1:
+        raise MisuseError(f"standard input is read once: give {STREAM} once")
+    return [_read().removesuffix("\n").removesuffix("\r") if word == STREAM else word for word in words]
+
+
+def file(reference: str) -> str:
+    """Return what names a file, a set or a suite; for `-`, a file of this process alone with standard input in it."""
+    if reference != STREAM:
+        return reference
+    folder = tempfile.mkdtemp(prefix="steerkit-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = Path(folder) / "stdin.jsonl"
+    path.write_text(_read(), encoding="utf-8", newline="")
+    return str(path)
+
+
+def _read() -> str:
+    text = sys.stdin.read()
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"standard input is not UTF-8 text (character {error.start}): write it in UTF-8"
+        ) from None
+    return text.removeprefix("\ufeff")
