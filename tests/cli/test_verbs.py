@@ -17,6 +17,7 @@ from steerkit.core.errors import SteerkitError
 from steerkit.extraction.pairs import ContrastPairs, load_pairs
 from steerkit.interventions.vector import load_vector
 from steerkit.runs.directory import RunDirectory
+from tests import scripted
 from tests.command_line import Outcome, steerkit
 
 VERBS = [
@@ -415,15 +416,11 @@ def test_help_names_what_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "boats, ships, NAME:PATH" in " ".join(words)
 
 
-def test_nothing_that_is_printed_is_taken_for_markup(
-    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from steerkit.core.prompts import Renderer
-
+def test_nothing_that_is_printed_is_taken_for_markup(tmp_path: Path) -> None:
     said = "[bold]no[/bold] markup, :smile: no emoji"
-    monkeypatch.setattr(Renderer, "decode", lambda *_: said)
+    model = scripted.save(scripted.scripted([said]), tmp_path / "model")
     prompt = "[red]Why?[/red] :dog:"
-    outcome = succeed("generate", "--model", tiny_folder, "--max-new-tokens", 2, prompt, "b")
+    outcome = succeed("generate", "--model", model, prompt, "b")
     assert f"{prompt}  [unsteered]\n{said}\n" in outcome.out
 
 

@@ -27,6 +27,8 @@ from hypothesis import strategies as st
 from steerkit.analysis.run import open_run
 from steerkit.cli.app import VERBS, _load
 from steerkit.core.characters import visible
+from steerkit.engines.base import Completion, Request
+from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.interventions.vector import load_vector
 from steerkit.models import LanguageModel
 from steerkit.report.marks import legible
@@ -208,20 +210,19 @@ Letters = st.text(
 @given(text=Letters)
 @example(text=":warning: [bold]x[/bold]\t\x1b[2J")
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_law_what_generate_prints_is_the_completion(text: str, tiny_folder: Path) -> None:
+def test_law_what_generate_prints_is_the_completion(text: str, tiny: LanguageModel) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("steerkit.core.prompts.Renderer.decode", lambda *_: text)
-        prompt = ["generate", "--model", tiny_folder, "--max-new-tokens", 1, "Hi"]
-        patch.setattr("steerkit.cli.console.load", lambda *_, **__: _tiny())
-        assert succeed(*prompt).out == f"{text}\n"
-        assert json.loads(succeed(*prompt, "--json").out)[0]["completion"] == text
-        assert succeed(*prompt, columns=20).out == f"{visible(text)}\n"
+        patch.setattr(
+            TransformersEngine, "generate", lambda _, requests: (said(text, each) for each in requests)
+        )
+        patch.setattr("steerkit.cli.engine.EngineChoice.open", lambda *_, **__: TransformersEngine(tiny))
+        assert succeed("generate", "Hi").out == f"{text}\n"
+        assert json.loads(succeed("generate", "--json", "Hi").out)[0]["completion"] == text
+        assert succeed("generate", "Hi", columns=20).out == f"{visible(text)}\n"
 
 
-def _tiny() -> LanguageModel:
-    from tests.tiny import tiny_model
-
-    return tiny_model()
+def said(text: str, request: Request) -> Completion:
+    return Completion(request, text, (1,), "stop", prompt_tokens=1)
 
 
 @given(st.text(st.characters()))
