@@ -13,13 +13,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from fractions import Fraction
 
 from steerkit.core.errors import SteerkitError
 from steerkit.scoring.numbers import plain, read_number
-from steerkit.scoring.results import final_number
+from steerkit.scoring.results import final_number, last_boxed
 
 _SECONDS = 30  # for a process of its own, the start included
 _MARKUP = re.compile(r"\\[A-Za-z(\[]|\$[^$]*[\\^_=A-Za-z][^$]*\$")
+_FORMULA = re.compile(r"\$+([^$]+)\$+")
 _MIXED = re.compile(
     r"(?<![\d.,/^])(\d{1,6})(?: |\s*(?=\\))(?:(\d{1,6})/(\d{1,6})|\\[dt]?frac\{(\d+)\}\{(\d+)\})(?![\d/])"
 )
@@ -37,17 +39,26 @@ def equal_latex(text: str, answers: Sequence[str]) -> bool:
         raise SteerkitError(
             "judging LaTeX answers takes math-verify: install it with pip install math-verify"
         )
-    if not _MARKUP.search(text):
-        values = [read_number(answer.strip(" $")) for answer in answers]
-        if any(value is not None for value in values):
-            stated = final_number(text)
-            if stated is not None or all(value is not None for value in values):
-                return stated is not None and stated in values
+    values = [read_number(answer.strip(" $")) for answer in answers]
+    numbers = {value for value in values if value is not None}
+    if not _MARKUP.search(text) and numbers:
+        stated = final_number(text)
+        if stated is not None or None not in values:
+            return stated in numbers
+    if numbers and _stated_value(text) in numbers:
+        return True
     golds = [answer if "$" in answer else f"${answer}$" for answer in map(_improper, answers)]
     stated_text = _improper(text)
     if threading.current_thread() is threading.main_thread():
         return _verified(stated_text, golds)
     return _verified_apart(stated_text, golds)
+
+
+def _stated_value(text: str) -> Fraction | None:
+    """The value of the LaTeX that the text states, where that is one number: its last box, or its only formula."""
+    boxed = last_boxed(text)
+    formulas = [boxed] if boxed is not None else _FORMULA.findall(text)
+    return read_number(formulas[0]) if len(formulas) == 1 else None
 
 
 def _improper(text: str) -> str:

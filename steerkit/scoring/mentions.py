@@ -32,6 +32,8 @@ def mentions(text: str, answer: str) -> bool:
     value = read_number(answer)
     if value is not None and not re.search(r"half|third|quarter", answer, re.IGNORECASE):
         return any(number.value == value for number in _numbers(plain(_without_markup(text))))
+    if answer.strip(" .()*").casefold() in ("a", "i"):
+        return _chooses(_without_markup(text).strip(), answer.strip(" .()*"))
     dotted = answer.lstrip().startswith(".")
     letter = re.fullmatch(r"\W*[^\W\d_]\W*", answer) is not None
     for reading in _READINGS:
@@ -41,6 +43,14 @@ def mentions(text: str, answer: str) -> bool:
         if _occurs(_words(text, reading, dotted, letter), wanted):
             return True
     return False
+
+
+def _chooses(text: str, letter: str) -> bool:
+    """Whether a text gives the letter A or I, which are words as well: alone, marked as a choice, or as a capital."""
+    choice = rf"\({letter}\)|(?<!\w){letter}\)|\b(?:option|choice|answer|letter|answer is)[\s:]+{letter}(?![\w'’+#-])"
+    capital = rf"(?<![\w'’-]){letter.upper()}(?![\w'’+#-]|\s+(?!is\b|was\b|because\b|and\b|or\b)[a-z])"
+    alone = text.strip(" .!*()").casefold() == letter.casefold()
+    return alone or bool(re.search(choice, text, re.IGNORECASE) or re.search(capital, text))
 
 
 def _without_article(words: list[str]) -> list[str]:
@@ -64,7 +74,7 @@ _KATAKANA = "\u30a1-\u30fa\u30fc"
 _HANGUL = "\uac00-\ud7a3"
 _MARKS = "\u0300-\u036f\u0483-\u0487\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed"
 _LETTER = rf"(?:(?![{_CHARACTER}{_KATAKANA}{_HANGUL}])[\w{_MARKS}\u0900-\u0963\u0966-\u0dff])"
-_GLUED = r"(?:\+\+|#|(?<=[^\W\d_])\++(?!\w)|(?<=\b[^\W\d_])[♭*](?!\w)|(?<=\b[^\W\d_])-(?![\w-]))"
+_GLUED = r"(?:\+\+|#|(?<=[^\W\d_])\++(?!\w)|(?<=\b[^\W\d_])[♭*](?!\w)|(?:(?<=\b[^\W\d_])|(?<=\b[^\W\d_]{2}))-(?![\w-]))"
 _TOKEN = re.compile(
     rf"[{_KATAKANA}]+|[{_HANGUL}]+|(?![๐-๙])[{_CHARACTER}]|"
     rf"(?:(?<![\w)-])-(?=\d))?\d+(?:[.,]\d+)*{_LETTER}*|(?:(?<![\w.])\.(?=[^\W\d_]))?{_LETTER}+{_GLUED}?"
@@ -75,7 +85,7 @@ _DOUBLED_MARKUP = re.compile(r"\*\*|(?<![^\W_])__|__(?![^\W_])|~~|`(?!\w\b['’]
 _STARRED = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*\n]*[^\s*])\*(?![\w*])")
 _UNDERLINED = re.compile(r"(?<![^\W_])_+|_+(?![^\W_])")
 _COMMAND = re.compile(r"\\(?:[A-Za-z]+\b|(?=[#&%_$*]))")
-_APOSTROPHES = re.compile("[’‘ʼʹ′＇]|(?<=\\w)´(?=\\w)")
+_APOSTROPHES = re.compile("[’‘ʼʻʾʿʹ′＇]|(?<=\\w)´(?=\\w)")
 _ELIDED = re.compile(
     r"(?<![^\W_])(?:l|d|c|j|m|n|s|t|qu|jusqu|lorsqu|puisqu|dell|dall|nell|sull|all|un|quest|gl)'(?=\w\w)",
     re.I,

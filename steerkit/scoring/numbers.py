@@ -69,15 +69,15 @@ _PLAIN_AMOUNT = re.compile(rf"[-−]?[\d.,{_THIN}]+")
 _COMMANDS = [
     (re.compile(r"\\\\"), "\n"),
     (re.compile(r"\{([,.])\}"), r"\1"),
-    (re.compile(r"\\[,;:! ]|\\thinspace\b"), _THIN),
+    (re.compile(r"\\[,;:! ]|\\thinspace(?![A-Za-z])"), _THIN),
     (re.compile(r"\\([$%#&_])"), r"\1"),
     (re.compile(r"\\[()\[\]]|\$\$"), " "),
     (re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle)(?![A-Za-z])"), ""),
-    (re.compile(r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)|\\degree\b"), "°"),
-    (re.compile(r"\\times\b"), "×"),
-    (re.compile(r"\\cdot\b"), "·"),
-    (re.compile(r"\\(?:approx|simeq)\b"), "≈"),
-    (re.compile(r"\\sqrt\b"), "√"),
+    (re.compile(r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)|\\degree(?![A-Za-z])"), "°"),
+    (re.compile(r"\\times(?![A-Za-z])"), "×"),
+    (re.compile(r"\\cdot(?![A-Za-z])"), "·"),
+    (re.compile(r"\\(?:approx|simeq)(?![A-Za-z])"), "≈"),
+    (re.compile(r"\\sqrt(?![A-Za-z])"), "√"),
     (re.compile(r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"\1 \2"),
     (re.compile(r"\^\s*\{\s*([^{}\\]*?)\s*\}"), r"^\1"),
 ]
@@ -230,7 +230,9 @@ def find_numbers(text: str, european: bool | None = None) -> list[Number]:
 
 def writes_european(text: str) -> bool:
     """Whether a text's unambiguous numbers have the comma for decimals, or the point for thousands, and no other."""
-    other = re.search(r"(?<![\d.,])\d{1,3}(?:\.\d{3})+,\d|(?<![\d.,(])\d+,\d{1,2}(?![\d.,)]|,\d)", text)
+    other = re.search(
+        r"(?<![\d.,])\d{1,3}(?:\.\d{3})+,\d|(?<![\d.,(])\d+,\d{1,2}(?![\d.,)]|,\d|\s+(?:and|or)\b)", text
+    )
     ours = re.search(r"\d,\d{3}\.\d|(?<![\d.,])\d+\.\d{1,2}(?![\d.,])|\d,\d{3},\d{3}", text)
     return other is not None and ours is None
 
@@ -422,9 +424,13 @@ _PARTS = {name: Fraction(1, below) for name, below in _DENOMINATORS.items()} | {
     ("halves" if name == "half" else f"{name}s"): Fraction(1, below) for name, below in _DENOMINATORS.items()
 }
 _WORD = "|".join(sorted([*_ONES, *_POWERS, *_PARTS, "hundred", "dozen", "point"], key=len, reverse=True))
+_ARTICLE = r"(?:an?\s+(?=(?:hundred|thousand|million|billion|trillion|dozen|half|third|quarter)\b))"
+_BETWEEN_WORDS = (
+    r"(?:\s+and\s+(?:an?\s+)?|(?:(?<=thousand)|(?<=million)|(?<=billion)),\s+(?:and\s+)?|-|"
+    r"[ \t]+an?[ \t]+(?=million|billion|dozen)|[ \t]+)"
+)
 _WORDS = re.compile(
-    rf"(?<![A-Za-zÀ-ɏ-])(?:an?\s+(?=(?:hundred|thousand|million|billion|trillion|dozen|half|third|quarter)\b))?(?:{_WORD}){_WORD_ENDS}"
-    rf"(?:(?:\s+and\s+(?:an?\s+)?|-|[ \t]+an?[ \t]+(?=million|billion|dozen)|[ \t]+)(?:{_WORD}){_WORD_ENDS})*",
+    rf"(?<![A-Za-zÀ-ɏ-]){_ARTICLE}?(?:{_WORD}){_WORD_ENDS}(?:{_BETWEEN_WORDS}(?:{_WORD}){_WORD_ENDS})*",
     re.IGNORECASE,
 )
 # "one" that counts nothing, and "half" of something that is counted elsewhere.

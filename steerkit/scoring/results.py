@@ -16,8 +16,7 @@ and the last one in 4. A number in parentheses, after "not" or in a later clause
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 
@@ -33,7 +32,7 @@ _ABBREVIATION = re.compile(
 _SENTENCE_END = re.compile(r"(?<=\S)[.!?]+[)*_\"”’]*(?=\s)|\n+|[。！？।؟]")
 _EQUALS = re.compile(r"(?<![<>!])=|≈|\bequals?\b|\bequal to\b", re.IGNORECASE)
 _CLAUSE_END = re.compile(
-    r"[,;](?=\s)|:(?=\s)|\s[–—]\s|\(|\b(?:because|since|so|but|where|which|with|if|when|while|weil|porque|car)\b",
+    r"(?:(?<!thousand)(?<!million)(?<!billion),|;)(?=\s)|:(?=\s)|\s[–—]\s|\(|\b(?:because|since|so|but|where|which|with|if|when|while|weil|porque|car)\b",
     re.IGNORECASE,
 )
 _BETWEEN_NUMBERS = re.compile(
@@ -44,11 +43,14 @@ _COMBINED = re.compile(
     r"\b(?:sum|product|difference|quotient|ratio) (?:of|between)\b|\b(?:half|twice|double|triple)\b",
     re.IGNORECASE,
 )
-_DENIED = re.compile(r"(?:\bnot|n['’]t|\bnicht|\bnor|\binstead of|\brather than)\s+(?:\*\*)?$", re.IGNORECASE)
+_DENIED = re.compile(
+    r"(?:\bnot|n['’]t|\bnicht|\bnor|\bno longer|\bnever|\binstead of|\brather than)\s+(?:\*\*)?$",
+    re.IGNORECASE,
+)
 _BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
 
 _RESULT_LINE = re.compile(r"(?<!#)####(?!#)[ \t]*\n?([^\n]*)")
-_UNIT_WORD = re.compile(r"[a-zµ°²³%]+|[A-Z]{1,3}|[^\W\d_a-zA-Z]+")
+_UNIT_WORD = re.compile(r"[a-zµ°²³%]+[23]?|[A-Z]{1,3}|[^\W\d_a-zA-Z]+")
 
 _ANSWER = (
     r"\b(?:answer|ans\.?|final result)(?![\w'’])"
@@ -69,12 +71,15 @@ _ANNOUNCED = re.compile(
     re.IGNORECASE,
 )
 
+_INTRODUCED = re.compile(r"\bhere(?:['’]s| is) (?:the |my |your )?(?:final |full )?$", re.IGNORECASE)
+
 _CHECKS = (
-    r"double-?check|check|verif|confirm|proof\b|comprobación|vérification|prüfung|probe\b|verifica|проверка|"
-    r"验证|验算|检验|検算|검산|확인"
+    r"double-?check|check(?!s|ing? a)|verif|confirm|proof\b|comprobación|vérification|prüfung|probe\b|verifica|"
+    r"проверка|验证|验算|检验|検算|검산|확인"
 )
 _EXPLANATIONS = (
-    r"explanation|reasoning|rationale|justification|why\b|explicación|explication|erklärung|объяснение|"
+    r"explanation|reasoning|rationale|justification|why\b|here(?:['’]?s| is) (?:why|how)|"
+    r"explicación|explication|erklärung|объяснение|"
     r"解释|解説|説明|설명"
 )
 _CHECK_TO_THE_END = re.compile(
@@ -84,15 +89,26 @@ _CHECK_TO_THE_END = re.compile(
 _EXPLANATION_TO_THE_END = re.compile(
     rf"^[\s#*_>-]*(?:{_EXPLANATIONS})[^\n:：.=]{{0,30}}(?:[:：]|[*_ \t]*$)", re.IGNORECASE | re.MULTILINE
 )
-_ASIDE = re.compile(
-    rf"[\s#*_>(\"-]*(?:(?:to|let['’]?s|let us|let me|we can|you can|we|now|and|just to)\s+)*(?:{_CHECKS}|"
+_LEAD_IN = r"[\s#*_>(\"-]*(?:(?:to|let['’]?s|let us|let me(?! know)|we can|you can|we|now|and|just|also)\s+)*"
+_CLOSINGS = (
     r"let me know|would you|do you|did you|can i|may i|shall i|feel free|i hope|hope (?:this|that|it)|"
-    r"if you(?:['’]d| have| need| want| would)|is there any|please\b|(?:i['’]m |i am |always )?happy to|"
-    r"need (?:any|more|help)|want me|thanks?\b|have a \w+ day|good luck|"
+    r"if you(?:['’]d like| would like| have| need| want)"
+    r"(?: any| (?:\d+ )?(?:more|further|other)| to\b| questions| help)|"
+    r"is there any|please\b|(?:i['’]m |i am |always )?happy to|need (?:any|more|help)|want me|thanks?\b|"
+    r"have a \w+ day|good luck|(?:do not|don['’]t) hesitate|"
+    r"i(?:['’]d| would) be (?:glad|happy)|i can also|i could also|"
+    r"no dudes|si (?:tienes|necesitas|quieres|vous avez|tu as)|n['’]hésite|espero|j['’]espère|wenn (?:du|sie) noch|"
+    r"lass mich|lassen sie|ich hoffe|se (?:hai|você|quiser)|"
+    r"если (?:у вас|нужно|хотите)|如果(?:你|您)|希望|请告诉|もし|궁금"
+)
+_NOTES = (
     r"note\b|notice that|remember|recall that|p\.?s\b|tip\b|hint\b|fun fact|"
-    r"for (?:example|instance|reference|comparison)|"
-    r"(?:this|that|it) is because|explanation)",
-    re.IGNORECASE,
+    r"for (?:example|instance|reference|comparison)|(?:this|that|it) is because|explanation"
+)
+_ASIDE = re.compile(f"{_LEAD_IN}(?:{_CHECKS}|{_CLOSINGS}|{_NOTES})", re.IGNORECASE)
+_GOES_ON = re.compile(f"{_LEAD_IN}(?:{_CHECKS}|{_CLOSINGS})", re.IGNORECASE)
+_CONCLUDES = re.compile(
+    r"[\s*_]*(?:so|thus|therefore|hence|in total|altogether|in all|that (?:is|makes|leaves))\b", re.I
 )
 
 
@@ -115,7 +131,10 @@ def stated_number(text: str) -> Number | None:
         if _is_amount(line, european):
             return _in_order([line], european)
     for stated in reversed(list(_STATED.finditer(text))):
-        number = _stated(text[stated.end() :], european)
+        tail = text[stated.end() :]
+        if _INTRODUCED.search(text[: stated.start()]) or (stated[0].endswith(":") and _is_worked_out(tail)):
+            continue
+        number = _stated(tail, european)
         if number is not None:
             return number
     return _concluded(_without_tail(text, european), european)
@@ -141,7 +160,7 @@ def _is_amount(line: str, european: bool) -> bool:
         return False
     if re.search(r"\w", line[: numbers[0].start]):
         return False
-    words = re.findall(r"\w+", line[numbers[-1].stop :])
+    words = re.findall(r"\w+", re.sub(r"\^[-−]?\d+", "", line[numbers[-1].stop :]))
     return len(words) <= 4 and all(_UNIT_WORD.fullmatch(word) for word in words)
 
 
@@ -157,6 +176,12 @@ def _stated(tail: str, european: bool) -> Number | None:
     if _ANNOUNCED.match(sentence):
         return None
     return _in_order(_CLAUSE_END.split(sentence), european)
+
+
+def _is_worked_out(tail: str) -> bool:
+    """Whether what follows "answer:" is a working whose last sentence concludes: "Tom has 3 hens. So he gets 12"."""
+    first, *others = _SENTENCE_END.split(re.split(r"\n\s*\n", tail.lstrip(), maxsplit=1)[0])
+    return re.match(r"\W*[^\W\d_]+[ ,]+[^\W\d_]+", first) is not None and any(map(_CONCLUDES.match, others))
 
 
 def _in_order(clauses: Sequence[str], european: bool) -> Number | None:
@@ -223,43 +248,38 @@ def _without_tail(text: str, european: bool) -> str:
     return text
 
 
-@dataclass(frozen=True, slots=True)
-class _Sentence:
-    text: str
-    is_question: bool
+def _sentences(text: str) -> tuple[list[str], list[str]]:
+    """The sentences of a text, last first: those that may conclude it, and all of them.
 
-
-def _sentences(text: str) -> Iterator[_Sentence]:
-    start = 0
-    for end in _SENTENCE_END.finditer(text):
-        yield _sentence(text[start : end.start()], end[0])
-        start = end.end()
-    yield _sentence(text[start:].rstrip(".!?？؟ "), text[-3:])
-
-
-def _sentence(text: str, end: str) -> _Sentence:
-    return _Sentence(text, any(mark in end for mark in "?？؟") and "=" not in text)
+    A check and an offer of help go on to the end of their line. A question that works something out is no question.
+    """
+    concluding: list[str] = []
+    every: list[str] = []
+    start, goes_on = 0, False
+    for end in [*_SENTENCE_END.finditer(text), None]:
+        sentence, mark = (text[start : end.start()], end[0]) if end else (text[start:], text[-3:])
+        is_question = any(character in mark for character in "?？؟") and "=" not in sentence
+        goes_on = goes_on or _GOES_ON.match(sentence) is not None
+        every.append(sentence)
+        if not (is_question or goes_on or _ASIDE.match(sentence)):
+            concluding.append(sentence)
+        if end:
+            start, goes_on = end.end(), goes_on and "\n" not in mark
+    return concluding[::-1], every[::-1]
 
 
 def _concluded(text: str, european: bool) -> Number | None:
     """The number of the last sentence that has one; asides and questions only where nothing else has."""
-    sentences = list(_sentences(text))[::-1]
-    plainly = [s for s in sentences if not (s.is_question or _ASIDE.match(s.text))]
-    for among in (plainly, sentences):
+    concluding, every = _sentences(text)
+    for among in (concluding, every):
         for sentence in among:
-            in_digits = find_numbers(sentence.text, european)
-            if in_digits or (_CONCLUDES.search(sentence.text) and find_number_words(sentence.text)):
-                return _last(sentence.text, european)
-    for among in (plainly, sentences):
-        for sentence in among:
-            if find_number_words(sentence.text):
-                return _last(sentence.text, european)
+            in_digits = find_numbers(sentence, european)
+            if in_digits or (_CONCLUDES.match(sentence) and find_number_words(sentence)):
+                return _last(sentence, european)
+    for sentence in (*concluding, *every):
+        if find_number_words(sentence):
+            return _last(sentence, european)
     return None
-
-
-_CONCLUDES = re.compile(
-    r"[\s*_]*(?:so|thus|therefore|hence|in total|altogether|in all|that (?:is|makes|leaves))\b", re.I
-)
 
 
 def _last(sentence: str, european: bool) -> Number | None:

@@ -14,7 +14,7 @@ from steerkit.scoring.answers import is_correct
 _HERE = Path(__file__).parent
 _ROWS = [
     json.loads(line)
-    for name in ("answers.jsonl", "answers_more.jsonl")
+    for name in ("answers.jsonl", "answers_more.jsonl", "answers_second.jsonl")
     for line in (_HERE / name).read_text(encoding="utf-8").splitlines()
 ]
 
