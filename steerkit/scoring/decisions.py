@@ -68,14 +68,15 @@ def _each_said(text: str) -> Iterator[_Said]:
     for match in _WORD.finditer(text):
         word = match[0].casefold()
         word = _SPELLINGS.get(word, word)
-        before, behind = text[: match.start()], text[match.end() :]
+        before = text[max(0, match.start() - 120) : match.start()]
+        behind = text[match.end() : match.end() + 40]
         if word == "no" and _DETERMINED.match(behind):
             continue
         if _DENIED.search(before[-40:]):
             if word not in _OPPOSITE:
                 continue
             word = _OPPOSITE[word]
-        opens = re.search(r"(?:^|[.!?\n])\s*$", before) is not None
+        opens = re.search(r"(?:\A|[.!?\n])\s*$", before) is not None
         bounded = re.search(r"[,;:—–-]\s*$|\b(?:is|so|therefore|hence|thus)\s+$", before) is not None
         ends = re.match(r"\s*(?:$|[.,;:!?\n—–-])", behind) is not None
         yield _Said(word, _STATED.search(before[-100:]) is not None, opens or (bounded and ends))

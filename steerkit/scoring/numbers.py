@@ -440,6 +440,8 @@ _PRONOUN_BEFORE = re.compile(
 _PRONOUN_BEHIND = re.compile(
     r"\s+(?:of|that|who|which|should|can|must|could|may|might|by one|another|needs?|has to)\b", re.I
 )
+_OF_SOMETHING = re.compile(r"\s+(?:of|the|as|his|her|its|their|an?)\b", re.IGNORECASE)
+_MOST_WORDS = 60  # of one number
 _CHINESE = re.compile(r"[零〇一二三四五六七八九十百千万亿两兩萬億]+")
 _CHINESE_IDIOM = re.compile(r"(?:一(?![。．.！!，,\s]|$)|十分|万一|千万不|百分之|一[一定样起些般直旦])")
 _CHINESE_DIGIT = {character: value for value, character in enumerate("零一二三四五六七八九")} | {
@@ -465,16 +467,18 @@ def _worded(text: str, run: re.Match[str]) -> Iterator[Number]:
     ]
     place = 0
     while place < len(words):
-        value, used = _read_words([word for word, _, _ in words[place:]])
+        value, used = _read_words([word for word, _, _ in words[place : place + _MOST_WORDS]])
         if value is None:
             place += 1
             continue
         start, stop = words[place][1], words[place + used - 1][2]
         alone = [word for word, _, _ in words[place : place + used]]
         place += used
-        if alone == ["one"] and (_PRONOUN_BEFORE.search(text[:start]) or _PRONOUN_BEHIND.match(text, stop)):
+        if alone == ["one"] and (
+            _PRONOUN_BEFORE.search(text, max(0, start - 12), start) or _PRONOUN_BEHIND.match(text, stop)
+        ):
             continue
-        if alone == ["half"] and re.match(r"\s+(?:of|the|as|his|her|its|their|an?)\b", text[stop:]):
+        if alone == ["half"] and _OF_SOMETHING.match(text, stop):
             continue
         begin, negative = _sign(text, start)
         value = -value if negative else value

@@ -58,7 +58,7 @@ _ANSWER = (
     r"(?:\bis\b|\bwas\b|:|\bw(?:ould|ill) be\b|\b(?:should|must|has to|can only) be\b|"
     r"\bcomes? (?:out )?(?:to|as)\b|\bturns? out to be\b|\bequals?\b|=|[-–—](?=\s))"
 )
-_HEADED = r"^[#*_\s]*(?:final )?answer[*_ \t]*$"
+_HEADED = r"^[#*_ \t]*(?:final )?answer[*_ \t]*$"
 _IN_OTHER_LANGUAGES = (
     r"答案|答え|こたえ|解答|정답|답|الجواب|الإجابة|الاجابة|उत्तर|উত্তর|คำตอบ|תשובה|"
     r"\b(?:antwort|lösung lautet|respuesta|réponse|resposta|risposta|antwoord|svaret?|vastaus|odpowied[źz]|odpověď|"
@@ -83,11 +83,11 @@ _EXPLANATIONS = (
     r"解释|解説|説明|설명"
 )
 _CHECK_TO_THE_END = re.compile(
-    rf"^[\s#*_>-]*(?:{_CHECKS}|notes?\b|p\.?s\b)[^\n:：.=]{{0,30}}(?:[:：]|[*_ \t]*$)",
+    rf"^[ \t#*_>-]*(?:{_CHECKS}|notes?\b|p\.?s\b)[^\n:：.=]{{0,30}}(?:[:：]|[*_ \t]*$)",
     re.IGNORECASE | re.MULTILINE,
 )
 _EXPLANATION_TO_THE_END = re.compile(
-    rf"^[\s#*_>-]*(?:{_EXPLANATIONS})[^\n:：.=]{{0,30}}(?:[:：]|[*_ \t]*$)", re.IGNORECASE | re.MULTILINE
+    rf"^[ \t#*_>-]*(?:{_EXPLANATIONS})[^\n:：.=]{{0,30}}(?:[:：]|[*_ \t]*$)", re.IGNORECASE | re.MULTILINE
 )
 _LEAD_IN = r"[\s#*_>(\"-]*(?:(?:to|let['’]?s|let us|let me(?! know)|we can|you can|we|now|and|just|also)\s+)*"
 _CLOSINGS = (
@@ -132,7 +132,9 @@ def stated_number(text: str) -> Number | None:
             return _in_order([line], european)
     for stated in reversed(list(_STATED.finditer(text))):
         tail = text[stated.end() :]
-        if _INTRODUCED.search(text[: stated.start()]) or (stated[0].endswith(":") and _is_worked_out(tail)):
+        if _INTRODUCED.search(text, max(0, stated.start() - 40), stated.start()) or (
+            stated[0].endswith(":") and _is_worked_out(tail)
+        ):
             continue
         number = _stated(tail, european)
         if number is not None:
@@ -213,7 +215,7 @@ def _numbers(text: str, european: bool) -> list[Number]:
 
 def _asserted(text: str, european: bool) -> list[Number]:
     """Those of the numbers that do not stand after "not"."""
-    return [n for n in _numbers(text, european) if not _DENIED.search(text[: n.start])]
+    return [n for n in _numbers(text, european) if not _DENIED.search(text, max(0, n.start - 24), n.start)]
 
 
 def _solved(text: str, numbers: Sequence[Number]) -> Number | None:
