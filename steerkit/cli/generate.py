@@ -50,7 +50,7 @@ def generate(
     placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
     chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), placement)
     from steerkit.core.prompts import check_prompt
-    from steerkit.engines.base import Request
+    from steerkit.engines.base import Request, UnmetScopes
     from steerkit.runs.references import read_interventions
 
     how = DecodingChoice(
@@ -79,10 +79,13 @@ def generate(
         for variant in ([(), interventions] if compare and interventions else [interventions])
     ]
     completed: dict[int, Completion] = {}
+    scopes = UnmetScopes(runs_on.model.markers)
     with console.progress("generating") as progress:
         for completion in runs_on.generate(replace(r, key=place) for place, r in enumerate(requests)):
             completed[cast(int, completion.request.key)] = completion
+            scopes.take(completion)
             progress(len(completed), len(requests))
+    scopes.warn()
     completions = [completed[place] for place in range(len(requests))]
     if as_json:
         console.print_json(

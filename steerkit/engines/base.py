@@ -6,6 +6,7 @@ to another process, or packed into a batch with requests for other interventions
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
@@ -246,6 +247,36 @@ class Engine(Protocol):
 def steerings_of(interventions: Iterable[Intervention]) -> tuple[Steering, ...]:
     """Return the steerings among interventions, in order."""
     return tuple(each for each in interventions if isinstance(each, Steering))
+
+
+class UnmetScopes:
+    """Notes, of completions as they come, whether a steering of thinking alone met any thinking in them."""
+
+    def __init__(self, markers: ThinkingMarkers) -> None:
+        self._markers = markers
+        self._met: dict[str, bool] = {}
+        self._completions = 0
+
+    def take(self, completion: Completion) -> None:
+        """Note one more completion."""
+        of_thinking = [
+            s for s in steerings_of(completion.request.interventions) if s.scope == "thinking" and s.acts
+        ]
+        for steering in of_thinking:
+            said = str(steering)
+            self._met[said] = self._met.get(said, False) or completion.thinking_tokens > 0
+        self._completions += bool(of_thinking)
+
+    def warn(self) -> None:
+        """Say in one line what was steered nowhere, where anything was meant to be."""
+        unmet = [said for said, met in self._met.items() if not met]
+        if unmet:
+            more = f" and {len(unmet) - 1} more" * (len(unmet) > 1)
+            warnings.warn(
+                f"nothing was steered: scope=thinking of {unmet[0]}{more} met no thinking in {self._completions} "
+                f"completions; it is looked for between {self._markers.opening} and {self._markers.closing}",
+                stacklevel=3,
+            )
 
 
 def refuse(engine: Engine, interventions: Iterable[Intervention]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -166,7 +167,10 @@ class LanguageModel:
     @functools.cached_property
     def found_markers(self) -> FoundMarkers:
         """What chat template and tokenizer say of the model's thinking; see `steerkit.models.markers`."""
-        return find_markers(self.tokenizer)
+        found = find_markers(self.tokenizer)
+        if found.doubt:
+            warnings.warn(f"{self.name}: {found.doubt}", stacklevel=3)
+        return found
 
     @property
     def markers(self) -> ThinkingMarkers:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 from steerkit.core.errors import SteerkitError
-from steerkit.engines.base import Completion, Engine, Request
+from steerkit.engines.base import Completion, Engine, Request, UnmetScopes
 from steerkit.runs.cells import Cell
 from steerkit.runs.directory import RunWriter
 from steerkit.runs.record import Record
@@ -43,13 +43,16 @@ def run_sweep(
     done = total - sum(1 for _ in _missing(items, cells, writer))
     if progress is not None:
         progress(done, total)
+    scopes = UnmetScopes(writer.protocol.markers)
     for completion, more in _completions(engine, _requests(items, cells, writer), scorers):
+        scopes.take(completion)
         i, c, sample = cast(Place, completion.request.key)
         scores = score_completion(items[i], completion, scorers) | more
         writer.append(make_record(cells[c], items[i], sample, completion, scores))
         done += 1
         if progress is not None:
             progress(done, total)
+    scopes.warn()
     if done < total:
         raise SteerkitError(
             f"the engine left {total - done} of {total} requests without a completion: run it again"
