@@ -1,7 +1,10 @@
-"""Has a completion fallen apart? Empty texts and loops, the two ways in which too strong a steering shows."""
+"""Has a completion fallen apart? Empty texts and repetition, the two ways in which too strong a steering shows."""
 
 from __future__ import annotations
 
+import functools
+import re
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,9 +14,23 @@ if TYPE_CHECKING:
     from steerkit.engines.base import Completion
     from steerkit.suites.items import SuiteItem
 
-NGRAM = 4
-LOOP_REPETITION = 0.5
-LOOP_MIN_TOKENS = 24
+NGRAM = 4  # tokens, of `repetition`
+TIMES = 3
+PHRASE, WINDOW = 4, 40  # words
+UNSPACED_PHRASE, UNSPACED_WINDOW = 8, 80  # characters, in a script that writes no blanks between words
+DISTINCT = (
+    0.5  # of the words from the first to the last time: parallel sentences with something new have more
+)
+CYCLES = 5  # how often something shorter follows itself
+COUNTED = 8  # the same of what has no letter, numbers in it taken for equal: a sum of six is a sum
+SAME_CHARACTER = 16  # in a row: a million has six zeros
+LONGEST_CYCLE = 40  # characters
+
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"\d+(?:[.,]\d+)*|[^\W\d_{_UNSPACED}]+(?:['’][^\W\d_{_UNSPACED}]+)*")
+_UNSPACED_CHARACTER = re.compile(rf"[{_UNSPACED}]")
+_LETTER, _DIGIT = re.compile(r"[^\W\d_]"), re.compile(r"\d")
+_COUNTING = re.compile(r"[=+*×·/−]|\n")  # beside a number: a sum, or a list without entries
 
 METRICS = (
     Metric("degenerate", "degenerate", "lower", "degen."),
@@ -23,8 +40,8 @@ METRICS = (
 
 @scorer("degeneration", metrics=METRICS, needs="tokens")
 def degeneration(_item: SuiteItem, completion: Completion) -> Scores:
-    """Say whether the completion is blank or a loop, and how much of it repeats."""
-    return {"degenerate": is_degenerate(completion), "repetition": repetition(completion.token_ids)}
+    """Say whether the completion is blank or repeats itself like a stuck record, and how much of it repeats."""
+    return {"degenerate": is_degenerate(completion.text), "repetition": repetition(completion.token_ids)}
 
 
 def repetition(token_ids: Sequence[int]) -> float:
@@ -33,11 +50,51 @@ def repetition(token_ids: Sequence[int]) -> float:
     return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
-def is_degenerate(completion: Completion) -> bool:
-    """Whether a completion is blank, or has at least 24 tokens and half of its 4-grams repeat earlier ones.
+@functools.lru_cache(maxsize=1024)  # many cells give the same completion
+def is_degenerate(text: str) -> bool:
+    """Whether a text is blank or has fallen into repetition.
 
-    The minimum keeps short answers out, which repeat their question's words for good reasons.
+    It has where a phrase of four words (of eight characters in a script without blanks) comes three times within 40
+    words, of which at most half are distinct; where something of up to 40 characters follows itself five times (eight
+    times without a letter in it, 16 times if it is one character); and where sums or the numbers of an empty list go on
+    and on. `experiments/degeneration` measures this on replies that two readers labelled.
     """
-    if not completion.text.strip():
+    text = text.casefold().strip()
+    if not text:
         return True
-    return completion.tokens >= LOOP_MIN_TOKENS and repetition(completion.token_ids) >= LOOP_REPETITION
+    words, characters = _WORD.findall(text), _UNSPACED_CHARACTER.findall(text)
+    if _comes_back(words, PHRASE, WINDOW) or _comes_back(characters, UNSPACED_PHRASE, UNSPACED_WINDOW):
+        return True
+    counted = re.sub(r"\d+", "0", re.sub(r"\s*\n\s*", "\n", text))
+    return (
+        _goes_round(text, CYCLES, _LETTER)
+        or _goes_round(text, COUNTED, _DIGIT)
+        or _goes_round(counted, COUNTED, _COUNTING)
+    )
+
+
+def _comes_back(units: Sequence[str], size: int, window: int) -> bool:
+    """Whether `size` units in a row come three times within a window that says little else."""
+    seen: defaultdict[tuple[str, ...], deque[int]] = defaultdict(lambda: deque(maxlen=TIMES))
+    for start in range(len(units) - size + 1):
+        phrase = tuple(units[start : start + size])
+        if not any(map(str.isalpha, phrase)):
+            continue
+        starts = seen[phrase]
+        starts.append(start)
+        span = units[starts[0] : start + size]
+        if len(starts) == TIMES and len(span) <= window and len(set(span)) <= DISTINCT * len(span):
+            return True
+    return False
+
+
+def _goes_round(text: str, times: int, sign: re.Pattern[str]) -> bool:
+    """Whether something that holds the sign follows itself, `times` times in all."""
+    for period in range(1, min(LONGEST_CYCLE, len(text) // times) + 1):
+        needed = max(period * times, SAME_CHARACTER) - period
+        run = 0
+        for end in range(period, len(text)):
+            run = run + 1 if text[end] == text[end - period] else 0
+            if run >= needed and sign.search(text, end - period + 1, end + 1):
+                return True
+    return False

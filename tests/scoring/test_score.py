@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from steerkit.core.errors import MisuseError
@@ -109,13 +109,48 @@ def test_repetition_is_a_share(tokens: list[int]) -> None:
     assert 0 <= repetition(tokens) < 1
 
 
-def test_a_loop_and_an_empty_text_are_degenerate() -> None:
-    assert is_degenerate(completion("so so so", [7, 8] * 20))
-    assert is_degenerate(completion("  \n", []))
+STUCK = [
+    "  \n",
+    "I'm unable to provide specific information. I'm unable to provide specific data. I'm unable to provide specific",
+    "It is the same thing as the same thing as the same thing as",
+    "so so so so so so so so",
+    "Answer:\n\nAnswer:\n\nAnswer:\n\nAnswer:\n\nAnswer:\n\nAns",
+    "3.14159265007870078700787007870078700787007870078700787",
+    "10000000000000000000000000000",
+    "9 * 10 * 11 * 12 * 13 * 14 * 15 * 16 * 17 *",
+    "1.\n2.\n3.\n4.\n\n5.\n6.\n7.\n8.\n9.",
+    "我不能提供具体的信息。我不能提供具体的信息。我不能提供具体的信息。",
+    "ฉันไม่รู้คำตอบนี้ ฉันไม่รู้คำตอบนี้ ฉันไม่รู้คำตอบนี้ ฉันไม่รู้คำตอบนี้",
+]
+SAYS_SOMETHING_NEW = [
+    "Paris.",
+    "no no no",
+    "Row, row, row your boat, gently down the stream.",
+    "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12",
+    "1 + 1 + 1 + 1 + 1 + 1 = 6",
+    "One million is 1,000,000 and a billion is 1000000000.",
+    "On Monday she sold 4 cups of tea for 3 euros. On Tuesday she sold 7 cups of milk for 2 euros. On Friday she sold "
+    "9 cups of juice for 1 euro. In total she took 12 + 14 + 9 = 35 euros.",
+    "- apples\n- pears\n- plums\n- cherries\n- figs\n- dates\n- nuts\n- limes",
+    "-----------------------------------",
+    "东京是日本的首都，大阪是日本的第二大城市。",
+]
 
 
-def test_a_short_repetitive_answer_is_not_degenerate() -> None:
-    assert not is_degenerate(completion("no no no no no no", [7] * 6))
+@pytest.mark.parametrize("text", STUCK)
+def test_repetition_and_blank_texts_are_degenerate(text: str) -> None:
+    assert is_degenerate(text)
+
+
+@pytest.mark.parametrize("text", SAYS_SOMETHING_NEW)
+def test_a_text_that_says_something_new_is_not_degenerate(text: str) -> None:
+    assert not is_degenerate(text)
+
+
+@given(st.text(min_size=1), st.integers(20, 40))
+def test_whatever_is_said_twenty_times_in_a_row_is_degenerate(unit: str, times: int) -> None:
+    assume(len(unit.strip()) <= 40 and any(map(str.isalnum, unit)))
+    assert is_degenerate(unit * times)
 
 
 class HalfSure:
