@@ -18,7 +18,7 @@ class Npy(Exporter):
     """A NumPy array of what is added at each layer."""
 
     consumer = "a NumPy array"
-    next = "python -c \"import numpy, sys; print(numpy.load(sys.argv[1]).shape)\" {out}"
+    next = 'python -c "import numpy, sys; print(numpy.load(sys.argv[1]).shape)" {out}'
 
     def write(self, interventions: Sequence[Steering], out: Path, lm: LanguageModel | None = None) -> None:
         """Write `[n_layers, d_model]` float32; what is no constant shift was refused before."""
