@@ -35,6 +35,7 @@ def calibrate(
     offload_folder: options.OffloadFolder = None,
     quantization: options.Quantization = None,
     dtype: options.Dtype = None,
+    template_option: options.TemplateOptions = None,
     system: options.System = None,
     max_new_tokens: Annotated[int, Option(min=1, help="Length of the roll-outs.")] = 64,
     batch_size: options.BatchSize = None,
@@ -49,6 +50,7 @@ def calibrate(
 ) -> None:
     """Find at each layer the strength whose KL meets a target; --out keeps them in the vector."""
     placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
+    switches = options.template_options(template_option)
     # Whatever can be wrong with the request is found before the model is loaded.
     from steerkit.calibration.calibrate import calibrate as measure
     from steerkit.calibration.calibrate import check, default_prompts
@@ -66,7 +68,7 @@ def calibrate(
     )
     check(steering, kl=target_kl, statistic=statistic, largest=largest)
     prompts = default_prompts(given.file(suite), limit)
-    lm = console.load(model, placement, dtype)
+    lm = console.load(model, placement, dtype, switches)
     with console.progress(f"calibrating {loaded.name}") as progress:
         result = measure(
             lm,

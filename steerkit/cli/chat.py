@@ -77,6 +77,7 @@ def chat(
     offload_folder: options.OffloadFolder = None,
     quantization: options.Quantization = None,
     dtype: options.Dtype = None,
+    template_option: options.TemplateOptions = None,
     system: options.System = None,
     max_new_tokens: options.MaxNewTokens = 256,
     temperature: options.Temperature = None,
@@ -96,7 +97,9 @@ def chat(
 ) -> None:
     """Talk to the steered model; /strength 1.5 turns it while you talk, /help lists the commands."""
     placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
-    chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), placement)
+    chosen = EngineChoice(
+        engine, server or (), served_name, timeout, vllm_option or (), placement, template_option or ()
+    )
     from steerkit.runs.references import read_interventions
 
     conversation = Conversation(read_interventions(steer or ()))

@@ -15,7 +15,7 @@ import functools
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from rich.text import Text
 from steerkit.core.characters import ACTING, one_line, visible
 
 if TYPE_CHECKING:
+    from steerkit.core.prompts import TemplateOption
     from steerkit.models import LanguageModel
     from steerkit.models.placement import Placement
 
@@ -177,9 +178,15 @@ def loading(model: str) -> Iterator[None]:
         yield
 
 
-def load(model: str, placement: Placement | None = None, dtype: str | None = None) -> LanguageModel:
+def load(
+    model: str,
+    placement: Placement | None = None,
+    dtype: str | None = None,
+    template_options: Mapping[str, TemplateOption] | None = None,
+) -> LanguageModel:
     """Load a model, saying what takes long."""
     with loading(model):
         from steerkit.models import load_model
 
-        return load_model(model, dtype=dtype, progress=say, **({} if placement is None else placement.given))
+        placed = {} if placement is None else placement.given
+        return load_model(model, dtype=dtype, progress=say, template_options=template_options, **placed)

@@ -25,6 +25,7 @@ def doctor(
     offload_folder: options.OffloadFolder = None,
     quantization: options.Quantization = None,
     dtype: options.Dtype = None,
+    template_option: options.TemplateOptions = None,
     engine: options.Engine = "transformers",
     server: options.Servers = None,
     steer: Annotated[
@@ -42,7 +43,9 @@ def doctor(
     --steer are held against the same steering in transformers, server by server.
     """
     placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
-    chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), placement)
+    chosen = EngineChoice(
+        engine, server or (), served_name, timeout, vllm_option or (), placement, template_option or ()
+    )
     by_scores = engine not in ("transformers", "vllm")
     if (steer is not None) != by_scores:
         raise MisuseError("--engine server and --steer SPEC go together: name a steering whose vector it has")
@@ -53,7 +56,7 @@ def doctor(
     else:
         from steerkit.engines.doctor import diagnose
 
-        found = [_report(diagnose(console.load(model, placement, dtype)))]
+        found = [_report(diagnose(console.load(model, placement, dtype, chosen.options.template_options)))]
     healthy = all(facts["healthy"] for facts, _ in found)
     if as_json:
         facts = [facts for facts, _ in found]
@@ -87,7 +90,7 @@ def _by_scores(chosen: EngineChoice, model: str, dtype: str | None, spec: str) -
         raise MisuseError(f"--steer {spec!r} is not one steering of the residual stream, which is looked for")
     engines = {url: chosen.open(model, dtype, servers=[url]) for url in chosen.servers}
     engines = engines or {chosen.engine: chosen.open(model, dtype)}
-    lm = console.load(model, chosen.placement)
+    lm = console.load(model, chosen.placement, template_options=chosen.options.template_options)
     return [diagnose_scores(engine, lm, steering, where) for where, engine in engines.items()]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from steerkit.cli import console
-from steerkit.cli.options import key_values
+from steerkit.cli.options import key_values, template_options
 from steerkit.core.errors import MisuseError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class EngineChoice:
     timeout: float | None = None
     own: Sequence[str] = ()
     placement: Placement | None = None
+    template: Sequence[str] = ()
     options: EngineOptions = field(init=False)
 
     def __post_init__(self) -> None:
@@ -45,6 +46,7 @@ class EngineChoice:
             served_name=self.served_name,
             timeout=self.timeout,
             options=own,
+            template_options=template_options(self.template),
             **({} if self.placement is None else self.placement.given),
         )
         object.__setattr__(self, "options", options)

@@ -31,6 +31,7 @@ def export(
     offload_folder: options.OffloadFolder = None,
     quantization: options.Quantization = None,
     dtype: options.Dtype = None,
+    template_option: options.TemplateOptions = None,
     verify: Annotated[
         bool, Option("--verify", help="Run the real consumer on the export and compare it with ours.")
     ] = False,
@@ -46,6 +47,7 @@ def export(
 ) -> None:
     """Write steerings so that another program applies them; what it cannot express is refused."""
     placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
+    switches = options.template_options(template_option)
     from steerkit.interchange.base import Consumer, Exported, check_export
     from steerkit.interchange.base import export as write
     from steerkit.runs.references import read_interventions
@@ -54,7 +56,7 @@ def export(
     consumer = Consumer(consumer_python, consumer_model)
     if verify:
         consumer = exporter.prepared(consumer, model, console.say)
-    lm = console.load(model, placement, dtype) if verify or exporter.needs_model else None
+    lm = console.load(model, placement, dtype, switches) if verify or exporter.needs_model else None
     write(interventions, exporter, out, lm, allow_mismatch=allow_mismatch)
     outcome = None
     if verify and lm is not None:

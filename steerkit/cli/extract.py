@@ -13,6 +13,7 @@ from steerkit.core.errors import MisuseError
 from steerkit.core.sites import RESID_POST, SiteName
 
 if TYPE_CHECKING:
+    from steerkit.core.prompts import TemplateOption
     from steerkit.models.placement import Placement
 
 METHOD = "mean-difference"
@@ -29,6 +30,7 @@ def extract(
     offload_folder: options.OffloadFolder = None,
     quantization: options.Quantization = None,
     dtype: options.Dtype = None,
+    template_option: options.TemplateOptions = None,
     what: Annotated[
         Literal["vector", "probe"], Option("--as", help="A steering vector, or a probe that gates one.")
     ] = "vector",
@@ -77,6 +79,7 @@ def extract(
     """
     placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
     pairs = given.file(pairs)
+    switches = options.template_options(template_option)
     if what == "probe":
         if method != METHOD or any((aggregation, layers, method_options, project_out)):
             raise MisuseError(
@@ -84,7 +87,15 @@ def extract(
                 "--layers, --option and --project-out out"
             )
         _extract_probe(
-            out, pairs, (model, placement, dtype), site, budget, into, name or out.stem, seed, as_json
+            out,
+            pairs,
+            (model, placement, dtype, switches),
+            site,
+            budget,
+            into,
+            name or out.stem,
+            seed,
+            as_json,
         )
         return
     if budget is not None or into is not None:
@@ -102,7 +113,7 @@ def extract(
     loaded = load_examples(pairs)
     check_extraction(loaded, method, aggregation, site=site, layers=trained, options=chosen)
     shared = project_out if project_out is None or project_out in NAMED else load_vector(project_out)
-    lm = console.load(model, placement, dtype)
+    lm = console.load(model, placement, dtype, switches)
     with console.progress(f"extracting {loaded.name}") as progress:
         vector = fit(
             lm,
@@ -150,7 +161,7 @@ def extract(
 def _extract_probe(
     out: Path,
     pairs: str,
-    model: tuple[str, Placement, str | None],
+    model: tuple[str, Placement, str | None, Mapping[str, TemplateOption]],
     site: SiteName,
     budget: float | None,
     into: str | None,

@@ -55,7 +55,7 @@ def faithfulness(
     protocol = opened.protocol
     settings = Settings(points, tuple(tests.split(",")), seed)
     try:
-        lm = console.load(model or protocol.model, placement, protocol.dtype)
+        lm = console.load(model or protocol.model, placement, protocol.dtype, protocol.template_options)
     except MisuseError as error:
         if model is not None:
             raise

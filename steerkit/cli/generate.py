@@ -25,6 +25,7 @@ def generate(
     offload_folder: options.OffloadFolder = None,
     quantization: options.Quantization = None,
     dtype: options.Dtype = None,
+    template_option: options.TemplateOptions = None,
     system: options.System = None,
     max_new_tokens: options.MaxNewTokens = 128,
     temperature: options.Temperature = None,
@@ -48,7 +49,9 @@ def generate(
 ) -> None:
     """Complete PROMPTS with every --steer applied in order, here or, with --engine, in vLLM or on servers."""
     placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
-    chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), placement)
+    chosen = EngineChoice(
+        engine, server or (), served_name, timeout, vllm_option or (), placement, template_option or ()
+    )
     from steerkit.core.prompts import check_prompt
     from steerkit.engines.base import Request, UnmetScopes
     from steerkit.runs.references import read_interventions

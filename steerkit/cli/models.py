@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from steerkit.core.errors import MisuseError
 
 if TYPE_CHECKING:
     from steerkit.checks.check import Cell
+    from steerkit.core.prompts import TemplateOption
     from steerkit.models.placement import Placement
 
 FAULTS = ("wrong", "crash")
@@ -41,6 +42,7 @@ def models(
     offload_folder: options.OffloadFolder = None,
     quantization: options.Quantization = None,
     dtype: options.Dtype = None,
+    template_option: options.TemplateOptions = None,
     as_json: options.Json = False,
 ) -> None:
     """List the bundled models; any hub id, folder or .gguf file works too.
@@ -50,12 +52,15 @@ def models(
     where one differs.
     """
     placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
+    switches = options.template_options(template_option)
+    if switches and not model:
+        raise MisuseError("--template-option goes with --check and a model, whose chat template reads it")
     if not check and (model or family or record or page):
         raise MisuseError("a model, --family, --record and --page go with --check")
     if model and (family or record or page):
         raise MisuseError("--check takes models or families, and keeps a record of families alone")
     if model:
-        sound, found = _check_models(model, placement, dtype, quiet=as_json)
+        sound, found = _check_models(model, placement, dtype, switches, quiet=as_json)
     elif check:
         sound, found = check_families(family or (), record, page, quiet=as_json)
     else:
@@ -68,14 +73,19 @@ def models(
 
 
 def _check_models(
-    names: Sequence[str], placement: Placement, dtype: str | None, *, quiet: bool
+    names: Sequence[str],
+    placement: Placement,
+    dtype: str | None,
+    switches: Mapping[str, TemplateOption],
+    *,
+    quiet: bool,
 ) -> tuple[bool, list[dict[str, Any]]]:
     """Check the user's own models; returns whether all are sound, and what was found of each."""
     from steerkit.checks.check import Report, check_model
 
     found = []
     for name in names:
-        for step in check_model(name, partial(console.load, name, placement, dtype)):
+        for step in check_model(name, partial(console.load, name, placement, dtype, switches)):
             if isinstance(step, Report):
                 found.append(asdict(step))
                 _say_end(name, step.packing, step.seconds, quiet=quiet)

@@ -12,6 +12,7 @@ from typer import BadParameter, Option
 from steerkit.core.errors import MisuseError
 
 if TYPE_CHECKING:
+    from steerkit.core.prompts import TemplateOption
     from steerkit.models.placement import Placement
 
 Model = Annotated[str, Option("--model", "-m", help="Bundled name, hub id, folder or .gguf file.")]
@@ -106,6 +107,14 @@ VllmOptions = Annotated[
         help="An argument of vllm.LLM, such as tensor_parallel_size=2; repeat for several.",
     ),
 ]
+TemplateOptions = Annotated[
+    list[str] | None,
+    Option(
+        "--template-option",
+        metavar="KEY=VALUE",
+        help="For the model's chat template, as enable_thinking=false; repeat for several.",
+    ),
+]
 AllowMismatch = Annotated[
     bool, Option("--allow-mismatch", help="Accept a vector from other weights of the same architecture.")
 ]
@@ -122,6 +131,7 @@ def a_place(path: Path | None) -> Path | None:
 OutFile = Annotated[Path, Option("--out", "-o", help="File to write.", callback=a_place)]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
+TEMPLATE = "--template-option"
 
 
 def placement(
@@ -165,3 +175,26 @@ def key_values(texts: Sequence[str] | None, option: str) -> dict[str, object]:
         except ValueError:
             given[name] = value
     return given
+
+
+def template_options(texts: Sequence[str] | None) -> dict[str, TemplateOption]:
+    """Return what `--template-option`, repeated, says: booleans, numbers and texts by name.
+
+    Raises MisuseError for anything else, and for an option that is given twice.
+    """
+    found: dict[str, TemplateOption] = {}
+    for text in texts or ():
+        written = text.partition("=")[2].strip()
+        # What Python calls false is a text to JSON, and true to a template.
+        word = written.lower() if written.lower() in ("true", "false") else written
+        for name, value in key_values(
+            [f"{text.partition('=')[0]}={word}" if "=" in text else text], TEMPLATE
+        ).items():
+            if name in found:
+                raise MisuseError(f"{TEMPLATE} {name} is given twice: give it once")
+            if not isinstance(value, bool | int | float | str):
+                raise MisuseError(
+                    f"{TEMPLATE} {text!r}: the value is a boolean, a number or a text, as low or false"
+                )
+            found[name] = value
+    return found

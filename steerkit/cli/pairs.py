@@ -9,6 +9,7 @@ from typer import Argument, Exit, Option, Typer
 
 from steerkit.cli import console, given, options
 from steerkit.cli.engine import EngineChoice
+from steerkit.core.errors import MisuseError
 
 app = Typer(help="Check contrast pairs, or make them with your own model.", no_args_is_help=True)
 
@@ -25,6 +26,7 @@ def lint(
     model: Annotated[
         str | None, Option("--model", "-m", help="Also check tokens and context with this model.")
     ] = None,
+    template_option: options.TemplateOptions = None,
     as_json: options.Json = False,
 ) -> None:
     """Find what would spoil a vector: leaks, duplicates, empty or identical sides, undeclared length skew."""
@@ -32,9 +34,12 @@ def lint(
     from steerkit.extraction.pairs import load_examples
     from steerkit.suites.suite import load_suite
 
+    switches = options.template_options(template_option)
+    if switches and model is None:
+        raise MisuseError("--template-option goes with --model, whose chat template reads it")
     loaded = load_examples(given.file(pairs))
     other = [item.prompt for item in load_suite(given.file(suite)).items] if suite else []
-    lm = console.load(model) if model else None
+    lm = console.load(model, template_options=switches) if model else None
     findings = find(loaded, contrast, other=other, lm=lm)
     if as_json:
         console.print_json([asdict(f) for f in findings])
@@ -60,6 +65,7 @@ def make(
     offload_folder: options.OffloadFolder = None,
     quantization: options.Quantization = None,
     dtype: options.Dtype = None,
+    template_option: options.TemplateOptions = None,
     max_new_tokens: options.MaxNewTokens = 160,
     batch_size: options.BatchSize = None,
     engine: options.Engine = "transformers",
@@ -71,7 +77,9 @@ def make(
 ) -> None:
     """Let the model answer each prompt both ways, and keep the pairs in which the contrast came about."""
     placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
-    chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), placement)
+    chosen = EngineChoice(
+        engine, server or (), served_name, timeout, vllm_option or (), placement, template_option or ()
+    )
     from steerkit.engines.base import Decoding
     from steerkit.extraction.make import abstention, brevity, make_pairs
     from steerkit.extraction.pairs import save_pairs

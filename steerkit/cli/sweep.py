@@ -65,6 +65,7 @@ def sweep(
     offload_folder: options.OffloadFolder = None,
     quantization: options.Quantization = None,
     dtype: options.Dtype = None,
+    template_option: options.TemplateOptions = None,
     system: options.System = None,
     samples: options.Samples = 1,
     temperature: options.Temperature = None,
@@ -94,7 +95,9 @@ def sweep(
     """
     placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
     # Whatever can be wrong with the request is found before the model is loaded.
-    chosen = EngineChoice(engine, server or (), served_name, timeout, vllm_option or (), placement)
+    chosen = EngineChoice(
+        engine, server or (), served_name, timeout, vllm_option or (), placement, template_option or ()
+    )
     from steerkit.analysis.choosing import parse_rule
     from steerkit.cli.report import show, show_choice
     from steerkit.sweeps.axes import axis_of, parse_axis

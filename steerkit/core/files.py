@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LARGEST_TENSORS = 1 << 30
+ONE_A_LINE = (
+    "write one object a line, without brackets around and commas between (jq -c '.[]' or jq -c . does it)"
+)
 
 
 class HasId(Protocol):
@@ -86,13 +90,14 @@ def read_jsonl(path: str | os.PathLike[str], kind: type[T]) -> dict[int, T]:
     adapter = TypeAdapter(kind)
     found: dict[int, T] = {}
     line_of: dict[str, int] = {}
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    text = read_text(path)
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             item = adapter.validate_json(line)
         except ValidationError as error:
-            raise InputError(f"{path}, line {number}: {_fault_of_line(error, kind)}") from None
+            raise InputError(f"{path}, line {number}: {_fault_of_line(error, kind, line, text)}") from None
         except SteerkitError as error:  # what `kind` says of itself
             raise InputError(f"{path}, line {number}: {error}") from None
         if item.id in line_of:
@@ -107,20 +112,45 @@ def read_jsonl(path: str | os.PathLike[str], kind: type[T]) -> dict[int, T]:
     return found
 
 
-def _fault_of_line(error: ValidationError, kind: type) -> str:
+def _fault_of_line(error: ValidationError, kind: type, line: str, text: str) -> str:
+    """What is wrong with a line of `text`, in words behind its number."""
     problem = error.errors(include_url=False)[0]
     where = ".".join(map(str, problem["loc"]))
     match problem["type"]:
         case "json_invalid":
-            return f"not valid JSON ({problem['ctx']['error']})"
+            return (
+                f"not valid JSON {_layout(line.strip(), text.strip()) or '(' + problem['ctx']['error'] + ')'}"
+            )
         case "missing":
             return f"the key {where!r} is missing"
         case "unexpected_keyword_argument":
             return f"unknown key {where!r}; known are {', '.join(each.name for each in dataclasses.fields(kind))}"
         case "dataclass_type":
-            return "expected a JSON object"
+            array = line.lstrip().startswith("[")
+            return "expected a JSON object" + (f", found an array: {ONE_A_LINE}" if array else "")
         case _:
             return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def _layout(line: str, text: str) -> str | None:
+    """Why a line is no JSON though the text may be: it is laid out otherwise than one object a line; None if it is."""
+    if text.startswith("["):
+        return f"by itself, for the file begins as one array: {ONE_A_LINE}"
+    if "\n" in _first_object(text)[0]:
+        return f"by itself, for objects go over several lines: {ONE_A_LINE}"
+    behind = _first_object(line)[1]
+    if behind.startswith(("{", ",")):
+        return f"by itself, for more stands behind the object: {ONE_A_LINE}"
+    return None
+
+
+def _first_object(text: str) -> tuple[str, str]:
+    """The text of the JSON object that `text` begins with, and what stands behind it; empty where there is none."""
+    try:
+        found, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return "", ""
+    return (text[:end], text[end:].strip()) if isinstance(found, dict) else ("", "")
 
 
 def read_tensors(path: Path, what: str) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -21,13 +21,14 @@ from steerkit.core.errors import MisuseError
 from steerkit.core.registry import ENGINES
 
 if TYPE_CHECKING:
+    from steerkit.core.prompts import TemplateOption
     from steerkit.engines.base import Engine
     from steerkit.engines.transformers.engine import TransformersEngine
     from steerkit.models import LanguageModel
 
 # Options that not every engine has.
 PLACEMENT = ("device", "device_map", "max_memory", "offload_folder", "quantization")
-SPECIFIC = (*PLACEMENT, "servers", "served_name", "timeout", "options")
+SPECIFIC = (*PLACEMENT, "servers", "served_name", "timeout", "options", "template_options")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,8 @@ class EngineOptions:
     `model` is a bundled name, a hub id, a folder or a GGUF file, `dtype` and the fields named in PLACEMENT are as in
     `load_model`. `batch_size` is how many requests are under way at once. With `allow_mismatch` a vector extracted from
     other weights of the same architecture is accepted. `servers` are addresses, `served_name` is the model's name
-    there, `timeout` the seconds that one request may take. `options` are the engine's own, by name. `progress` is told
-    what takes long.
+    there, `timeout` the seconds that one request may take. `options` are the engine's own, by name, `template_options`
+    those of the model's chat template. `progress` is told what takes long.
     """
 
     model: str
@@ -55,6 +56,7 @@ class EngineOptions:
     max_memory: Mapping[int | str, int | str] | None = None
     offload_folder: str | os.PathLike[str] | None = None
     quantization: str | None = None
+    template_options: Mapping[str, TemplateOption] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -133,24 +135,30 @@ def engine_for(
     return model
 
 
-@engine("transformers", takes=PLACEMENT)
+@engine("transformers", takes=(*PLACEMENT, "template_options"))
 def transformers(options: EngineOptions) -> Engine:
     """Run a model in this process with transformers, rows of many cells in one batch."""
     from steerkit.models import load_model
 
     placed = {name: getattr(options, name) for name in PLACEMENT}
-    lm = load_model(options.model, dtype=options.dtype, progress=options.progress, **placed)
+    lm = load_model(
+        options.model,
+        dtype=options.dtype,
+        progress=options.progress,
+        template_options=options.template_options,
+        **placed,
+    )
     return engine_for(lm, options.batch_size, allow_mismatch=options.allow_mismatch)
 
 
-@engine("vllm", takes=("options",))
+@engine("vllm", takes=("options", "template_options"))
 def vllm(options: EngineOptions) -> Engine:
     """Run a model in this process with vLLM; options are arguments of `vllm.LLM`."""
     from steerkit.engines.remote.served_model import ServedModel
     from steerkit.engines.remote.vllm import WINDOW, VllmEngine
 
     return VllmEngine(
-        ServedModel(options.model, options.progress),
+        ServedModel(options.model, options.progress, template_options=options.template_options),
         window=options.batch_size or WINDOW,
         dtype=options.dtype,
         allow_mismatch=options.allow_mismatch,
@@ -158,7 +166,7 @@ def vllm(options: EngineOptions) -> Engine:
     )
 
 
-@engine("server", takes=("servers", "served_name", "timeout"))
+@engine("server", takes=("servers", "served_name", "timeout", "template_options"))
 def server(options: EngineOptions) -> Engine:
     """Ask vLLM servers that have steerkit's plugin, one or several replicas."""
     from steerkit.engines.remote.served_model import ServedModel
@@ -168,7 +176,7 @@ def server(options: EngineOptions) -> Engine:
         raise MisuseError("the server engine needs a server's address, such as http://localhost:8000")
     return ServerEngine(
         options.servers,
-        ServedModel(options.model, options.progress),
+        ServedModel(options.model, options.progress, template_options=options.template_options),
         served_name=options.served_name,
         concurrency=options.batch_size or CONCURRENCY,
         timeout=options.timeout or TIMEOUT,

@@ -69,6 +69,7 @@ def steer(
         raise MisuseError("give steerings for all rows, or one list per row with rows=…, not both")
     if rows is not None and not rows:
         raise MisuseError("rows=… is empty: give one list of steerings per row of the batch")
+    lm.check_state()
     per_row, n_rows = ([steerings], None) if rows is None else (rows, len(rows))
     for steering in (steering for row in per_row for steering in row):
         _check(lm, steering, exact=not allow_mismatch)

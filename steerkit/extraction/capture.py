@@ -81,7 +81,7 @@ def capture(
     Raises MisuseError for an unknown aggregation, a text without the tokens that it reads, or a site that the model has
     not, or a model in training mode.
     """
-    lm.check_mode()
+    lm.check_state()
     _check(texts, aggregation)
     reading = _Reading(lm, texts, aggregation, site)
 

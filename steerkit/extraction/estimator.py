@@ -29,6 +29,8 @@ SUPPLIED = ("aggregation", "site", "layers", "folds", "seed", "progress")
 
 # By how much, relative to their norm, equal texts' states may differ because they ran in different batches.
 ROUNDING = 1e-5
+# So few examples on a side may be the reason why a function fails.
+FEW = 5
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -83,12 +85,21 @@ class Estimator:
     def direction(self, positive: Tensor, negative: Tensor, **options: object) -> Tensor:
         """The direction `[d_model]` between two sides' states, oriented and scaled.
 
-        Raises InputError where the sides do not differ, or where the function returns anything but `[d_model]`
-        finite numbers.
+        Raises InputError where the sides do not differ, where the function fails on a handful of examples, or returns
+        anything but `[d_model]` finite numbers.
         """
         import torch
 
-        found = torch.as_tensor(self.function(positive, negative, **options)).to(positive)
+        try:
+            found = torch.as_tensor(self.function(positive, negative, **options)).to(positive)
+        except (ValueError, ArithmeticError, RuntimeError) as error:
+            if min(len(positive), len(negative)) > FEW:
+                raise
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"{self.name} needs more pairs: it cannot be fitted on {len(positive)} positive and {len(negative)} "
+                f"negative examples, of which folds hold some out ({reason}); add some, or take mean-difference"
+            ) from error
         if found.shape != positive.shape[1:]:
             raise InputError(
                 f"{self.name} returned shape {list(found.shape)}: a direction is [{positive.shape[1]}]"

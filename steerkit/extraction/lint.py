@@ -13,7 +13,9 @@ few                  warning      fewer than 20 pairs, or labelled prompts of on
 doubled-bos          error        a text that holds the beginning-of-sequence token, which rendering adds, or
                                   that begins with two of them once rendered
 special-token        warning      a text that holds another special token of the tokenizer
-unreadable           error        the model's tokenizer or template cannot take the text
+unreadable           error        the model's tokenizer or template cannot take the text; a warning for a system prompt
+                                  that it takes only in the first user turn
+rendered             warning      a prompt that a chat template has rendered already
 too-long             error        more tokens than the model's context holds
 words-alone          information  how well a TF-IDF classifier tells held-out sides apart
 """
@@ -23,13 +25,13 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
 from steerkit.core.errors import MisuseError
-from steerkit.core.prompts import Prompt
+from steerkit.core.prompts import Prompt, Renderer
 from steerkit.extraction.held_out import folds_by_group, words_alone
 from steerkit.extraction.pairs import Example, LabelledPrompts, PairsOrPrompts, prompt_text
 
@@ -160,8 +162,10 @@ def _length(name: str, examples: Iterable[Example], contrast: Contrast) -> Itera
         yield Finding("warning", "no-length-contrast", name, message)
 
 
-def _unreadable(examples: Iterable[Example], lm: LanguageModel) -> Iterator[Finding]:
+def _unreadable(examples: tuple[Example, ...], lm: LanguageModel) -> Iterator[Finding]:
     bos, bos_id = lm.tokenizer.bos_token, lm.tokenizer.bos_token_id
+    yield from _badly_led(examples, lm.renderer)
+    yield from _rendered(examples, lm.renderer, lm.tokenizer.all_special_tokens)
     for example in examples:
         where = example.where
         for token in lm.tokenizer.all_special_tokens:
@@ -172,7 +176,8 @@ def _unreadable(examples: Iterable[Example], lm: LanguageModel) -> Iterator[Find
                 else:
                     yield Finding("warning", "special-token", where, message)
         try:
-            text = example.encoded(lm.renderer)
+            with lm.renderer.silent():  # what it would warn of is a finding here
+                text = example.encoded(lm.renderer)
         except MisuseError as error:
             yield Finding("error", "unreadable", where, str(error))
             continue
@@ -181,6 +186,28 @@ def _unreadable(examples: Iterable[Example], lm: LanguageModel) -> Iterator[Find
         if len(text.ids) > lm.context_length:
             message = f"{len(text.ids)} tokens, but {lm.name} reads at most {lm.context_length}"
             yield Finding("error", "too-long", where, message)
+
+
+def _badly_led(examples: Iterable[Example], renderer: Renderer) -> Iterator[Finding]:
+    """Prompts whose system message the model's template takes only in the first user turn."""
+    if renderer.takes_system:
+        return
+    led = [
+        e.id
+        for e in examples
+        if e.system or (not isinstance(e.prompt, str) and e.prompt[0]["role"] == "system")
+    ]
+    for where in dict.fromkeys(led):
+        message = "the model's chat template takes no system message: it goes into the first user turn"
+        yield Finding("warning", "unreadable", where, message)
+
+
+def _rendered(examples: Iterable[Example], renderer: Renderer, special: Collection[str]) -> Iterator[Finding]:
+    """Prompts that were rendered already, but for those that hold a special token, which are found as such."""
+    for where, text in {e.id: prompt_text(e.prompt) for e in examples}.items():
+        mark = renderer.turn_marker_in(text)
+        if mark is not None and mark not in special:
+            yield Finding("warning", "rendered", where, f"the prompt holds {mark}: give the question alone")
 
 
 def _words(name: str, examples: tuple[Example, ...]) -> Iterator[Finding]:

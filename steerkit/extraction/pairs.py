@@ -28,6 +28,7 @@ from pydantic_core import from_json
 from steerkit.core.errors import MisuseError
 from steerkit.core.files import read_jsonl, read_text, replacing
 from steerkit.core.prompts import EncodedText, Prompt, Renderer, check_prompt
+from steerkit.core.texts import is_blank
 from steerkit.suites.items import load_items
 from steerkit.suites.suite import Suite, load_suite
 
@@ -35,7 +36,7 @@ STRICT = ConfigDict(extra="forbid", strict=True)
 
 
 def _not_blank(side: str, info: ValidationInfo) -> str:
-    if not side.strip():
+    if is_blank(side):
         raise MisuseError(f"the {info.field_name} side is empty: give it a completion")
     return side
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from steerkit.core.errors import InputError, MisuseError
-from steerkit.core.prompts import EncodedText
 from steerkit.core.sites import RESID_POST, SiteName
 from steerkit.extraction.capture import Progress, capture
+from steerkit.extraction.extract import encoded_example
 from steerkit.extraction.pairs import PairsOrPrompts
 from steerkit.interventions.vector import SteeringVector, load_vector
 from steerkit.models import LanguageModel
@@ -89,10 +89,7 @@ def content(
         raise MisuseError(
             f"{pairs.name} has {len(examples)} different prompts, from which {k} content components cannot be taken"
         )
-    texts = []
-    for example in examples:
-        ids = lm.renderer.encode_prompt(example.prompt, example.system)
-        texts.append(EncodedText(tuple(ids), len(ids)))
+    texts = [encoded_example(lm, replace(example, completion=None)) for example in examples]
     states = capture(lm, texts, "prompt", site=site, progress=progress).states.cpu().double()
     centred = (states - states.mean(dim=0)).transpose(0, 1)
     components: Tensor = torch.linalg.svd(centred, full_matrices=False).Vh[:, :k].float()

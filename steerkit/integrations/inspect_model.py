@@ -5,7 +5,8 @@
 
 MODEL is what `--model` is elsewhere (a bundled name, a hub id, a folder, a GGUF file). Model arguments: `steer`,
 one spec or several, applied in order; `engine` (with `--model-base-url` for a server), `device`, `dtype`, `batch_size`,
-`allow_mismatch`. Every intervention is there that the engine supports, the transformers engine unless another is named.
+`allow_mismatch`, `template_options` (a mapping, for the chat template). Every intervention is there that the engine
+supports, the transformers engine unless another is named.
 
 1. Completions are what `steerkit generate` gives: greedy unless a temperature is set, the same seeds. A prompt
    that is asked again (another epoch) is the next sample of it.
@@ -38,7 +39,7 @@ from inspect_ai.model import (
 )
 
 from steerkit.core.errors import MisuseError
-from steerkit.core.prompts import Message, Prompt
+from steerkit.core.prompts import Message, Prompt, TemplateOption
 from steerkit.engines.base import Completion, Decoding, Engine, Request
 from steerkit.engines.catalogue import EngineOptions, open_engine
 from steerkit.integrations.inspect_specs import specs
@@ -89,6 +90,7 @@ class SteeredModelAPI(ModelAPI):
         device_map: str | Mapping[str, int | str] | None = None,
         max_memory: Mapping[int | str, int | str] | None = None,
         quantization: str | None = None,
+        template_options: Mapping[str, TemplateOption] | None = None,
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config or GenerateConfig())
         self.interventions = parse_all(specs(steer))
@@ -103,6 +105,7 @@ class SteeredModelAPI(ModelAPI):
             device_map=device_map,
             max_memory=max_memory,
             quantization=quantization,
+            template_options=template_options or {},
         )
         self._engine = open_engine(engine, options)
         self._worker = Worker(self._engine)

@@ -6,7 +6,7 @@ import copy
 import functools
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.core.errors import MisuseError, ModelInUseError
-from steerkit.core.prompts import Renderer
+from steerkit.core.prompts import Renderer, TemplateOption
 from steerkit.core.sites import RESID_POST, Place, SiteName
 from steerkit.models.blocks import adapter_of, decoder_of, entry_device, find_blocks, probe_ids, streams
 from steerkit.models.fingerprint import fingerprint, is_quantised, kept_digest
 from steerkit.models.markers import FoundMarkers, ThinkingMarkers, find_markers
 from steerkit.models.sites import Site, SiteMap, seen_at
+from steerkit.models.state import State, acts_in_training
 from steerkit.models.thinking import Tracker
 
 UNBOUNDED = 2**31 - 1
@@ -35,7 +36,9 @@ class LanguageModel:
     On construction the blocks are found, and confirmed by a nudge; see `models.blocks`.
     """
 
-    def __init__(self, hf: Any, tokenizer: Any, name: str) -> None:
+    def __init__(
+        self, hf: Any, tokenizer: Any, name: str, template_options: Mapping[str, TemplateOption] | None = None
+    ) -> None:
         self.hf: Any = hf  # a transformers causal language model; the package is not typed
         self.tokenizer = tokenizer
         self.name = name
@@ -44,7 +47,12 @@ class LanguageModel:
         if hf.config.is_encoder_decoder:
             raise MisuseError(f"{type(hf).__name__} is an encoder–decoder, and only decoders are steered")
         self.decoder: nn.Module = decoder_of(hf)
+        # Those of the user's own making that were never put into evaluation mode may be in it.
+        own = (m for m in hf.modules() if not (m is hf or m is self.decoder or acts_in_training(m)))
+        self._trains = {id(m) for m in own if m.training}
+        self._modules = tuple(hf.modules())
         self.check_mode()
+        self._state = State.of(hf)
         adapter = adapter_of(hf)
         self.blocks = find_blocks(hf, self.decoder, adapter)
         self.sites = SiteMap(hf, self.blocks, adapter)
@@ -52,7 +60,8 @@ class LanguageModel:
         self.n_layers = len(self.blocks)
         self.d_model = self._streams[0][2]
         self.fingerprint = fingerprint(hf, self.n_layers, self.d_model)
-        self.renderer = Renderer(tokenizer)
+        self.renderer = Renderer(tokenizer, template_options)
+        self._tokens = len(tokenizer)
         self._markers: ThinkingMarkers | None = None
         self._lock = threading.Lock()  # held only while the two below change
         self._owner: int | None = None
@@ -248,10 +257,38 @@ class LanguageModel:
 
     def check_mode(self) -> None:
         """Raise MisuseError if the model is in training mode, into which it may have been put since it was loaded."""
-        if self.hf.training or self.decoder.training:
+        found = next((m for m in self._modules if m.training and id(m) not in self._trains), None)
+        if found is not None:
+            what = "" if found is self.hf else f" (its {type(found).__name__})"
             raise MisuseError(
-                "the model is in training mode, where dropout would blur every reading: call .eval()"
+                f"the model is in training mode{what}, where dropout would blur every reading: call .eval()"
             )
+
+    def check_state(self) -> None:
+        """Raise MisuseError if the model is no longer what was loaded, or is in training mode; asked at each use.
+
+        Adapters switched, merged or added, weights written to, resized or quantised and tokens added make another
+        model, of which fingerprint, vectors and runs know nothing. Another device is none of it, and another number
+        format is warned of, once. See `models.state`.
+        """
+        self._modules = tuple(self.hf.modules())
+        self.check_mode()
+        now = State.of(self.hf)
+        change = self._state.change_to(now)
+        if change is None and len(self.tokenizer) != self._tokens:
+            change = f"its tokenizer had {self._tokens} tokens, and has {len(self.tokenizer)}"
+        if change is not None:
+            raise MisuseError(
+                f"{self.name} is not the model that was loaded: {change}; load it again, as "
+                "sk.load_model(lm.hf, lm.tokenizer), and make its vectors anew"
+            )
+        if (was := self._state.dtypes()) != now.dtypes():
+            warnings.warn(
+                f"{self.name} was loaded in {', '.join(was)} and is in {', '.join(now.dtypes())} now: what it says from"
+                " here on is rounded otherwise; load it in the number format that you want",
+                stacklevel=3,
+            )
+        self._state = now
 
     def check_owner(self) -> None:
         """Raise ModelInUseError if another thread's steering would reach the calling thread's forward pass."""

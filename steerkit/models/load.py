@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from steerkit.core.errors import InputError, MisuseError, SteerkitError
+from steerkit.core.prompts import TemplateOption
 from steerkit.models.adapters import Adapter, adapter_folder, published_adapters, read_adapter
 from steerkit.models.bundled import bundled_folder, gguf_folder
 from steerkit.models.catalogue import BUNDLED
@@ -32,6 +33,7 @@ def load_model(
     max_memory: Mapping[int | str, int | str] | None = None,
     offload_folder: str | os.PathLike[str] | None = None,
     quantization: str | None = None,
+    template_options: Mapping[str, TemplateOption] | None = None,
 ) -> LanguageModel:
     """Load a model and find its residual-stream sites.
 
@@ -45,6 +47,8 @@ def load_model(
     `adapter` is the folder of a LoRA adapter in peft's format, or a published one's name, to be merged into the
     weights (see `steerkit.models.adapters`). Given as `reference` itself, it is merged into the base that it names.
     `markers` are the texts between which the model thinks; by default those of its chat template and tokenizer.
+    `template_options` go to its chat template, as `{"enable_thinking": False}`: booleans, numbers and texts; MisuseError
+    for anything else, a warning for one that the template does not read.
 
     `device_map`, `max_memory` and `offload_folder` spread the weights over devices, CPU memory and disk,
     `quantization` ("8bit", "4bit") rounds them as they are loaded; see `steerkit.models.placement.Placement`. Weights
@@ -60,7 +64,7 @@ def load_model(
             raise MisuseError(
                 f"a model that you hold is used as and where it is: give {placement} to its from_pretrained"
             )
-        return _held(reference, tokenizer, markers)
+        return _held(reference, tokenizer, markers, template_options)
     if dtype is not None and dtype not in DTYPES:
         raise MisuseError(f"dtype is one of {', '.join(DTYPES)}, got {dtype!r}")
     name = os.fspath(reference)
@@ -84,7 +88,9 @@ def load_model(
             f"{name} is quantised already: load it as it is, or name the folder of the float weights"
         )
     source, label, local = _source(name, progress)
-    lm = _from_pretrained(source, label, placement, dtype, local=local, adapter=merged)
+    lm = _from_pretrained(
+        source, label, placement, dtype, local=local, adapter=merged, template_options=template_options
+    )
     lm.markers = markers
     return lm
 
@@ -112,7 +118,12 @@ def _source(name: str, progress: Callable[[str], None]) -> tuple[str, str, bool]
     return name, name, False
 
 
-def _held(held: Any, tokenizer: Any, markers: ThinkingMarkers | None) -> LanguageModel:
+def _held(
+    held: Any,
+    tokenizer: Any,
+    markers: ThinkingMarkers | None,
+    template_options: Mapping[str, TemplateOption] | None,
+) -> LanguageModel:
     hf = _inside(held)
     if not hasattr(hf, "get_decoder") or not hasattr(hf, "config"):
         raise MisuseError(
@@ -125,7 +136,7 @@ def _held(held: Any, tokenizer: Any, markers: ThinkingMarkers | None) -> Languag
         )
     if tokenizer is None:
         raise MisuseError("a model object needs its tokenizer: load_model(model, tokenizer)")
-    lm = LanguageModel(hf, tokenizer, hf.config.name_or_path or type(hf).__name__)
+    lm = LanguageModel(hf, tokenizer, hf.config.name_or_path or type(hf).__name__, template_options)
     lm.markers = markers
     return lm
 
@@ -145,7 +156,14 @@ def _inside(held: Any) -> Any:
 
 
 def _from_pretrained(
-    source: str, name: str, placement: Placement, dtype: str | None, *, local: bool, adapter: Adapter | None
+    source: str,
+    name: str,
+    placement: Placement,
+    dtype: str | None,
+    *,
+    local: bool,
+    adapter: Adapter | None,
+    template_options: Mapping[str, TemplateOption] | None,
 ) -> LanguageModel:
     import torch
 
@@ -180,7 +198,7 @@ def _from_pretrained(
             hf = hf.to(place)
         except (RuntimeError, torch.OutOfMemoryError) as error:
             raise SteerkitError(f"cannot move {name} to {place}: {str(error).splitlines()[0]}") from error
-    return LanguageModel(hf.eval(), tokenizer, name)
+    return LanguageModel(hf.eval(), tokenizer, name, template_options)
 
 
 def _load_error(source: str, error: Exception, placement: Placement, *, local: bool) -> SteerkitError:

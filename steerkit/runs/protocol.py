@@ -17,6 +17,7 @@ from importlib import resources
 from typing import Any
 
 from steerkit.core.errors import MisuseError, ProtocolMismatchError
+from steerkit.core.prompts import TemplateOption
 from steerkit.core.registry import PLUGINS
 from steerkit.engines.base import Decoding
 from steerkit.models.markers import DEFAULT, ThinkingMarkers
@@ -29,7 +30,8 @@ class Protocol:
     """Everything besides cells and items that decides what a completion and its scores are.
 
     `suite_digest` is that of the whole suite, before any split or limit. `template_digest` says how prompts are
-    rendered, `markers` between which texts the model thinks. `scorers` are the names of those whose scores the records
+    rendered, `template_options` what went to the chat template beside the messages, `markers` between which texts the
+    model thinks. `scorers` are the names of those whose scores the records
     hold.
     """
 
@@ -45,6 +47,7 @@ class Protocol:
     system: str | None = None
     markers: ThinkingMarkers = DEFAULT
     scorers: tuple[str, ...] = ()
+    template_options: Mapping[str, TemplateOption] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -55,8 +58,11 @@ class Protocol:
     def check_continues(self, recorded: Protocol) -> None:
         """Raise ProtocolMismatchError, naming what differs, unless this is the recorded protocol."""
         ours, theirs = self._fields(), recorded._fields()
+        names = dict.fromkeys([*ours, *theirs])  # an option of the template may be on one side alone
         differing = [
-            f"{name} was {theirs[name]!r}, now {ours[name]!r}" for name in ours if ours[name] != theirs[name]
+            f"{name} was {theirs.get(name)!r}, now {ours.get(name)!r}"
+            for name in names
+            if ours.get(name) != theirs.get(name)
         ]
         if differing:
             raise ProtocolMismatchError(
@@ -67,7 +73,7 @@ class Protocol:
     def _fields(self) -> dict[str, Any]:
         """Its fields by dotted name."""
         fields = dataclasses.asdict(self)
-        for name in ("decoding", "markers"):
+        for name in ("decoding", "markers", "template_options"):
             fields |= {f"{name}.{part}": value for part, value in fields.pop(name).items()}
         return fields
 

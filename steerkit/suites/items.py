@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal
 
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.files import read_jsonl, replacing
+from steerkit.core.texts import is_blank
 
 Kind = Literal["text", "number", "latex"]
 
@@ -45,9 +46,9 @@ class SuiteItem:
     twin: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.id.strip():
+        if is_blank(self.id):
             raise MisuseError("the id is empty")
-        if not self.prompt.strip():
+        if is_blank(self.prompt):
             raise MisuseError(f"item {self.id}: the prompt is empty")
         if self.twin == self.id:
             raise MisuseError(f"item {self.id} is its own twin: name its partner, or null")
@@ -60,7 +61,7 @@ class SuiteItem:
             raise MisuseError(
                 f"item {self.id} should be abstained from, yet has answers: set answers to null"
             )
-        if not self.answers or not all(answer.strip() for answer in self.answers):
+        if not self.answers or any(map(is_blank, self.answers)):
             raise MisuseError(f"item {self.id}: an answer is empty; give null where there is no reference")
         if self.kind == "number" and not any(map(_is_number, self.answers)):
             raise MisuseError(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from steerkit.analysis.run import Run
+from steerkit.core.errors import MisuseError
 from steerkit.engines.base import Engine, Request
 from steerkit.engines.catalogue import engine_for
 from steerkit.interventions.prompt_edit import PromptEdit
@@ -62,6 +63,7 @@ def sweep(
         system=measurement.system,
         markers=engine.model.markers,
         scorers=tuple(scorer.name for scorer in measurement.scored_by),
+        template_options=dict(engine.model.renderer.options),
     )
     environment = Environment.current(engine.batch_size, command)
     environment = replace(environment, versions={**environment.versions, "engine": engine.name})
@@ -78,4 +80,7 @@ def _check(engine: Engine, cells: Sequence[Cell], measurement: Measurement) -> N
         engine.check(Request(measurement.items[0].prompt, cell.interventions, decoding, system))
     for edit in edits | {()}:
         for item in measurement.items:
-            engine.check(Request(item.prompt, edit, decoding, system))
+            try:
+                engine.check(Request(item.prompt, edit, decoding, system))
+            except MisuseError as error:
+                raise MisuseError(f"item {item.id}: {error}") from error

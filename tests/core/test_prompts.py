@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from steerkit.core.errors import MisuseError
 from steerkit.core.prompts import Message, Renderer, check_prompt, common_prefix_length
+from steerkit.core.texts import is_blank
 from steerkit.models import LanguageModel
 from tests.tiny import byte_tokenizer
 
@@ -60,7 +61,7 @@ def test_a_plain_completion_is_joined_with_one_space() -> None:
     assert CHAT.join("[assistant]", "Yes") == "[assistant]Yes"
 
 
-@given(st.text(min_size=1).filter(str.strip), st.text(min_size=1))
+@given(st.text(min_size=1).filter(lambda text: not is_blank(text)), st.text(min_size=1))
 def test_prompt_and_completion_part_at_their_common_prefix(prompt: str, completion: str) -> None:
     for renderer in (CHAT, PLAIN):
         text = renderer.encode_pair(prompt, completion)

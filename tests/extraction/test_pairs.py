@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerkit.core.errors import InputError, MisuseError, SteerkitError
+from steerkit.core.texts import is_blank
 from steerkit.extraction.pairs import (
     ContrastPair,
     ContrastPairs,
@@ -25,7 +26,7 @@ from steerkit.suites.suite import load_suite
 
 PAIR = {"id": "a", "prompt": "Why?", "positive": "I cannot say.", "negative": "Because."}
 
-words = st.text(min_size=1).filter(str.strip)
+words = st.text(min_size=1).filter(lambda text: not is_blank(text))
 messages = st.lists(
     st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": st.text()}),
     min_size=1,

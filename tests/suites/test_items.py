@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerkit.core.errors import InputError, MisuseError, SteerkitError
+from steerkit.core.texts import is_blank
 from steerkit.suites.items import SuiteItem, load_items, save_items
 
-words = st.text(min_size=1, max_size=20).filter(str.strip)
+words = st.text(min_size=1, max_size=20).filter(lambda text: not is_blank(text))
 items = st.builds(
     SuiteItem,
     id=words,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from steerkit.core.errors import MisuseError
 from steerkit.core.registry import SCORERS, SUITES
+from steerkit.core.texts import is_blank
 from steerkit.suites.items import SuiteItem, save_items
 from steerkit.suites.splits import SPLITS, split_of
 from steerkit.suites.suite import Suite, load_suite, suite
@@ -33,7 +34,10 @@ def a_suite(groups: int) -> Suite:
 MADE = a_suite(400)
 
 
-@given(st.text(min_size=1).filter(str.strip), st.text(min_size=1).filter(str.strip))
+@given(
+    st.text(min_size=1).filter(lambda text: not is_blank(text)),
+    st.text(min_size=1).filter(lambda text: not is_blank(text)),
+)
 def test_twins_fall_in_one_split(first: str, second: str) -> None:
     if first != second:
         one, other = SuiteItem(first, "?", twin=second), SuiteItem(second, "?", twin=first)

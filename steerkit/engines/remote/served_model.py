@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from steerkit.core.errors import InputError, MisuseError, SteerkitError
-from steerkit.core.prompts import EncodedText, Renderer
+from steerkit.core.prompts import EncodedText, Renderer, TemplateOption
 from steerkit.core.sites import SiteName
 from steerkit.engines.base import Completion, Decoding, Finish, Request, ScoreRequest
 from steerkit.engines.remote.identity import checkpoint_fingerprint, local_folder
@@ -32,6 +32,7 @@ class ServedModel:
     """What a client has to know of a model. `reference` is a bundled name, a folder or a hub id in the local cache.
 
     `markers` are the texts between which the model thinks; by default those of its chat template and tokenizer.
+    `template_options` go to its chat template.
 
     Raises MisuseError where there is no such model, InputError where its files are damaged.
     """
@@ -42,6 +43,7 @@ class ServedModel:
         progress: Callable[[str], None] = lambda _line: None,
         *,
         markers: ThinkingMarkers | None = None,
+        template_options: Mapping[str, TemplateOption] | None = None,
     ) -> None:
         from transformers import AutoConfig, AutoTokenizer
 
@@ -60,7 +62,7 @@ class ServedModel:
             raise InputError(
                 f"{self.folder} holds no model and tokenizer of transformers: {reason}"
             ) from error
-        self.renderer = Renderer(self.tokenizer)
+        self.renderer = Renderer(self.tokenizer, template_options)
         self.markers = markers or find_markers(self.tokenizer).markers
         self.n_layers: int = config.num_hidden_layers
         self.d_model: int = config.hidden_size

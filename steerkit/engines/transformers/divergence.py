@@ -57,6 +57,7 @@ def divergences(
             )
     if not texts:
         return
+    lm.check_state()
     with alone(lm):
         taken = shortcuts(lm, max(len(text.ids) for text in texts))
     for text in texts:

@@ -64,6 +64,7 @@ class TransformersEngine:
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise MisuseError(f"batch size is at least 1, got {batch_size}")
+        lm.check_state()
         self.lm = lm
         self.batch_size = self._most = batch_size or BATCH_SIZE.get(lm.device.type, 64)
         self._sized_by_memory = batch_size is None
@@ -110,6 +111,7 @@ class TransformersEngine:
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Complete each request; completions are yielded as rows finish, in any order."""
+        self.lm.check_state()
         stream = iter(requests)
         taken = self._shortcuts(())
         batch = self._batch(taken)
@@ -144,6 +146,7 @@ class TransformersEngine:
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[ContinuationScore]:
         """Log-probability of each continuation token, teacher-forced, in the order of the requests."""
+        self.lm.check_state()
         encoded, programs = [], []
         for request, acting in zip(requests, self._opened(requests), strict=True):
             text = self._scored_text(request, acting)

@@ -1,0 +1,136 @@
+"""Whether a model that the user holds is still what it was when it was loaded, asked at each use.
+
+1. Weights are known again by their names, forms and number formats, by how often they were written to, and by a few
+   values of each, bit by bit: what `.data` writes past PyTorch's counters is seen in those. No weight is read whole,
+   so the cost is some microseconds a parameter.
+2. Weights that are offloaded or quantised have no values here that stay put: of those only name and form are known.
+3. Adapters are known by which are active, merged and switched off, and how much they count.
+4. Where the weights are makes no difference. In another number format they are the same if its rounding of the values
+   known is what they hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+VALUES = 4  # of each weight
+
+Adapters = tuple[tuple[str, object], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One parameter: its class, shape and number format, how often it was written to, and whether values are known."""
+
+    kind: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    writes: int | None
+    known: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """What is known again of a model; `values` `[known weights · VALUES at most]` on the host, as they are stored."""
+
+    weights: dict[str, Weight]
+    values: tuple[Tensor, ...]
+    adapters: Adapters
+
+    @classmethod
+    def of(cls, hf: nn.Module) -> State:
+        """Return what the model is now."""
+        weights: dict[str, Weight] = {}
+        sampled: list[Tensor] = []
+        for name, weight in hf.named_parameters():
+            known = type(weight.data) is Tensor and weight.is_floating_point() and not weight.is_meta
+            known = known and not hasattr(weight, "quant_state")
+            shape = tuple(weight.shape) if known or weight.is_meta else ()
+            writes = None if not known or weight.is_inference() else weight._version
+            kind = type(weight).__name__ + (" on meta" if weight.is_meta else "")
+            weights[name] = Weight(kind, shape, weight.dtype, writes, known)
+            if known:
+                sampled.append(_sample(weight.detach()))
+        return cls(weights, tuple(_on_host(sampled)), tuple(_adapters(hf)))
+
+    def change_to(self, now: State) -> str | None:
+        """Return how `now` is another model than this was, as words behind a colon; None where it is the same."""
+        if self.adapters != now.adapters:
+            return f"its adapters were {_told(self.adapters)}, and are {_told(now.adapters)}"
+        if others := self.weights.keys() ^ now.weights.keys():
+            name = min(others)
+            return f"its modules are others: {name} {'is gone' if name in self.weights else 'is new'}"
+        known = [name for name, weight in self.weights.items() if weight.known]
+        for name, was in self.weights.items():
+            weight = now.weights[name]
+            if (was.kind, was.known) != (weight.kind, weight.known):
+                return f"{name} was a {was.kind} of {was.dtype}, and is a {weight.kind} of {weight.dtype}"
+            if was.shape != weight.shape:
+                return f"{name} had the shape {list(was.shape)}, and has {list(weight.shape)}"
+        for name, before, after in zip(known, self.values, now.values, strict=True):
+            if not torch.equal(_bits(before.to(after.dtype)), _bits(after)):
+                return f"{name} holds other values"
+            if self.weights[name].writes != now.weights[name].writes and before.dtype == after.dtype:
+                return f"{name} was written to"
+        return None
+
+    def dtypes(self) -> list[str]:
+        """The number formats of the weights, by name."""
+        return sorted({str(weight.dtype).removeprefix("torch.") for weight in self.weights.values()})
+
+
+def acts_in_training(module: nn.Module) -> bool:
+    """Return whether training mode may change what a module computes.
+
+    A module that a user put into the model is in training mode from the start, and need not mean it.
+    """
+    stochastic = isinstance(module, _DropoutNd | _BatchNorm | nn.MultiheadAttention)
+    return stochastic or type(module).__module__.startswith(("transformers", "peft"))
+
+
+def _sample(weight: Tensor) -> Tensor:
+    """A few values of a weight, evenly spaced where that copies nothing."""
+    while not weight.is_contiguous():
+        weight = weight[0]
+    flat = weight.view(-1)
+    return flat[:: max(1, flat.numel() // VALUES)][:VALUES]
+
+
+def _on_host(samples: list[Tensor]) -> list[Tensor]:
+    """The samples on the host, in one transfer where they are in one place and of one format."""
+    if len({(sample.device, sample.dtype) for sample in samples}) == 1:
+        together = torch.cat(samples).cpu()
+        return list(together.split([sample.numel() for sample in samples]))
+    return [sample.cpu().clone() for sample in samples]
+
+
+def _bits(values: Tensor) -> Tensor:
+    return values.contiguous().view(torch.uint8)
+
+
+def _adapters(hf: nn.Module) -> Iterator[tuple[str, object]]:
+    """Each adapted module of peft's, by name: what is active and merged in it, and with what weight."""
+    for name, module in hf.named_modules():
+        if isinstance(getattr(type(module), "disable_adapters", None), property):
+            layer: Any = module
+            active = tuple(layer.active_adapters)
+            scaling = getattr(layer, "scaling", None) or {}
+            counts = tuple((each, scaling[each]) for each in active if each in scaling)
+            yield name, (active, bool(layer.disable_adapters), tuple(layer.merged_adapters), counts)
+
+
+def _told(adapters: Adapters) -> str:
+    """The state of the first adapted module, in words."""
+    if not adapters:
+        return "none"
+    _, state = adapters[0]
+    active, off, merged, _counts = state  # type: ignore[misc]
+    words = ", ".join(active) or "none"
+    return words + (" (switched off)" if off else "") + (f" (merged: {', '.join(merged)})" if merged else "")
