@@ -32,7 +32,6 @@ class Bad(NamedTuple):
 
 
 RECORDS = "records.jsonl"
-REMOVE = "remove that folder, and fetch"
 LABEL = '{"id": "a", "prompt": "Who?", "label": true}'
 OTHER_WEIGHTS = f"LlamaForCausalLM-{LAYERS}x{WIDTH}:0"
 
@@ -179,10 +178,25 @@ MODELS = [
     Bad("not in the cache", 2, "check the spelling", lambda at: at.generate("Why?", model="no/such")),
     Bad("a file", 2, "name a model folder", lambda at: at.generate("Why?", model=at.pairs)),
     Bad("no config", 1, "has no config.json", lambda at: at.generate("Why?", model=at.folder)),
-    Bad("broken config", 1, REMOVE, lambda at: at.generate_after("config.json", cut)),
-    Bad("cut weights", 1, REMOVE, lambda at: at.generate_after("model.safetensors", cut)),
-    Bad("no weights", 1, REMOVE, lambda at: at.generate_after("model.safetensors", Path.unlink)),
-    Bad("no tokenizer", 1, REMOVE, lambda at: at.generate_after("tokenizer.json", Path.unlink)),
+    Bad("broken config", 1, "config.json is damaged", lambda at: at.generate_after("config.json", cut)),
+    Bad(
+        "cut weights",
+        1,
+        "model.safetensors is damaged",
+        lambda at: at.generate_after("model.safetensors", cut),
+    ),
+    Bad(
+        "no weights",
+        1,
+        "has no weights (model",
+        lambda at: at.generate_after("model.safetensors", Path.unlink),
+    ),
+    Bad(
+        "no tokenizer",
+        1,
+        "has no tokenizer files",
+        lambda at: at.generate_after("tokenizer.json", Path.unlink),
+    ),
     Bad("one weight short", 1, "lacks 1 of", lambda at: at.generate_after("model.safetensors", drop_weight)),
     Bad("GGUF cut", 1, "cannot be read as a GGUF", lambda at: at.generate_from_gguf(lambda b: b[:-100])),
     Bad("GGUF header only", 1, "it is damaged", lambda at: at.generate_from_gguf(lambda b: b[:4])),

@@ -130,6 +130,7 @@ def _heads(lm: LanguageModel, direction: Tensor) -> int | None:
 def origin_of(lm: LanguageModel, data: PairsOrPrompts, site: SiteName = RESID_POST) -> dict[str, Any]:
     """Return the fields that say, in a vector's metadata and a probe's, on which model, site and data it was fitted."""
     model = {"model": lm.name, "fingerprint": lm.fingerprint, "kept_digest": lm.kept_digest}
+    model |= {"dtype": str(lm.dtype).removeprefix("torch.")}
     model |= {"template_digest": lm.renderer.digest, "site": site}
     return model | {"positive": data.name, "steerkit_version": version("steerkit")}
 

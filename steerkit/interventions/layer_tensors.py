@@ -27,6 +27,7 @@ class LayerMetadata(BaseModel):
     kept_digest: str = (
         ""  # of what the model has in common with its quantised forms, see `models.fingerprint`
     )
+    dtype: str = ""  # number format of the states that it was made of
     positive: str = ""
     site: SiteName = RESID_POST
     layer_convention: str = "layer l is decoder block l, counted from 0, and the site says where in it"
@@ -170,6 +171,13 @@ class LayerTensors:
                     f"{model.name} is quantised, and {self.noun} {self.name!r} does not say which quantised forms of "
                     f"{self.metadata.model} it fits: {self.again} {model.name}, or allow the mismatch if the float "
                     "weights are the same"
+                )
+            made, held = self.metadata.dtype, str(getattr(model, "dtype", "")).removeprefix("torch.")
+            if made != held and "float16" in (made, held):
+                raise ModelMismatchError(
+                    f"{self.noun} {self.name!r} was made at {made or 'another number format'}, and {model.name} is at "
+                    f"{held or 'another'}: float16 rounds weights so that it cannot be told whether they are the same; "
+                    "load the model at that format or bfloat16, or allow the mismatch if they are"
                 )
             raise ModelMismatchError(
                 f"{self.noun} {self.name!r} is for other weights ({self.metadata.model}) than those of {model.name}: "

@@ -282,7 +282,13 @@ class LanguageModel:
                 f"{self.name} is not the model that was loaded: {change}; load it again, as "
                 "sk.load_model(lm.hf, lm.tokenizer), and make its vectors anew"
             )
-        if (was := self._state.dtypes()) != now.dtypes():
+        if new := self._state.added(now):
+            warnings.warn(
+                f"{self.name} has {len(new)} weights that it was loaded without ({new[0]}), of which its fingerprint "
+                "says nothing: load it again, as sk.load_model(lm.hf, lm.tokenizer)",
+                stacklevel=3,
+            )
+        elif (was := self._state.dtypes()) != now.dtypes():
             warnings.warn(
                 f"{self.name} was loaded in {', '.join(was)} and is in {', '.join(now.dtypes())} now: what it says from"
                 " here on is rounded otherwise; load it in the number format that you want",

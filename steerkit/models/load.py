@@ -10,8 +10,11 @@ from typing import Any
 from steerkit.core.errors import InputError, MisuseError, SteerkitError
 from steerkit.core.prompts import TemplateOption
 from steerkit.models.adapters import Adapter, adapter_folder, published_adapters, read_adapter
-from steerkit.models.bundled import bundled_folder, gguf_folder
+from steerkit.models.bundled import bundled_folder, gguf_folder, models_folder
 from steerkit.models.catalogue import BUNDLED
+from steerkit.models.checkpoint import checkpoint_fingerprint
+from steerkit.models.fingerprint import is_quantised
+from steerkit.models.folders import FEWEST_TOKENS, has_vocabulary, no_config, no_tokenizer, what_is_missing
 from steerkit.models.language_model import LanguageModel
 from steerkit.models.markers import ThinkingMarkers
 from steerkit.models.placement import Placement
@@ -47,8 +50,8 @@ def load_model(
     `adapter` is the folder of a LoRA adapter in peft's format, or a published one's name, to be merged into the
     weights (see `steerkit.models.adapters`). Given as `reference` itself, it is merged into the base that it names.
     `markers` are the texts between which the model thinks; by default those of its chat template and tokenizer.
-    `template_options` go to its chat template, as `{"enable_thinking": False}`: booleans, numbers and texts; MisuseError
-    for anything else, a warning for one that the template does not read.
+    `template_options` go to its chat template, as `{"enable_thinking": False}`: booleans, numbers and texts;
+    MisuseError for anything else, a warning for one that the template does not read.
 
     `device_map`, `max_memory` and `offload_folder` spread the weights over devices, CPU memory and disk,
     `quantization` ("8bit", "4bit") rounds them as they are loaded; see `steerkit.models.placement.Placement`. Weights
@@ -108,7 +111,7 @@ def _source(name: str, progress: Callable[[str], None]) -> tuple[str, str, bool]
         return str(gguf_folder(path, progress)), path.stem, True
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise InputError(f"{path} has no config.json: it is not a transformers model folder")
+            raise InputError(no_config(path))
         return name, path.resolve().name, True
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         known = ", ".join((*BUNDLED, *published_adapters()))
@@ -193,23 +196,40 @@ def _from_pretrained(
         del base
         if adapter.chat_template is not None:
             tokenizer.chat_template = adapter.chat_template
+    if local and not has_vocabulary(Path(source)) and len(tokenizer) < FEWEST_TOKENS:
+        raise InputError(no_tokenizer(Path(source)))  # which transformers fills in with an empty one
     if placement.is_plain:
         try:
             hf = hf.to(place)
         except (RuntimeError, torch.OutOfMemoryError) as error:
             raise SteerkitError(f"cannot move {name} to {place}: {str(error).splitlines()[0]}") from error
-    return LanguageModel(hf.eval(), tokenizer, name, template_options)
+    lm = LanguageModel(hf.eval(), tokenizer, name, template_options)
+    if lm.dtype == torch.float16 and adapter is None and not is_quantised(hf):
+        lm.fingerprint = _stored_fingerprint(source, lm.fingerprint)
+    return lm
+
+
+def _stored_fingerprint(source: str, loaded: str) -> str:
+    """The fingerprint of the weights as they are stored, which float16 may round twice; or else that of the loaded."""
+    try:
+        stored = checkpoint_fingerprint(source)
+    except (InputError, MisuseError):
+        return loaded
+    return stored if stored.partition(":")[0] == loaded.partition(":")[0] else loaded
 
 
 def _load_error(source: str, error: Exception, placement: Placement, *, local: bool) -> SteerkitError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if not placement.is_plain and not isinstance(error, InputError | OSError):
         return SteerkitError(f"cannot load {source} with {placement}: {reason}")
-    if local:
+    if local and Path(source).is_relative_to(models_folder()):  # ours, made again on the next load
         return InputError(
-            f"the model in {source} is damaged or incomplete ({reason}): remove that folder, and fetch or convert the "
-            "model again"
+            f"the converted model in {source} is damaged or incomplete ({reason}): remove that folder, and the model"
+            " is fetched or converted again"
         )
+    if local:
+        missing = what_is_missing(Path(source))
+        return InputError(missing or f"the model in {source} does not load: {reason}")
     if isinstance(error, OSError):
         return MisuseError(
             f"no model {source!r} in the local cache or on the hub ({reason}): check the spelling and the network, or "

@@ -5,7 +5,8 @@
    so the cost is some microseconds a parameter.
 2. Weights that are offloaded or quantised have no values here that stay put: of those only name and form are known.
 3. Adapters are known by which are active, merged and switched off, and how much they count.
-4. Where the weights are makes no difference. In another number format they are the same if its rounding of the values
+4. Modules that a user puts around others are seen by their parameters, beside which all others are still there.
+5. Where the weights are makes no difference. In another number format they are the same if its rounding of the values
    known is what they hold.
 """
 
@@ -27,8 +28,12 @@ Adapters = tuple[tuple[str, object], ...]
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One parameter: its class, shape and number format, how often it was written to, and whether values are known."""
+    """One parameter: its class, shape and number format, how often it was written to, and whether values are known.
 
+    `identity` is that of the object, which keeps it where it gets another name.
+    """
+
+    identity: int
     kind: str
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -55,7 +60,7 @@ class State:
             shape = tuple(weight.shape) if known or weight.is_meta else ()
             writes = None if not known or weight.is_inference() else weight._version
             kind = type(weight).__name__ + (" on meta" if weight.is_meta else "")
-            weights[name] = Weight(kind, shape, weight.dtype, writes, known)
+            weights[name] = Weight(id(weight), kind, shape, weight.dtype, writes, known)
             if known:
                 sampled.append(_sample(weight.detach()))
         return cls(weights, tuple(_on_host(sampled)), tuple(_adapters(hf)))
@@ -65,6 +70,8 @@ class State:
         if self.adapters != now.adapters:
             return f"its adapters were {_told(self.adapters)}, and are {_told(now.adapters)}"
         if others := self.weights.keys() ^ now.weights.keys():
+            if self.added(now):
+                return None
             name = min(others)
             return f"its modules are others: {name} {'is gone' if name in self.weights else 'is new'}"
         known = [name for name, weight in self.weights.items() if weight.known]
@@ -80,6 +87,13 @@ class State:
             if self.weights[name].writes != now.weights[name].writes and before.dtype == after.dtype:
                 return f"{name} was written to"
         return None
+
+    def added(self, now: State) -> list[str]:
+        """Return which parameters are new in `now`, all others being there still; none where one is gone."""
+        ours = {weight.identity for weight in self.weights.values()}
+        if not ours < {weight.identity for weight in now.weights.values()}:
+            return []
+        return [name for name, weight in now.weights.items() if weight.identity not in ours]
 
     def dtypes(self) -> list[str]:
         """The number formats of the weights, by name."""

@@ -18,7 +18,10 @@ from steerkit.sweeps.measurement import Measurement
 from tests.sweeps.synthetic import SyntheticEngine, items, vector
 
 MODEL = SimpleNamespace(
-    name="synthetic", fingerprint="synthetic:0", renderer=SimpleNamespace(digest="cd" * 32), markers=DEFAULT
+    name="synthetic",
+    fingerprint="synthetic:0",
+    renderer=SimpleNamespace(digest="cd" * 32, options={}),
+    markers=DEFAULT,
 )
 RULE = "recall s.t. over_abstention_rise<=0.2"
 BOATS = Suite("boats", tuple(items(120)))

@@ -16,7 +16,6 @@ from steerkit.core.errors import InputError, MisuseError, SteerkitError
 from steerkit.core.prompts import EncodedText, Renderer, TemplateOption
 from steerkit.core.sites import SiteName
 from steerkit.engines.base import Completion, Decoding, Finish, Request, ScoreRequest
-from steerkit.engines.remote.identity import checkpoint_fingerprint, local_folder
 from steerkit.engines.stops import first_cut
 from steerkit.interventions.base import Intervention
 from steerkit.interventions.layer_tensors import stream_width
@@ -24,6 +23,7 @@ from steerkit.interventions.prompt_edit import edited_prompt
 from steerkit.interventions.store import tensors_of
 from steerkit.models.bundled import bundled_folder
 from steerkit.models.catalogue import BUNDLED
+from steerkit.models.checkpoint import checkpoint_fingerprint, local_folder
 from steerkit.models.markers import ThinkingMarkers, find_markers
 from steerkit.models.thinking import Tracker
 

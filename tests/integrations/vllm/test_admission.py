@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from steerkit.core.errors import SteerkitError
-from steerkit.engines.remote.identity import checkpoint_fingerprint
 from steerkit.engines.transformers.stages import Acting
 from steerkit.integrations.vllm import admission as admitting
 from steerkit.integrations.vllm.admission import Admission
@@ -24,6 +23,7 @@ from steerkit.interventions.prompt_edit import PromptEdit
 from steerkit.interventions.steering import Steering
 from steerkit.interventions.vector import SteeringVector
 from steerkit.models import LanguageModel
+from steerkit.models.checkpoint import checkpoint_fingerprint
 from tests.tiny import random_vector, tiny_model
 
 
