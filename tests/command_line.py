@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from unittest import mock
@@ -43,6 +44,7 @@ def steerkit(*arguments: object, stdin: str = "", columns: int | None = None, te
         held.enter_context(mock.patch.dict(os.environ, environment))
         held.enter_context(mock.patch.object(sys, "argv", ["steerkit", *map(str, arguments)]))
         held.enter_context(mock.patch.object(sys, "stdin", io.StringIO(stdin)))
+        held.enter_context(warnings.catch_warnings())  # a process forgets what it has warned of
         held.enter_context(redirect_stdout(out))
         held.enter_context(redirect_stderr(err))
         try:

@@ -23,7 +23,18 @@ from torch.nn.modules.dropout import _DropoutNd
 
 VALUES = 4  # of each weight
 
-Adapters = tuple[tuple[str, object], ...]
+
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """One adapted module: its active adapters, whether they are switched off, those merged, and what each counts."""
+
+    active: tuple[str, ...]
+    off: bool
+    merged: tuple[str, ...]
+    counts: tuple[float, ...]
+
+
+Adapters = tuple[tuple[str, Adapted], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,22 +140,23 @@ def _bits(values: Tensor) -> Tensor:
     return values.contiguous().view(torch.uint8)
 
 
-def _adapters(hf: nn.Module) -> Iterator[tuple[str, object]]:
-    """Each adapted module of peft's, by name: what is active and merged in it, and with what weight."""
+def _adapters(hf: nn.Module) -> Iterator[tuple[str, Adapted]]:
+    """Each module that peft has adapted, by name: what is active and merged in it, and how much it counts."""
     for name, module in hf.named_modules():
         if isinstance(getattr(type(module), "disable_adapters", None), property):
             layer: Any = module
             active = tuple(layer.active_adapters)
             scaling = getattr(layer, "scaling", None) or {}
-            counts = tuple((each, scaling[each]) for each in active if each in scaling)
-            yield name, (active, bool(layer.disable_adapters), tuple(layer.merged_adapters), counts)
+            counts = tuple(float(scaling[each]) for each in active if each in scaling)
+            yield name, Adapted(active, bool(layer.disable_adapters), tuple(layer.merged_adapters), counts)
 
 
 def _told(adapters: Adapters) -> str:
     """The state of the first adapted module, in words."""
     if not adapters:
         return "none"
-    _, state = adapters[0]
-    active, off, merged, _counts = state  # type: ignore[misc]
-    words = ", ".join(active) or "none"
-    return words + (" (switched off)" if off else "") + (f" (merged: {', '.join(merged)})" if merged else "")
+    first = adapters[0][1]
+    words = ", ".join(first.active) or "none"
+    words += " (switched off)" if first.off else ""
+    words += f" (merged: {', '.join(first.merged)})" if first.merged else ""
+    return words + "".join(f" × {count:g}" for count in first.counts)
