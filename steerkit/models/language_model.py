@@ -47,10 +47,9 @@ class LanguageModel:
         if hf.config.is_encoder_decoder:
             raise MisuseError(f"{type(hf).__name__} is an encoder–decoder, and only decoders are steered")
         self.decoder: nn.Module = decoder_of(hf)
-        # Those of the user's own making that were never put into evaluation mode may be in it.
-        own = (m for m in hf.modules() if not (m is hf or m is self.decoder or acts_in_training(m)))
-        self._trains = {id(m) for m in own if m.training}
-        self._modules = tuple(hf.modules())
+        self._modules: tuple[nn.Module, ...] = ()
+        self._trains: set[int] = set()
+        self._know_modules()
         self.check_mode()
         self._state = State.of(hf)
         adapter = adapter_of(hf)
@@ -264,6 +263,13 @@ class LanguageModel:
                 f"the model is in training mode{what}, where dropout would blur every reading: call .eval()"
             )
 
+    def _know_modules(self) -> None:
+        """Know all modules; those of the user's own making that were in training mode when first seen may be in it."""
+        known = set(map(id, self._modules)) | {id(self.hf), id(self.decoder)}
+        self._modules = tuple(self.hf.modules())
+        new = (m for m in self._modules if m.training and id(m) not in known and not acts_in_training(m))
+        self._trains.update(map(id, new))
+
     def check_state(self) -> None:
         """Raise MisuseError if the model is no longer what was loaded, or is in training mode; asked at each use.
 
@@ -271,7 +277,7 @@ class LanguageModel:
         model, of which fingerprint, vectors and runs know nothing. Another device is none of it, and another number
         format is warned of, once. See `models.state`.
         """
-        self._modules = tuple(self.hf.modules())
+        self._know_modules()
         self.check_mode()
         now = State.of(self.hf)
         change = self._state.change_to(now)
