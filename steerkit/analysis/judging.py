@@ -41,7 +41,7 @@ def judge_run(run: RunDirectory, judge: Judge, progress: Progress | None = None)
     fails for good; verdicts already given are in the judge's cache.
     """
     records = list(run.records())
-    examples = ((record.prompt, _completion(record)) for record in records)
+    examples = ((record.prompt, answered(record)) for record in records)
     verdicts = judge.verdicts(examples, progress, markers=run.protocol.markers)
     settings = {
         "endpoint": judge.base_url,
@@ -67,6 +67,7 @@ def _agreement(rules: Floats, judge: Floats) -> Agreement:
     return Agreement(*(int(((rules == one) & (judge == other)).sum()) for one in (1, 0) for other in (1, 0)))
 
 
-def _completion(record: Record) -> str:
+def answered(record: Record) -> str:
+    """Return the record's completion; empty where all of it went into thinking, so that there is no reply."""
     unanswered = 0 < record.tokens == record.scores.get("thinking_tokens")
     return "" if unanswered else record.completion

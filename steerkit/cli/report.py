@@ -29,17 +29,36 @@ def report(
     judge_model: Annotated[
         str | None, Option(help="The model there; a key goes into STEERKIT_JUDGE_API_KEY.")
     ] = None,
+    score_again: Annotated[
+        bool,
+        Option("--score-again", help="Let today's scorers read the completions anew, and say what moved."),
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Print the trade-off table of RUN and write its summary.csv, plots and report.html."""
     from steerkit.analysis.run import open_run
 
+    if score_again:
+        _score_again(run)
     opened = open_run(run)
     if (judge is None) != (judge_model is None):
         raise MisuseError("--judge BASE_URL and --judge-model NAME go together")
     if judge is not None and judge_model is not None:
         _ask_judge(opened, judge, judge_model)
     show(opened, as_json=as_json)
+
+
+def _score_again(run: Path) -> None:
+    from steerkit.analysis.rescoring import score_again
+
+    moved = score_again(run)
+    for each in moved:
+        console.say(
+            f"{each.metric} moved by {each.mean:.3f} a cell, at most {each.most:.3f} (cell {each.cell}): "
+            f"{each.changed} completions are scored otherwise"
+        )
+    if not moved:
+        console.say("every completion is scored as before")
 
 
 def _ask_judge(run: Run, base_url: str, model: str) -> None:

@@ -38,10 +38,13 @@ METRICS = (
 )
 
 
-@scorer("degeneration", metrics=METRICS, needs="tokens")
+@scorer("degeneration", metrics=METRICS)
 def degeneration(_item: SuiteItem, completion: Completion) -> Scores:
-    """Say whether the completion is blank or repeats itself like a stuck record, and how much of it repeats."""
-    return {"degenerate": is_degenerate(completion.text), "repetition": repetition(completion.token_ids)}
+    """Say whether the completion is blank or repeats itself like a stuck record, and how much of its tokens repeats."""
+    scores = {"degenerate": is_degenerate(completion.text)}
+    if completion.text and not completion.tokens:  # a text whose tokens are not known
+        return scores
+    return {**scores, "repetition": repetition(completion.token_ids)}
 
 
 def repetition(token_ids: Sequence[int]) -> float:

@@ -35,7 +35,7 @@ def score(
     """Return what a text scores as a completion of the item, without a model.
 
     `item` is a suite item, or its fields (`id` may be missing); `scorers` are by default all that read nothing but
-    the text: token counts and repetition are not among them. `markers` are those between which the model thinks, as
+    the text: token counts are not among them. `markers` are those between which the model thinks, as
     `lm.markers` has them. Raises MisuseError for an item that contradicts itself or has unknown fields.
 
         >>> score({"prompt": "What is 5 + 7?", "answers": ("12",), "kind": "number"}, "5 + 7 = 12.")["correct"]

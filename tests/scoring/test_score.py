@@ -75,10 +75,11 @@ def test_lengths_are_lower_bounds_where_the_token_limit_cut_the_completion_off()
 
 
 def test_a_text_is_scored_without_a_model() -> None:
-    assert score(SUM, "5 + 7 = 12") == {"abstained": False, "correct": True, "stated_number": 12.0}
+    scores = {"abstained": False, "correct": True, "stated_number": 12.0, "degenerate": False}
+    assert score(SUM, "5 + 7 = 12") == scores
     fields = {"prompt": "What is 5 + 7?", "answers": ("12",), "kind": "number"}
     unsure = score(fields, "<think>11?</think>I don't know.")
-    assert unsure == {"abstained": True, "correct": False, "stated_number": None}
+    assert unsure == {"abstained": True, "correct": False, "stated_number": None, "degenerate": False}
     assert score(SUM, "12", scorers=["answers"]) == {"correct": True}
     with pytest.raises(MisuseError, match="no scorer 'answer'"):
         score(SUM, "12", scorers=["answer"])
