@@ -19,11 +19,11 @@ from steerkit.core.sites import RESID_POST, Place, SiteName
 from steerkit.models.blocks import adapter_of, decoder_of, entry_device, find_blocks, probe_ids, streams
 from steerkit.models.fingerprint import fingerprint, is_quantised, kept_digest
 from steerkit.models.markers import FoundMarkers, ThinkingMarkers, find_markers
+from steerkit.models.pretrained import longest_context
 from steerkit.models.sites import Site, SiteMap, seen_at
 from steerkit.models.state import State, acts_in_training
 from steerkit.models.thinking import Tracker
 
-UNBOUNDED = 2**31 - 1
 # Parts of the names that configs give to lengths at which attention or its positions become others.
 LENGTHS = ("window", "chunk", "topk", "original_max_position", "floor_scale")
 
@@ -139,9 +139,7 @@ class LanguageModel:
     @property
     def context_length(self) -> int:
         """The most tokens that the model was made to read; 2³¹ − 1 where neither config nor tokenizer says."""
-        named = (getattr(self.config, name, None) for name in ("max_position_embeddings", "max_seq_len"))
-        declared = next(filter(None, named), self.tokenizer.model_max_length)
-        return min(int(declared), UNBOUNDED)
+        return longest_context(self.config, self.tokenizer)
 
     @functools.cached_property
     def windows(self) -> tuple[int, ...]:

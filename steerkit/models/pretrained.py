@@ -13,6 +13,15 @@ from typing import Any
 
 from steerkit.core.errors import InputError, MisuseError
 
+UNBOUNDED = 2**31 - 1
+
+
+def longest_context(config: Any, tokenizer: Any) -> int:
+    """Return the most tokens that a model was made to read; 2³¹ − 1 where neither config nor tokenizer says."""
+    named = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len"))
+    declared = next(filter(None, named), tokenizer.model_max_length)
+    return min(int(declared), UNBOUNDED)
+
 
 def load_pretrained(
     source: str, *, dtype: Any, placed: Mapping[str, Any] = MappingProxyType({}), **options: str | bool

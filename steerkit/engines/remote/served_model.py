@@ -25,6 +25,7 @@ from steerkit.models.bundled import bundled_folder
 from steerkit.models.catalogue import BUNDLED
 from steerkit.models.checkpoint import checkpoint_fingerprint, local_folder
 from steerkit.models.markers import ThinkingMarkers, find_markers
+from steerkit.models.pretrained import longest_context
 from steerkit.models.thinking import Tracker
 
 
@@ -66,7 +67,7 @@ class ServedModel:
         self.markers = markers or find_markers(self.tokenizer).markers
         self.n_layers: int = config.num_hidden_layers
         self.d_model: int = config.hidden_size
-        self.context_length: int = config.max_position_embeddings
+        self.context_length = longest_context(config, self.tokenizer)
         self._checked: set[tuple[str, str]] = set()
 
     def width(self, site: SiteName) -> int:
