@@ -427,11 +427,17 @@ class Renderer:
         """Text of generated tokens with nothing stripped, and with `special` the special tokens in it."""
         return str(self._tokenizer.decode(ids, skip_special_tokens=not special))
 
+    @functools.cached_property
+    def _before(self) -> tuple[list[int], str]:
+        """A letter's tokens and text, behind which a token shows its own text."""
+        before = list(self._tokenizer("a", add_special_tokens=False)["input_ids"])
+        return before, self.decode_raw(before)
+
     def own_text(self, token: int) -> str | None:
         """What a token adds to the end of a text; None for one without a text of its own, as part of a character."""
         if token not in self._own_texts:
-            before = self._tokenizer("a", add_special_tokens=False)["input_ids"]
-            lead, text = self.decode_raw(before), self.decode_raw([*before, token])
+            before, lead = self._before
+            text = self.decode_raw([*before, token])
             own = text[len(lead) :] if text.startswith(lead) else ""
             self._own_texts[token] = own if own and REPLACEMENT not in own else None
         return self._own_texts[token]

@@ -124,10 +124,14 @@ class _Machine:
     def __init__(self, own: ThinkingMarkers, *, bare: bool = False) -> None:
         self._families = _families(own)
         self._moves = _modes(own, bare=bare)
-        self._prefixes = {
-            mode: {text[:n] for text in moves for n in range(1, len(text))}
-            for mode, moves in self._moves.items()
-        }
+        # By mode and beginning of a marker's text: in which contexts one that begins so is a marker.
+        self._beginnings: dict[str, dict[str, set[int]]] = {mode: {} for mode in self._moves}
+        for mode, moves in self._moves.items():
+            for text, move in moves.items():
+                for n in range(1, len(text)):
+                    self._beginnings[mode].setdefault(text[:n], set()).add(move.when)
+        outside = (text for mode, moves in self._moves.items() if "header" not in mode for text in moves)
+        self._firsts = {c for text in outside for c in (text[0], text[0].upper())}
         self._written = frozenset(c for moves in self._moves.values() for text in moves for c in text)
         letters = (c for c in string.ascii_lowercase + string.digits if c not in self._written)
         self._plain = next(letters, "a")  # stands for the letters and digits of no marker
@@ -143,6 +147,11 @@ class _Machine:
     def kind(self, state: int) -> Kind:
         """What a position with this state belongs to."""
         return _kind(self._places[state].mode)
+
+    def may_find(self, state: int, text: str) -> bool:
+        """Whether a text may hold a marker in a state; it does not where none can begin in it or has begun before."""
+        mode, begun, _ = self._places[state]
+        return bool(begun) or "header" in mode or any(first in text for first in self._firsts)
 
     def missing(self, state: int) -> str | None:
         """What has to be written so that an open block closes; None for a channel, which a header closes."""
@@ -189,10 +198,17 @@ class _Machine:
             if move is not None and before <= move.when:
                 found = _Found(len(begun), move.does, _kind(mode), _kind(move.to), before, begun)
                 return self._number(_Place(move.to, "", _BEGINNING)), found
-            if begun in self._prefixes[mode]:
-                return self._number(_Place(mode, begun, before)), None
+            if (waiting := self._waiting(mode, begun, before)) is not None:
+                return self._number(_Place(mode, begun, waiting)), None
             before, begun = _context(before, begun[0]), begun[1:]
         return self._number(_Place(mode, "", before)), None
+
+    def _waiting(self, mode: str, begun: str, before: int) -> int | None:
+        """The context to remember with the beginning of a marker's text; None where no marker of the mode begins so.
+
+        Contexts in which the same markers may still come are one.
+        """
+        return min((when for when in self._beginnings[mode].get(begun, ()) if before <= when), default=None)
 
     def _number(self, place: _Place) -> int:
         if place not in self._numbers:
@@ -352,18 +368,22 @@ class Tracker:
         goes = {c: np.array([state for state, _ in found], np.int32) for c, found in steps.items()}
         ends = {c: np.array([_ends_marker(each) for _, each in found]) for c, found in steps.items()}
         columns: dict[tuple[str, bool], int] = {}
+        distinct: dict[bytes, int] = {}
         moves: list[np.ndarray] = []
         column_of = np.empty(vocabulary, np.int64)
         for token in range(vocabulary):
             text = "".join(map(machine.standing, self._renderer.own_text(token) or REPLACEMENT))
             key = text, self._renderer.is_special(token)
             if key not in columns:
-                columns[key] = len(moves)
                 now, over = np.arange(len(states), dtype=np.int32), np.zeros(len(states), bool)
                 for c in text:
-                    ended = ends[c][now] & key[1]
-                    now, over = np.where(over, now, goes[c][now]), over | ended
-                moves.append(now)
+                    if key[1]:
+                        now, over = np.where(over, now, goes[c][now]), over | ends[c][now]
+                    else:
+                        now = goes[c][now]
+                place = columns[key] = distinct.setdefault(now.tobytes(), len(moves))
+                if place == len(moves):
+                    moves.append(now)
             column_of[token] = columns[key]
         return TransitionTable(column_of, np.stack(moves, 1), np.array([self.is_open(s) for s in states]))
 
@@ -481,6 +501,8 @@ def _parts(
 ) -> list[_Part]:
     """What a text consists of. `ends` has where each special token ends, by where it begins."""
     kind = machine.kind(state)
+    if not machine.may_find(state, text):
+        return [_Part(kind, 0, len(text))] if text else []
     parts, at, header = [], 0, None
     swallowed = token_end = 0
     for i, character in enumerate(text):
