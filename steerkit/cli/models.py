@@ -17,13 +17,14 @@ from steerkit.core.errors import MisuseError
 if TYPE_CHECKING:
     from steerkit.checks.check import Cell
     from steerkit.core.prompts import TemplateOption
+    from steerkit.models import LanguageModel
     from steerkit.models.placement import Placement
 
 FAULTS = ("wrong", "crash")
 
 
 def models(
-    model: Annotated[list[str] | None, Argument(help="With --check: the models to check.")] = None,
+    model: Annotated[list[str] | None, Argument(help="Models to describe, or with --check to check.")] = None,
     check: Annotated[
         bool,
         Option("--check", help="Hold every verb against a slow reference: on MODEL…, or on all families."),
@@ -45,7 +46,9 @@ def models(
     template_option: options.TemplateOptions = None,
     as_json: options.Json = False,
 ) -> None:
-    """List the bundled models; any hub id, folder or .gguf file works too.
+    """List the bundled models, or describe MODEL…: its size, and the markers between which it thinks.
+
+    Any hub id, folder or .gguf file works too.
 
     With --check: load, extract, steer, generate and score with your own model, or with tiny random ones of all
     families that the installed transformers has, and compare each with plain hooks, one text at a time. Exit code 1
@@ -54,11 +57,14 @@ def models(
     placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
     switches = options.template_options(template_option)
     if switches and not model:
-        raise MisuseError("--template-option goes with --check and a model, whose chat template reads it")
-    if not check and (model or family or record or page):
-        raise MisuseError("a model, --family, --record and --page go with --check")
+        raise MisuseError("--template-option goes with a model, whose chat template reads it")
+    if not check and (family or record or page):
+        raise MisuseError("--family, --record and --page go with --check")
     if model and (family or record or page):
         raise MisuseError("--check takes models or families, and keeps a record of families alone")
+    if model and not check:
+        _describe([console.load(name, placement, dtype, switches) for name in model], as_json=as_json)
+        return
     if model:
         sound, found = _check_models(model, placement, dtype, switches, quiet=as_json)
     elif check:
@@ -70,6 +76,39 @@ def models(
         print_json(found)
     if not sound:
         raise Exit(1)
+
+
+def _describe(models: Sequence[LanguageModel], *, as_json: bool) -> None:
+    """Say of each model what steering has to know of it."""
+    described = [_description(lm) for lm in models]
+    if as_json:
+        print_json(described)
+        return
+    for each in described:
+        print_table(
+            ("model", each["name"]), ((key, str(value)) for key, value in each.items() if key != "name")
+        )
+
+
+def _description(lm: LanguageModel) -> dict[str, Any]:
+    from steerkit.models.language_model import UNBOUNDED
+
+    found = lm.found_markers
+    begun = lm.thinking.is_open(lm.thinking.start(lm.renderer.encode(lm.renderer.generation_prompt)))
+    template = "yes" if lm.renderer.has_chat_template else "none: prompts take the plain form"
+    return {
+        "name": lm.name,
+        "layers": lm.n_layers,
+        "width": lm.d_model,
+        "number format": str(lm.dtype).removeprefix("torch."),
+        "reads": f"{lm.context_length} tokens" if lm.context_length < UNBOUNDED else "no limit is known",
+        "chat template": template,
+        "thinks between": f"{lm.markers.opening} and {lm.markers.closing}",
+        "markers from": found.source
+        or found.doubt
+        or "nowhere: it shows no sign of thinking, these are the default",
+        "its turn begins": "with thinking open" if begun else "with thinking closed",
+    }
 
 
 def _check_models(

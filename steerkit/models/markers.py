@@ -4,7 +4,7 @@ A model's own are found in its chat template and tokenizer (`find_markers`), in 
 
 1. A turn with reasoning in it is rendered, and what stands around the reasoning is read off. So markers are found that
    nobody has listed.
-2. Else both texts of a known family stand in the template, or are tokens of their own.
+2. Else both texts of a known family stand in the template, or are tokens of their own, or one stands in the template.
 3. Else the model has shown no sign of thinking, and the default ones are what is looked for.
 """
 
@@ -106,6 +106,9 @@ def find_markers(tokenizer: Any) -> FoundMarkers:
             parts = (CHANNEL, START, MESSAGE) if family.has_channels else (family.opening, family.closing)
             if all(part.removesuffix("thought") in tokens for part in parts) and "unused" not in parts[0]:
                 return FoundMarkers(family, "tokens of its own")
+    for family in FAMILIES:  # a template may open a block and leave the rest to the model, or take past ones away
+        if family.opening in text or family.closing in text:
+            return FoundMarkers(family, "chat template")
     if around is not None:
         return FoundMarkers(
             DEFAULT,

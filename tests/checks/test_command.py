@@ -41,7 +41,6 @@ def test_a_wrong_cell_ends_with_1(tiny_folder: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["some/model"], "go with --check"),
         (["--family", "llama"], "go with --check"),
         (["--check", "--family", "nonesuch"], "has no family 'nonesuch'"),
         (["--check", "some/model", "--family", "llama"], "models or families"),

@@ -329,3 +329,25 @@ def test_thinking_scope_that_met_none_is_said_c22(
         assert done.code == 0, done.err
         lines = [line for line in done.err.splitlines() if "nothing was steered" in line]
         assert len(lines) == (0 if met else 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("m_mistral", "[THINK] and [/THINK]"),
+        (
+            "m_gptoss",
+            "<|channel|>analysis<|message|> and <|end|><|start|>assistant<|channel|>final<|message|>",
+        ),
+        ("m_olmo", "with thinking open"),
+        ("m_think", "tokens of its own"),
+    ],
+)
+def test_thinking_markers_of_a_model_are_shown(
+    scripted_folders: Callable[[str], Path], name: str, said: str
+) -> None:
+    shown = steerkit("models", scripted_folders(name))
+    assert shown.code == 0, shown.err
+    assert said in shown.out
+    (described,) = json.loads(steerkit("models", scripted_folders(name), "--json").out)
+    assert said in described.values()
