@@ -20,7 +20,7 @@ def calibrate(
     statistic: Annotated[str, Option(help="mean or p95 (95th percentile) over tokens.")] = "mean",
     suite: options.Suite = "abstention",
     limit: Annotated[int, Option(min=1, help="At most this many items of the suite's fit split.")] = 16,
-    scope: Annotated[str, Option(help="completion, prompt, all, thinking or answer.")] = "completion",
+    scope: Annotated[str, Option(help="completion, prompt, all, thinking, answer or tool.")] = "completion",
     operation: Annotated[str, Option(help="{operations}.")] = "add",
     target: Annotated[float | None, Option(help="Where clamp puts the component.")] = None,
     half_life: Annotated[float | None, Option(help="Tokens after which the strength is halved.")] = None,

@@ -363,7 +363,7 @@ class _Watch:
                 mask = self._call.mask
         mask = _padding_mask(mask)
         self._read_gates(shown, mask)
-        if self._table.follows_text and (has_past or not is_text):
+        if self._table.needs_text and (has_past or not is_text):
             raise MisuseError(
                 "scopes 'thinking' and 'answer' and positions 'boundaries' and 'lines' need the whole text as "
                 "token ids, or generate"
@@ -377,7 +377,7 @@ class _Watch:
         mask = mask[:, -shown.shape[1] :].bool()
         places = torch.arange(shown.shape[1], device=shown.device)
         last = torch.where(mask, places, -1).amax(dim=1)
-        point_at_text(self._table, self._lm, shown, mask, last)
+        point_at_text(self._table, self._lm, shown, mask, last, is_whole=is_text and not has_past)
 
 
 def _arguments(

@@ -21,11 +21,11 @@ from steerkit.interventions.prompt_edit import head_of
 if TYPE_CHECKING:
     from steerkit.interventions.vector import SteeringVector
 
-Scope = Literal["completion", "prompt", "all", "thinking", "answer"]
+Scope = Literal["completion", "prompt", "all", "thinking", "answer", "tool"]
 Positions = Literal["last", "boundaries", "lines", "every"]  # from few to all
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 POSITIONS: tuple[Positions, ...] = get_args(Positions)
-COMPLETION_SCOPES = ("completion", "thinking", "answer")
+COMPLETION_SCOPES = ("completion", "thinking", "answer", "tool")
 # The fields besides vector, layers and gate.
 MANNER = ("strength", "operation", "scope", "target", "half_life", "positions")
 
@@ -39,8 +39,9 @@ class Steering(Intervention):
 
     `scope` says at which positions: `completion`, those from whose output a completion token is sampled (the
     last prompt token and every completion token but the last); `prompt`, every earlier prompt position; `all`,
-    both; `thinking`, completion positions while a thinking block is open; `answer`, the other completion
-    positions. Padding is never steered.
+    both; `thinking`, completion positions while a thinking block is open; `tool`, those while a call of a tool is
+    open, which no other scope steers, where the model shows how it calls one; `answer`, the other completion positions.
+    Padding is never steered.
 
     `positions` narrows a scope of the completion down to `boundaries`, the positions where a step ends: the text
     read so far ends in an empty line (two newlines, in one token or two), as in SEAL (arXiv 2504.07986); to

@@ -188,6 +188,11 @@ class LanguageModel:
         self._markers = markers
         self.__dict__.pop("thinking", None)
 
+    @property
+    def calls_tools(self) -> bool:
+        """Whether its calls of tools can be told; no scope but `tool` steers them then."""
+        return self.found_markers.calls_tools
+
     @functools.cached_property
     def thinking(self) -> Tracker:
         """Follows thinking through tokens, between the model's markers."""

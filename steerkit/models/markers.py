@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -78,17 +78,27 @@ WRAPPERS = (
 
 @dataclass(frozen=True, slots=True)
 class FoundMarkers:
-    """A model's markers and where they were found; `doubt` says in one line why its thinking cannot be told."""
+    """A model's markers and where they were found; `doubt` says in one line why its thinking cannot be told.
+
+    `calls_tools` says that the template or the tokens show how it calls a tool.
+    """
 
     markers: ThinkingMarkers = field(default_factory=ThinkingMarkers)
     source: str = ""
     doubt: str = ""
+    calls_tools: bool = False
 
 
 def find_markers(tokenizer: Any) -> FoundMarkers:
     """Return what a tokenizer and its chat template say of a model's thinking; see the module's contract."""
     template = getattr(tokenizer, "chat_template", None) or ""
     text = template if isinstance(template, str) else str(template)
+    found = _find_markers(tokenizer, text)
+    shown = any(opening in text or opening in _own_tokens(tokenizer)[1] for opening, _ in TOOLS)
+    return replace(found, calls_tools=shown or found.markers.has_channels)
+
+
+def _find_markers(tokenizer: Any, text: str) -> FoundMarkers:
     around = _around_reasoning(tokenizer) if text else None
     if around is not None:
         before, behind = around
@@ -106,7 +116,9 @@ def find_markers(tokenizer: Any) -> FoundMarkers:
             parts = (CHANNEL, START, MESSAGE) if family.has_channels else (family.opening, family.closing)
             if all(part.removesuffix("thought") in tokens for part in parts) and "unused" not in parts[0]:
                 return FoundMarkers(family, "tokens of its own")
-    for family in FAMILIES:  # a template may open a block and leave the rest to the model, or take past ones away
+    for (
+        family
+    ) in FAMILIES:  # a template may open a block and leave the rest to the model, or take past ones away
         if family.opening in text or family.closing in text:
             return FoundMarkers(family, "chat template")
     if around is not None:

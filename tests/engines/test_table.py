@@ -143,9 +143,9 @@ def test_rows_that_do_not_match_the_batch_are_an_error(tiny: LanguageModel) -> N
 
 def test_phases_of_a_padded_batch() -> None:
     ids = torch.tensor([[0, 0, 7, 7, 3, 8, 4, 9], [5, 5, 5, 5, 5, 6, 6, 6]])
-    open_at = torch.tensor([[0, 0, 0, 0, 1, 1, 0, 0], [0] * 8]).bool()
+    kinds = torch.tensor([[ANSWER] * 4 + [THINKING] * 2 + [ANSWER] * 2, [ANSWER] * 8])
     mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1], [1] * 8])
-    found = phases(ids, mask, torch.tensor([3, 4]), open_at)
+    found = phases(ids, mask, torch.tensor([3, 4]), kinds)
     n, p, t, a = NOWHERE, PROMPT, THINKING, ANSWER
     last = a + LAST
     assert found.tolist() == [[n, n, p, last, t, t, a, a], [p, p, p, p, last, a, a, a]]

@@ -20,6 +20,8 @@ from steerkit.engines.base import Completion, Decoding, Request
 from steerkit.engines.context import steer
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.interventions.logit_rules import ThinkingBudget
+from steerkit.interventions.prompt_edit import PromptEdit
+from steerkit.interventions.vector import SteeringVector
 from steerkit.models import LanguageModel
 from steerkit.models.markers import find_markers
 from steerkit.scoring.abstention import abstains
@@ -301,6 +303,50 @@ def test_thinking_scopes_act_where_the_account_says(
     lm = scripted_model(name)
     assert acted_at(lm, "thinking", tokens) == thinking
     assert acted_at(lm, "answer", tokens) == [i for i in range(tokens) if i not in thinking]
+
+
+CALL = ["<think>", "Look. ", "</think>", "Let me see. ", "<tool_call>", "look", "(1)", "</tool_call>", "Done"]
+
+
+def test_tool_calls_are_steered_by_no_scope_but_their_own() -> None:
+    lm = scripted(CALL, also=())
+    assert lm.calls_tools
+    in_call, thinking = [5, 6, 7], [1, 2]
+    assert acted_at(lm, "completion", 10) == [i for i in range(10) if i not in in_call]
+    assert acted_at(lm, "thinking", 10) == thinking
+    assert acted_at(lm, "answer", 10) == [i for i in range(10) if i not in in_call + thinking]
+    assert acted_at(lm, "tool", 10) == in_call
+    completion = said(lm)
+    kinds = {s.kind: completion.text[s.start : s.stop] for s in completion.spans}
+    assert (kinds["tool"], kinds["thinking"]) == ("look(1)", "Look. ")
+
+
+@pytest.mark.parametrize("scope", ["completion", "all", "thinking", "answer", "tool"])
+def test_tool_calls_and_thinking_are_steered_in_a_batch_as_alone(scope: Any) -> None:
+    """Rows that think, call and answer at different places, steered so hard that a wrong position shows."""
+    lm = scripted(CALL, also=())
+    loud = SteeringVector(torch.randn(lm.n_layers, lm.d_model) * 3, next_to_nothing(lm).metadata)
+    steering = loud.at(layer=1, strength=1.0, scope=scope)
+    begun = ["", "<think>", "<think>Look. </think>", "<think>Look. </think>Let me see. <tool_call>"]
+    requests = [
+        Request("Who?", (each, *([PromptEdit(begin=text)] if text else [])), Decoding(16), key=(i, text))
+        for i, each in enumerate((steering, loud.at(layer=0, strength=0.5)))
+        for text in begun
+    ]
+    together = {c.request.key: c.token_ids for c in TransformersEngine(lm, 5).generate(requests)}
+    alone = {c.request.key: c.token_ids for r in requests for c in TransformersEngine(lm, 1).generate([r])}
+    assert together == alone
+    for i, text in ((0, text) for text in begun):
+        prompt = lm.renderer.encode(lm.renderer.render("Who?") + text)
+        with steer(lm, steering):
+            ids = torch.tensor([prompt])
+            out = lm.hf.generate(ids, max_new_tokens=16, do_sample=False, pad_token_id=0)[
+                0, len(prompt) :
+            ].tolist()
+        written = lm.renderer.encode(text)
+        free = [token for token in out if token not in lm.stop_ids][: 16 - len(written)]
+        if scope != "all":  # under which a beginning in the prompt is steered otherwise
+            assert list(together[i, text])[len(written) :] == free
 
 
 @pytest.mark.parametrize(("name", "met"), [("m_emoji", False), ("m_nosys", False), ("m_mistral", True)])

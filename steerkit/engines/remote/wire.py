@@ -56,6 +56,8 @@ def supports(intervention: Intervention) -> str | None:
         value = getattr(intervention, field.name)
         if field.name not in EXPRESSED and value != field.default:
             return f"{field.name!r} {value!r} is not supported in vLLM"
+    if intervention.scope == "tool":
+        return "'scope' 'tool' is not supported in vLLM, where calls of tools are steered as the answer is"
     if not intervention.acts_by.in_vllm:
         return f"'operation' {intervention.operation!r} is not supported in vLLM"
     return None

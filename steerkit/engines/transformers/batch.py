@@ -15,7 +15,7 @@ from torch import Tensor
 from steerkit.engines import stops
 from steerkit.engines.base import Completion, Decoding, Finish, GateReading, Request
 from steerkit.engines.transformers.sampling import Bias, Choosing
-from steerkit.engines.transformers.table import Program
+from steerkit.engines.transformers.table import PHASE_OF_KIND, Program
 from steerkit.interventions.gate import PositionGate
 from steerkit.interventions.logit_rules import BoundRule, Edits, ForcedClosing
 from steerkit.models import LanguageModel
@@ -94,13 +94,13 @@ class Row:
             self.cut = stops.cut_by_newest(lm.renderer, self.generated, decoding.stop)
             self.finish = "stop" if self.cut is not None else self.finish
 
-    def thinks(self, lm: LanguageModel) -> bool:
-        """Whether thinking is open behind the newest token."""
+    def phase(self, lm: LanguageModel) -> int:
+        """What the newest token belongs to: THINKING, ANSWER or TOOL."""
         if self.thinking is None:
             self.thinking = lm.thinking.start(self.prompt_ids)
             for token in self.generated:
                 self.thinking = lm.thinking.after(self.thinking, token)
-        return lm.thinking.is_open(self.thinking)
+        return PHASE_OF_KIND[lm.thinking.kind(self.thinking)]
 
     def edits(self) -> list[Edits]:
         """What the row's rules do to its next logits."""

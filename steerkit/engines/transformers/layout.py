@@ -10,37 +10,47 @@ from steerkit.engines.transformers.table import (
     LAST,
     LINE_END,
     NOWHERE,
+    PHASE_OF_KIND,
     PROMPT,
     STEP_END,
-    THINKING,
     RowTable,
 )
 from steerkit.models import LanguageModel
 
 
 def point_at_text(
-    table: RowTable, lm: LanguageModel, ids: Tensor, mask: Tensor, first: Tensor, newest: int | None = None
+    table: RowTable,
+    lm: LanguageModel,
+    ids: Tensor,
+    mask: Tensor,
+    first: Tensor,
+    newest: int | None = None,
+    *,
+    is_whole: bool = True,
 ) -> None:
-    """Point `table` at the `newest` positions (None: all) of whole texts; see `phases` for what is given."""
+    """Point `table` at the `newest` positions (None: all) of whole texts; see `phases` for what is given.
+
+    Of what is no whole text the completion is taken for answer.
+    """
     shown = slice(None) if newest is None else slice(-newest, None)
     ends = line_ends(ids, lm.line_breaks) if table.tells_steps_apart else None
     places = torch.arange(ids.shape[1], device=ids.device)[None]
     ages = (places - first[:, None]).clamp_min(0)[:, shown] if table.fades else None
-    open_at = thinking_positions(lm, ids, mask, first) if table.tells_thinking_apart else None
-    table.point(phases(ids, mask, first, open_at, ends)[:, shown], ages)
+    kinds = completion_kinds(lm, ids, mask, first) if is_whole and table.follows_kinds else None
+    table.point(phases(ids, mask, first, kinds, ends)[:, shown], ages)
 
 
 def phases(
-    ids: Tensor, mask: Tensor, first: Tensor, open_at: Tensor | None = None, ends: Tensor | None = None
+    ids: Tensor, mask: Tensor, first: Tensor, kinds: Tensor | None = None, ends: Tensor | None = None
 ) -> Tensor:
     """The phase of each position, `[row, position]`.
 
     `first` `[row]` is the position from whose output the first completion token comes (the last prompt token).
-    `open_at` says at which thinking is open (`thinking_positions`), `ends` which end a line or a step (`line_ends`),
-    where that is to be told apart.
+    `kinds` says which belong to thinking, answer and calls of tools (`completion_kinds`), `ends` which end a line or a
+    step (`line_ends`), where that is to be told apart.
     """
     places = torch.arange(ids.shape[1], device=ids.device)[None]
-    completion = torch.full_like(ids, ANSWER) if open_at is None else torch.where(open_at, THINKING, ANSWER)
+    completion = torch.full_like(ids, ANSWER) if kinds is None else kinds
     completion = completion + LAST * (places == first[:, None])
     if ends is not None:
         completion = completion + ends
@@ -48,25 +58,23 @@ def phases(
     return torch.where(mask.bool(), phase, NOWHERE)
 
 
-def thinking_positions(lm: LanguageModel, ids: Tensor, mask: Tensor, first: Tensor) -> Tensor:
-    """At which positions of the completion thinking is open, `[row, position]`; `first` as for `phases`.
+def completion_kinds(lm: LanguageModel, ids: Tensor, mask: Tensor, first: Tensor) -> Tensor:
+    """THINKING, ANSWER or TOOL for each position of the completion, `[row, position]`; `first` as for `phases`.
 
-    A position from whose output the closing marker's last token is sampled is still inside. The texts are read on the
+    A position from whose output the closing marker's last token is sampled is still thinking. The texts are read on the
     host, before a pass.
     """
-    open_at = torch.zeros(ids.shape, dtype=torch.bool)
+    found = torch.full(ids.shape, ANSWER)
     texts = zip(ids.tolist(), mask.bool().tolist(), first.tolist(), strict=True)
     for row, (text, real, last) in enumerate(texts):
         read = zip(text[: last + 1], real[: last + 1], strict=True)
         prompt = [
             token for token, kept in read if kept and token >= 0
         ]  # of embeddings alone no text is known
-        state = lm.thinking.start(prompt)
-        for place, token in enumerate(text[last:], last):
-            if place > last:
-                state = lm.thinking.after(state, token)
-            open_at[row, place] = lm.thinking.is_open(state)
-    return open_at.to(ids.device)
+        if last < len(text):  # else the prompt is read in chunks, and this is one of the first
+            kinds = lm.thinking.kinds(prompt, text[last + 1 :])
+            found[row, last:] = torch.tensor([PHASE_OF_KIND[kind] for kind in kinds])
+    return found.to(ids.device)
 
 
 def line_ends(ids: Tensor, line_breaks: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from steerkit.engines.transformers.batch import Row, RunningBatch
 from steerkit.engines.transformers.layout import line_ends
 from steerkit.engines.transformers.prefixes import Prefix, Prefixes
 from steerkit.engines.transformers.sampling import Choosing
-from steerkit.engines.transformers.table import ANSWER, LAST, THINKING, RowTable
+from steerkit.engines.transformers.table import ANSWER, LAST, RowTable
 from steerkit.models import LanguageModel
 
 Joining = tuple[Row, Prefix]
@@ -112,7 +112,8 @@ class PackedBatch(RunningBatch):
             texts = [[*row.prompt_ids, *row.generated] for row in rows]
             padded = [[lm.pad_id] * (width + 1 - len(text)) + text for text in texts]
             self._history = torch.tensor(padded, device=device)
-        elif not self._table.changes_as_it_goes:
+        self._kinds: list[int] = []
+        if not self._table.changes_as_it_goes and not self._table.follows_kinds:
             self._table.point(torch.full((len(rows), 1), ANSWER, device=device))
         self._choosing = Choosing(rows, device)
         self._edit_logits()
@@ -120,13 +121,16 @@ class PackedBatch(RunningBatch):
     def _point(self) -> None:
         """Point the table at the position that the step reads, where that changes from step to step."""
         table = self._table
-        if not table.changes_as_it_goes:
+        kinds = self._kinds
+        if table.follows_kinds:  # the host has read every token already, to see which rows ended
+            kinds = [row.phase(self._lm) for row in self.rows]
+        if not table.changes_as_it_goes and kinds == self._kinds:
             return
+        self._kinds = kinds
         ages = self._positions - self._prompts
         phase = torch.full_like(self._positions, ANSWER)
-        if table.tells_thinking_apart:  # the host has read every token already, to see which rows ended
-            kinds = [[THINKING if row.thinks(self._lm) else ANSWER] for row in self.rows]
-            phase = torch.tensor(kinds, device=self._lm.device)
+        if kinds:
+            phase = torch.tensor(kinds, device=self._lm.device)[:, None]
         if table.tells_steps_apart:
             phase = phase + line_ends(self._history, self._lm.line_breaks)[:, -1:]
         table.point(phase + LAST * (ages == 0), ages)

@@ -4,9 +4,10 @@ The contract, which every engine shares:
 
 1. A row's *program* says which ordered composition of steerings acts on it at each place in each phase of its
    text. Phases are: prompt (every real prompt position before the last), thinking (completion positions while a
-   thinking block is open) and answer (the other completion positions); the last two are told apart by whether the
-   text read so far ends in an empty line or a line, and whether the position is the last prompt token, where a program
-   asks for that. Padding has no phase and no steering.
+   thinking block is open), tool (those while a call of a tool is open, of a model that calls any) and answer (the other
+   completion positions); the last three are told apart by whether the text read so far ends in an empty line or a line,
+   and whether the position is the last prompt token, where a program asks for that. Padding has no phase and no
+   steering.
 2. A table is compiled from the programs of the rows at hand. Each hooked place, a site of a layer, gets a bank of
    slots; slot 0 does nothing; equal compositions share a slot. Splitting, sorting, retiring or refilling a batch
    means compiling a table from other rows, so no row can inherit another row's steering. Constants are computed then.
@@ -41,10 +42,12 @@ from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
 from steerkit.models.sites import Site, on_sites, one_pass
 
-NOWHERE, PROMPT, THINKING, ANSWER = range(4)
-LINE_END, STEP_END = 2, 4  # added to a phase of the completion where a position ends a line, or a step too
-LAST = 6  # added besides at the last prompt token, the completion's first position
-PHASES = 14
+NOWHERE, PROMPT, THINKING, ANSWER, TOOL = range(5)
+OF_COMPLETION = (THINKING, ANSWER, TOOL)
+PHASE_OF_KIND = {"thinking": THINKING, "answer": ANSWER, "tool": TOOL}
+LINE_END, STEP_END = 3, 6  # added to a phase of the completion where a position ends a line, or a step too
+LAST = 9  # added besides at the last prompt token, the completion's first position
+PHASES = 20
 ENDS = (0, LINE_END, STEP_END)
 PHASES_OF_SCOPE = {
     "prompt": (PROMPT,),
@@ -52,6 +55,7 @@ PHASES_OF_SCOPE = {
     "all": (PROMPT, THINKING, ANSWER),
     "thinking": (THINKING,),
     "answer": (ANSWER,),
+    "tool": (TOOL,),
 }
 Composition = tuple[Steering, ...]
 
@@ -103,15 +107,20 @@ class Program:
         return any(self._differ(THINKING + end + at, ANSWER + end + at) for end in ENDS for at in (0, LAST))
 
     @property
+    def tells_tools_apart(self) -> bool:
+        """Whether positions in a call of a tool are steered otherwise than those of the answer."""
+        return any(self._differ(TOOL + end + at, ANSWER + end + at) for end in ENDS for at in (0, LAST))
+
+    @property
     def tells_steps_apart(self) -> bool:
         """Whether positions that end a step or a line are steered differently from the others."""
-        phases = [phase + at for phase in (THINKING, ANSWER) for at in (0, LAST)]
+        phases = [phase + at for phase in OF_COMPLETION for at in (0, LAST)]
         return any(self._differ(phase, phase + end) for phase in phases for end in ENDS)
 
     @property
     def tells_last_apart(self) -> bool:
         """Whether the last prompt token is steered otherwise than the rest of the completion."""
-        return any(self._differ(base + end, base + end + LAST) for base in (THINKING, ANSWER) for end in ENDS)
+        return any(self._differ(base + end, base + end + LAST) for base in OF_COMPLETION for end in ENDS)
 
     @property
     def fades(self) -> bool:
@@ -162,6 +171,7 @@ class RowTable:
         by_key = {program.key: program for program in programs}
         distinct = by_key.values()
         self.tells_thinking_apart = any(p.tells_thinking_apart for p in distinct)
+        self.tells_tools_apart = self._lm.calls_tools and any(p.tells_tools_apart for p in distinct)
         self.tells_steps_apart = any(p.tells_steps_apart for p in distinct)
         self.tells_last_apart = any(p.tells_last_apart for p in distinct)
         self.fades = any(p.fades for p in distinct)
@@ -201,12 +211,17 @@ class RowTable:
 
     @property
     def changes_as_it_goes(self) -> bool:
-        """Whether a completion position's steering depends on anything but that it is one."""
-        return self.follows_text or self.fades or self.tells_last_apart
+        """Whether a completion position's steering depends on its place among them, or on where steps end."""
+        return self.tells_steps_apart or self.fades or self.tells_last_apart
 
     @property
-    def follows_text(self) -> bool:
-        """Whether what a position gets depends on the text: a thinking block that is open, a step that ends."""
+    def follows_kinds(self) -> bool:
+        """Whether it depends on what the text there is: thinking, answer or a call of a tool."""
+        return self.tells_thinking_apart or self.tells_tools_apart
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether it cannot be told without the text read so far."""
         return self.tells_thinking_apart or self.tells_steps_apart
 
     def point(self, phases: Tensor, ages: Tensor | None = None) -> None:

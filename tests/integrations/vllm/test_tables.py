@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.core.errors import SteerkitError
-from steerkit.engines.transformers.layout import phases, thinking_positions
+from steerkit.engines.transformers.layout import completion_kinds, phases
 from steerkit.engines.transformers.table import Program, RowTable
 from steerkit.integrations.vllm.execution import _hook, find_blocks
 from steerkit.integrations.vllm.payload import Payload, is_wire
@@ -65,7 +65,7 @@ def expected(
     table = RowTable(tiny, [Program.of(cell)])
     text = torch.tensor([ids])
     where = text, torch.ones_like(text), torch.tensor([first])
-    table.point(phases(*where, thinking_positions(tiny, *where)))
+    table.point(phases(*where, completion_kinds(tiny, *where)))
     out = states.clone()
     for index, (layer, _) in enumerate(table.places):
         out[layer] = table._edit(index, states[layer][None])[0]
