@@ -96,7 +96,7 @@ class Continuations:
             if len(self._renderer.encode_prompt(prompt)) + most <= self._context_length
         )
         for completion in self._engine.generate(requests):
-            yield cast(K, completion.request.key), completion.text
+            yield cast(K, completion.request.key), completion.answer
 
     def log_probability(self, asked: Iterable[tuple[Setting, str, str]]) -> list[tuple[float, int] | None]:
         """Return for each (setting, beginning, ending) the ending's log-probability in nats, and its tokens.

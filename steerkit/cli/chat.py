@@ -154,4 +154,4 @@ def _reply(
     (completion,) = engine.generate([request])
     console.show(completion.text)
     if keeps_history:
-        conversation.messages = (*asked, Message(role="assistant", content=completion.text))
+        conversation.messages = (*asked, Message(role="assistant", content=completion.answer))

@@ -17,7 +17,7 @@ from steerkit.engines.generation_config import own_decoding
 from steerkit.interventions.base import Intervention, check_number
 from steerkit.interventions.steering import Steering
 from steerkit.models.markers import DEFAULT, ThinkingMarkers
-from steerkit.models.thinking import Span
+from steerkit.models.thinking import Kind, Span
 
 Finish = Literal["stop", "length"]
 COLDEST = 1e-6  # colder, logits would leave the range of float32
@@ -154,6 +154,15 @@ class Completion:
     def tokens(self) -> int:
         """Length of the completion in tokens."""
         return len(self.token_ids)
+
+    @property
+    def answer(self) -> str:
+        """Its text without thinking, calls of tools and markers; all of it where there are no spans."""
+        return self.text_of("answer") if self.spans else self.text
+
+    def text_of(self, kind: Kind) -> str:
+        """Return all of its text that is of one kind, stripped."""
+        return "".join(self.text[span.start : span.stop] for span in self.spans if span.kind == kind).strip()
 
 
 @dataclass(frozen=True, slots=True)

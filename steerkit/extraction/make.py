@@ -62,9 +62,9 @@ def abstention(abstains: Callable[[str], bool]) -> Behaviour:
     """Abstaining (positive) against the plain answer, as the predicate `abstains` tells them apart."""
 
     def fault(abstaining: Completion, answering: Completion) -> str | None:
-        if not abstains(abstaining.text):
+        if not abstains(abstaining.answer):
             return "the model answered although it was told to abstain"
-        if abstains(answering.text):
+        if abstains(answering.answer):
             return "the model abstained by itself"
         return None
 

@@ -244,18 +244,12 @@ def prompt_of(messages: Sequence[ChatMessage], *, has_chat_template: bool) -> tu
 def choice(model: str, completion: Completion) -> ChatCompletionChoice:
     """Return a completion as Inspect's choice, what it thought as reasoning content apart from its answer."""
     reason = "stop" if completion.finish == "stop" else "max_tokens"
-    parts = {kind: texts_of(completion, kind) for kind in ("thinking", "answer", "tool")}
     content: str | list[Content] = completion.text
-    if parts["thinking"]:
-        said = unwrapped((parts["answer"] + parts["tool"]).strip())
-        content = [ContentReasoning(reasoning=parts["thinking"].strip()), ContentText(text=said)]
+    if thought := completion.text_of("thinking"):
+        said = unwrapped(f"{completion.answer}\n{completion.text_of('tool')}".strip())
+        content = [ContentReasoning(reasoning=thought), ContentText(text=said)]
     message = ChatMessageAssistant(content=content, model=model, source="generate")
     return ChatCompletionChoice(message=message, stop_reason=reason)
-
-
-def texts_of(completion: Completion, kind: str) -> str:
-    """Return all of a completion's text that is of one kind."""
-    return "".join(completion.text[span.start : span.stop] for span in completion.spans if span.kind == kind)
 
 
 def usage(completions: Sequence[Completion]) -> ModelUsage:

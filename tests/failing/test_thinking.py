@@ -6,7 +6,6 @@ models say a known completion in known tokens.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import warnings
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from steerkit.scoring.reply import final_reply, reply_of
 from steerkit.scoring.score import score_completion
 from steerkit.suites.items import SuiteItem
 from tests.command_line import steerkit
+from tests.integrations.test_inspect import evaluated
 from tests.scripted import TEMPLATE, THOUGHT, next_to_nothing, scripted
 
 ROWS = [
@@ -127,18 +127,16 @@ def test_thinking_that_a_budget_closed_first_ends_where_the_reply_begins_c20() -
         assert behind.startswith(reply_of(completion)[:20])
 
 
-def test_thinking_is_reasoning_content_for_inspect_c21(scripted_folders: Callable[[str], Path]) -> None:
-    model = pytest.importorskip("inspect_ai.model")
-    from steerkit.integrations.inspect_model import SteeredModelAPI
-
-    for name in ("m_think", "m_think_special", "m_gptoss"):
-        api = SteeredModelAPI(str(scripted_folders(name)))
-        config = model.GenerateConfig(max_tokens=20)
-        output = asyncio.run(api.generate([model.ChatMessageUser(content="Who?")], [], "none", config))
-        api.close()
-        assert output.completion == "Hawthorne."
-        (reasoning,) = [part for part in output.message.content if part.type == "reasoning"]
-        assert reasoning.reasoning == "I do not know the author. Perhaps Melville?"
+@pytest.mark.consumers
+@pytest.mark.parametrize("name", ["m_think", "m_think_special", "m_mistral", "m_gptoss"])
+def test_thinking_is_no_part_of_the_answer_that_inspect_scores_c21(
+    scripted_folders: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    model = f"steerkit/{scripted_folders(name)}"
+    theirs = evaluated(tmp_path, model, [("Who wrote The Scarlet Letter?", "Melville")], {}, max_tokens=16)
+    assert theirs["error"] is None
+    assert theirs["completions"] == ["Hawthorne."]
+    assert theirs["accuracy"] == 0
 
 
 # New cases of the same kinds.
@@ -397,3 +395,8 @@ def test_thinking_markers_of_a_model_are_shown(
     assert said in shown.out
     (described,) = json.loads(steerkit("models", scripted_folders(name), "--json").out)
     assert said in described.values()
+
+
+def test_thinking_is_no_part_of_what_a_conversation_goes_on_from(scripted_model: Models) -> None:
+    for name in ("m_think", "m_think_special", "m_mistral", "m_gptoss"):
+        assert said(scripted_model(name)).answer == "Hawthorne."
