@@ -32,16 +32,26 @@ class ThinkingMarkers:
 CHANNEL, START, MESSAGE = "<|channel|>", "<|start|>", "<|message|>"
 ENDS = ("<|end|>", "<|return|>", "<|call|>")
 HARMONY = ThinkingMarkers(f"{CHANNEL}analysis{MESSAGE}", f"{ENDS[0]}{START}assistant{CHANNEL}final{MESSAGE}")
-# What is left of that form where special tokens were dropped.
-HARMONY_PLAIN = re.compile(r"\s*analysis(?=[A-Z\"'“‘(<*]|.*assistantfinal)", re.DOTALL)
-HARMONY_NEXT = re.compile(r"assistant(analysis|final|commentary)")
+# What is left of that form where special tokens were dropped, or stood in the prompt.
+HARMONY_PLAIN = re.compile(
+    r"\s*(?:assistant)?(?:(analysis)(?=[A-Z\"'“‘(*]|.*assistantfinal|<\|message\|>)|(final)(?=[A-Z\"'“‘(*]|<\|message\|>))"
+    r"(?:<\|message\|>)?",
+    re.DOTALL,
+)
+HARMONY_NEXT = re.compile(
+    r"(?:<\|end\|>)?(?:<\|start\|>)?assistant(?:<\|channel\|>)?(analysis|final|commentary)(?:<\|message\|>)?"
+)
 
 DEFAULT = ThinkingMarkers()
 BLOCKS = (
     DEFAULT,
     ThinkingMarkers("<thinking>", "</thinking>"),
     ThinkingMarkers("<thought>", "</thought>"),
+    ThinkingMarkers("<thoughts>", "</thoughts>"),
     ThinkingMarkers("<reasoning>", "</reasoning>"),
+    ThinkingMarkers("<reflection>", "</reflection>"),
+    ThinkingMarkers("<scratchpad>", "</scratchpad>"),
+    ThinkingMarkers("<analysis>", "</analysis>"),
     ThinkingMarkers("[THINK]", "[/THINK]"),
     ThinkingMarkers("<seed:think>", "</seed:think>"),
     ThinkingMarkers("<mm:think>", "</mm:think>"),
@@ -71,6 +81,7 @@ TOOLS = (
 WRAPPERS = (
     ("<answer>", "</answer>"),
     ("<response>", "</response>"),
+    ("<final_answer>", "</final_answer>"),
     ("<|begin_of_solution|>", "<|end_of_solution|>"),
     ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
 )

@@ -53,6 +53,11 @@ TAIL = 64  # tokens of a prompt in which its last header is looked for first
 _BEGINNING, _LINE, _WORD, _WITHIN = range(4)
 _ENDS_SENTENCE = ".!?。！？"
 _QUOTES = "\"'`“”‘’«»„‹›「」『』*_"
+# What a sentence says of a marker that it begins with.
+_SAYS = re.compile(
+    r"[ \t]+(?:tags?|tokens?|markers?|is|are|was|and|or|marks?|ends?|closes?|opens?|means?|tells?|signals?|indicates?"
+    r"|starts?|begins?|shows?|stands?|comes?|delimits?|wraps?)\b"
+)
 _POINTS = ".,;:!?)]}、，。；：！？）"
 
 
@@ -450,16 +455,17 @@ def _ends_marker(found: _Found | None) -> bool:
 def spans_of(text: str, markers: ThinkingMarkers | None = None) -> tuple[Span, ...]:
     """Return the spans of a text of which no tokens are known; markers of all known families count in it."""
     if (plain := HARMONY_PLAIN.match(text)) is not None:
-        return _channels_without_markers(text, plain.end())
+        return _channels_without_markers(text, plain)
     own = markers or DEFAULT
     machine = _machine(own, bare=True)
     return tuple(p.span for p in _parts(machine, machine.initial, text, own, {}))
 
 
-def _channels_without_markers(text: str, at: int) -> tuple[Span, ...]:
+def _channels_without_markers(text: str, first: re.Match[str]) -> tuple[Span, ...]:
     """The spans of gpt-oss' form where a decoder dropped its special tokens, and the headers' words are left."""
     kinds: dict[str, Kind] = {"analysis": "thinking", "final": "answer"}
-    spans, kind = [Span("marker", 0, at, of="answer")], kinds["analysis"]
+    at = first.end()
+    spans, kind = [Span("marker", 0, at, of="answer")], kinds["analysis" if first[1] else "final"]
     for header in HARMONY_NEXT.finditer(text, at):
         spans.append(Span(kind, at, header.start()))
         spans.append(Span("marker", header.start(), header.end(), of=kind))
@@ -553,7 +559,9 @@ def _take_back_mentions(parts: list[_Part], text: str) -> None:
             "…",
             "to",
         )
-        told = part.before != _BEGINNING and (_goes_on(text, part.stop) or _is_fenced(text, part))
+        told = _SAYS.match(text, part.stop) is not None or (
+            part.before != _BEGINNING and (_goes_on(text, part.stop) or _is_fenced(text, part))
+        )
         if (closing is None and told) or (
             closing is not None and (pair or told) and _is_mention(text, closing)
         ):
@@ -630,6 +638,8 @@ def _is_mention(text: str, marker: _Part) -> bool:
     if before[-1:] and before[-1:] in _QUOTES and behind[:1] and behind[:1] in _QUOTES:
         return True
     if _is_fenced(text, marker):
+        return True
+    if _SAYS.match(text, marker.stop) or (re.search(r"\w[ \t]+\Z", before) and not behind.strip()):
         return True
     led = before[-1:].isspace() or (before[-1:] and before[-1:] in _QUOTES + "([{/")
     return bool(led) and _goes_on(text, marker.stop)
