@@ -91,7 +91,7 @@ def _describe(models: Sequence[LanguageModel], *, as_json: bool) -> None:
 
 
 def _description(lm: LanguageModel) -> dict[str, Any]:
-    from steerkit.models.language_model import UNBOUNDED
+    from steerkit.models.pretrained import UNBOUNDED
 
     found = lm.found_markers
     begun = lm.thinking.is_open(lm.thinking.start(lm.renderer.encode(lm.renderer.generation_prompt)))

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from steerkit.core.prompts import as_text
+from steerkit.models.markers import ThinkingMarkers
+from steerkit.models.thinking import spans_of
 from steerkit.runs.record import Record
 
 RULE = (
@@ -29,17 +31,30 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Example:
-    """One item; `completions[i]` and `verdicts[i]` belong to the i-th cell asked for."""
+    """One item; `completions[i]`, its `parts` and `verdicts[i]` belong to the i-th cell asked for.
+
+    A part is a text and whether it answers: thinking, calls of tools and markers do not.
+    """
 
     item: str
     prompt: str
     expected: str
     completions: tuple[str, ...]
     verdicts: tuple[Verdict, ...]
+    parts: tuple[tuple[tuple[str, bool], ...], ...] = ()
 
 
-def pick_examples(records: Iterable[Record], cells: Sequence[str], per_kind: int = 3) -> list[Example]:
-    """Items on which the cells (ids) differ, at most `per_kind` of each kind, chosen by `RULE`."""
+def pick_examples(
+    records: Iterable[Record],
+    cells: Sequence[str],
+    per_kind: int = 3,
+    *,
+    markers: ThinkingMarkers | None = None,
+) -> list[Example]:
+    """Items on which the cells (ids) differ, at most `per_kind` of each kind, chosen by `RULE`.
+
+    `markers` are those between which the model thinks.
+    """
     by_item: defaultdict[str, dict[str, Record]] = defaultdict(dict)
     for record in records:
         if record.cell in cells and record.sample == 0:
@@ -48,7 +63,7 @@ def pick_examples(records: Iterable[Record], cells: Sequence[str], per_kind: int
     for item, found in by_item.items():
         if len(found) < len(cells):
             continue
-        example = _example([found[cell] for cell in cells])
+        example = _example([found[cell] for cell in cells], markers)
         if len(set(example.completions)) > 1:
             same_verdict = len({verdict.outcome for verdict in example.verdicts}) == 1
             examples[found[cells[0]].should_abstain].append((same_verdict, item, example))
@@ -69,7 +84,15 @@ def verdict(record: Record) -> Verdict:
     return Verdict(outcome, tuple(word for name, word in remarks.items() if scores.get(name)))
 
 
-def _example(records: Sequence[Record]) -> Example:
+def parts_of(record: Record, markers: ThinkingMarkers | None = None) -> tuple[tuple[str, bool], ...]:
+    """Return the parts of a record's completion in order, each with whether it answers."""
+    text = record.completion
+    if 0 < record.tokens == record.scores.get("thinking_tokens"):
+        return ((text, False),)
+    return tuple((text[s.start : s.stop], s.kind == "answer") for s in spans_of(text, markers))
+
+
+def _example(records: Sequence[Record], markers: ThinkingMarkers | None) -> Example:
     first = records[0]
     expected = "should abstain" if first.should_abstain else "answerable" if first.answers else "open"
     if first.answers:
@@ -80,4 +103,5 @@ def _example(records: Sequence[Record]) -> Example:
         expected=expected,
         completions=tuple(record.completion for record in records),
         verdicts=tuple(verdict(record) for record in records),
+        parts=tuple(parts_of(record, markers) for record in records),
     )

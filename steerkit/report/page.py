@@ -86,7 +86,9 @@ def render_page(run: Run, plots: Sequence[Path], selective: RiskCoverage | None 
             judged=run.judged(),
             opinions=OPINIONS,
             by_cell={row.cell: row for row in rows},
-            examples={name: pick_examples(records, cells[name]) for name in cells},
+            examples={
+                name: pick_examples(records, cells[name], markers=run.protocol.markers) for name in cells
+            },
             example_rule=RULE,
             plots=[(plot.stem.replace("-", ", "), _data_uri(plot)) for plot in plots],
             caveats=caveats(rows, run.protocol),

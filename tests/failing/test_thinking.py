@@ -22,7 +22,9 @@ from steerkit.interventions.logit_rules import ThinkingBudget
 from steerkit.interventions.prompt_edit import PromptEdit
 from steerkit.interventions.vector import SteeringVector
 from steerkit.models import LanguageModel
-from steerkit.models.markers import find_markers
+from steerkit.models.markers import ThinkingMarkers, find_markers
+from steerkit.report.examples import parts_of
+from steerkit.runs.record import Record
 from steerkit.scoring.abstention import abstains
 from steerkit.scoring.answers import is_correct
 from steerkit.scoring.reply import final_reply, reply_of
@@ -400,3 +402,18 @@ def test_thinking_markers_of_a_model_are_shown(
 def test_thinking_is_no_part_of_what_a_conversation_goes_on_from(scripted_model: Models) -> None:
     for name in ("m_think", "m_think_special", "m_mistral", "m_gptoss"):
         assert said(scripted_model(name)).answer == "Hawthorne."
+
+
+def test_thinking_is_told_from_the_answer_on_the_page() -> None:
+    text, markers = "[THINK]Poe?[/THINK]Melville.", ThinkingMarkers("[THINK]", "[/THINK]")
+    fields = {"cell": "c", "item": "i", "sample": 0, "split": "report", "group": "i", "should_abstain": False}
+    fields |= {"answers": None, "kind": "text", "prompt": "Who?", "finish": "stop"}
+    record = Record(**fields, completion=text, tokens=5, scores={"thinking_tokens": 2})
+    assert parts_of(record, markers) == (
+        ("[THINK]", False),
+        ("Poe?", False),
+        ("[/THINK]", False),
+        ("Melville.", True),
+    )
+    unfinished = Record(**fields, completion="Poe, or", tokens=3, scores={"thinking_tokens": 3})
+    assert parts_of(unfinished, markers) == (("Poe, or", False),)
