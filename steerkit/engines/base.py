@@ -271,9 +271,10 @@ class UnmetScopes:
         of_thinking = [
             s for s in steerings_of(completion.request.interventions) if s.scope == "thinking" and s.acts
         ]
+        thought = any("thinking" in (s.kind, s.of) and s.tokens and not s.late for s in completion.spans)
         for steering in of_thinking:
             said = str(steering)
-            self._met[said] = self._met.get(said, False) or completion.thinking_tokens > 0
+            self._met[said] = self._met.get(said, False) or thought
         self._completions += bool(of_thinking)
 
     def warn(self) -> None:

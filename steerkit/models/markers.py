@@ -34,7 +34,7 @@ ENDS = ("<|end|>", "<|return|>", "<|call|>")
 HARMONY = ThinkingMarkers(f"{CHANNEL}analysis{MESSAGE}", f"{ENDS[0]}{START}assistant{CHANNEL}final{MESSAGE}")
 # What is left of that form where special tokens were dropped, or stood in the prompt.
 HARMONY_PLAIN = re.compile(
-    r"\s*(?:assistant)?(?:(analysis)(?=[A-Z\"'“‘(*]|.*assistantfinal|<\|message\|>)|(final)(?=[A-Z\"'“‘(*]|<\|message\|>))"
+    r"\s*(?:assistant)?(?:(analysis)(?=[A-Z\"“]|.*assistantfinal|<\|message\|>)|(final)(?=[A-Z\"“]|<\|message\|>))"
     r"(?:<\|message\|>)?",
     re.DOTALL,
 )

@@ -67,7 +67,8 @@ class Span:
 
     The spans of a completion tile its text and its tokens, in order. A token belongs to the span in which its text
     begins. Of `kind` `marker` are the texts between the others; `of` says of which kind the text before it was, so a
-    marker of `thinking` closed it, and came out of it.
+    marker of `thinking` closed it, and came out of it. `late` is thinking that only a later closing showed to be such,
+    so that scopes and rules, which go by what is read so far, took it for answer.
     """
 
     kind: Kind
@@ -76,6 +77,7 @@ class Span:
     first_token: int = 0
     stop_token: int = 0
     of: Kind | None = None
+    late: bool = False
 
     @property
     def tokens(self) -> int:
@@ -496,10 +498,16 @@ class _Part:
     does: str = ""
     before: int = 0
     text: str = ""
+    late: bool = False
+
+    def says(self, text: str) -> bool:
+        """Whether it holds more than blanks and points."""
+        return bool(text[self.start : self.stop].strip(" \t\n" + _POINTS))
 
     @property
     def span(self) -> Span:
-        return Span(self.kind, self.start, self.stop, of=self.of if self.kind == "marker" else None)
+        of = self.of if self.kind == "marker" else None
+        return Span(self.kind, self.start, self.stop, of=of, late=self.late)
 
 
 def _parts(
@@ -571,39 +579,32 @@ def _take_back_mentions(parts: list[_Part], text: str) -> None:
 
 def _join_second_closings(parts: list[_Part], text: str, own: ThinkingMarkers) -> None:
     """Let a closing that nothing opened end a thought from the last one on, or be text, or nothing."""
+    says = (p.start for p in reversed(parts) if p.kind in ("answer", "tool") and p.says(text))
+    last, lower = next(says, -1), ""
     i = 0
     while i < len(parts):
         part = parts[i]
-        if part.does != "stray" or part.kind != "marker":
-            i += 1
-            continue
-        if _is_mention(text, part):
-            part.kind = "answer"
-        elif any(
-            p.kind in ("answer", "tool") and text[p.start : p.stop].strip(" \t\n" + _POINTS)
-            for p in parts[i + 1 :]
-        ):
+        if part.does == "stray" and _is_mention(text, part):
+            part.kind, part.does = "answer", ""
+        elif part.does == "stray" and part.start < last:
             first = i
             while first and (parts[first - 1].kind == "answer" or parts[first - 1].does == "stray"):
                 first -= 1
             for each in parts[first:i]:
-                each.kind = "thinking"
-            part.of, part.does = "thinking", "close"
+                each.kind, each.does, each.late = "thinking", "", True
+            part.of, part.does, part.late = "thinking", "close", True
             opening = next((f.opening for f in (own, *BLOCKS) if _lower(f.closing) == part.text), "")
-            at = (
-                _lower(text).find(_lower(opening), parts[first].start, part.start)
-                if first < i and opening
-                else -1
-            )
+            lower = lower or _lower(text)
+            at = lower.find(_lower(opening), parts[first].start, part.start) if first < i and opening else -1
             if at >= 0:  # it was opened in the middle of a line
                 stop = at + len(opening)
-                new = [
+                opened = [
                     _Part("answer", parts[first].start, at),
                     _Part("marker", at, stop, "answer", "open"),
-                    _Part("thinking", stop, part.start),
+                    _Part("thinking", stop, part.start, late=True),
                 ]
-                parts[first:i] = new
-                i = first + len(new)
+                parts[first:i] = opened
+                i = first + len(opened)
         i += 1
 
 
@@ -625,7 +626,7 @@ def _merged(parts: list[_Part]) -> list[_Part]:
     for part in parts:
         if part.start == part.stop:
             continue
-        if merged and merged[-1].kind == part.kind != "marker":
+        if merged and (merged[-1].kind, merged[-1].late) == (part.kind, part.late) and part.kind != "marker":
             merged[-1].stop = part.stop
         else:
             merged.append(replace(part))
@@ -634,7 +635,7 @@ def _merged(parts: list[_Part]) -> list[_Part]:
 
 def _is_mention(text: str, marker: _Part) -> bool:
     """Whether a marker stands in a sentence that talks about it."""
-    before, behind = text[: marker.start], text[marker.stop :]
+    before, behind = text[max(marker.start - 80, 0) : marker.start], text[marker.stop : marker.stop + 80]
     if before[-1:] and before[-1:] in _QUOTES and behind[:1] and behind[:1] in _QUOTES:
         return True
     if _is_fenced(text, marker):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # A base model in the plain form goes on to ask, and answer, questions of its own.
 _TURN = re.compile(r"\n\s*(?P<who>question|q|user|human)\s*:(?P<said>[^\n]*)", re.IGNORECASE)
+LEAD = 400  # characters in which a lead-in stands
 _NOUN = (
     r"(?:problem|question|task|prompt|riddle|puzzle|exercise|dialogue|conversation|exchange|chat|interview|transcript"
     r"|scene|play|script|story|quiz|example|sample|format|template)s?"
@@ -27,7 +28,7 @@ _NOUN = (
 _ANNOUNCES = re.compile(
     r"(?:okay|ok|sure|first|now|let me|let us|let's|here is|here are|here it|here's|i will|i'll|i am going|we)\b"
     r"(?!.*\b(?:not|cannot|no|none|unknown|know|unsure|sorry|unable)\b)(?!.*n['’]t\b)"
-    r"(?:[^\w\n]*[a-z'’]+|[^\w\n]*I\b){3,16}[.!]?\s*"
+    r"(?:[ ,;–-]+(?:[a-z'’]+|I)){3,16}[.!]?\s*"
 )
 _END = r"(?:[ \t]+\w+){0,4}[.!]?\s*\Z"
 _LEAD_IN = re.compile(
@@ -80,7 +81,9 @@ def without_made_up_turns(text: str) -> str:
         before, who = text[: turn.start()], turn["who"].lower()
         if not before.strip() or (who == "q" and "?" not in turn["said"]):
             continue
-        if not announced and (_LEAD_IN.search(before) or _SPOKEN.match(before) or _is_announcement(before)):
+        if not announced and (
+            _LEAD_IN.search(before[-LEAD:]) or _SPOKEN.match(before) or _is_announcement(before)
+        ):
             announced = who
             continue
         if announced == who and who in ("user", "human"):

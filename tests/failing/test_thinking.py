@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 import torch
 
-from steerkit.engines.base import Completion, Decoding, Request
+from steerkit.engines.base import Completion, Decoding, Request, UnmetScopes
 from steerkit.engines.context import steer
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.interventions.logit_rules import ThinkingBudget
 from steerkit.interventions.prompt_edit import PromptEdit
 from steerkit.interventions.vector import SteeringVector
 from steerkit.models import LanguageModel
-from steerkit.models.markers import ThinkingMarkers, find_markers
+from steerkit.models.markers import DEFAULT, ThinkingMarkers, find_markers
 from steerkit.report.examples import parts_of
 from steerkit.runs.record import Record
 from steerkit.scoring.abstention import abstains
@@ -104,6 +104,23 @@ def test_thinking_is_not_opened_by_a_users_tag_c19(smollm: LanguageModel) -> Non
 
 
 TWICE = ["One", "</think>", "two. ", "Three", "</", "think", ">", "Paris", " it is"]
+
+
+def test_thinking_that_only_a_later_closing_shows_is_late() -> None:
+    spans = said(scripted(TWICE, OPENS)).spans
+    assert [(s.kind, s.late) for s in spans] == [
+        ("thinking", False),
+        ("marker", False),
+        ("thinking", True),
+        ("marker", True),
+        ("answer", False),
+    ]
+    noted = UnmetScopes(DEFAULT)
+    lm = scripted(["Hm. ", "</think>", "Paris"])
+    steering = next_to_nothing(lm).at(layer=0, scope="thinking")
+    noted.take(*TransformersEngine(lm).generate([Request("Who?", (steering,), Decoding(9))]))
+    with pytest.warns(UserWarning, match="nothing was steered"):
+        noted.warn()
 
 
 def test_thinking_that_closes_twice_ends_where_the_reply_begins_c20() -> None:
