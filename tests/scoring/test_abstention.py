@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerkit.scoring.abstention import abstains
+from steerkit.scoring.abstention import abstains, signs
 
 ABSTENTIONS = {
     "not knowing": [
@@ -339,6 +339,7 @@ ABSTENTIONS = {
         "I could not find an answer.",
         "I was not there, so I can't tell.",
         "I've no access to your calendar.",
+        "Penguins live in the south, so no penguin has ever met a polar bear in the wild.",
     ],
 }
 
@@ -590,7 +591,6 @@ MISTAKES = [
     ("No one wrote it down, so it is lost.", True),
     ("Pigs don't fly.", True),
     ("Shakespeare lived before the telephone, so he can't have called anyone.", True),
-    ("Penguins live in the south, so no penguin has ever met a polar bear in the wild.", True),
     ("Unfortunately, the details escaped the historians.", True),
     ("The data does not go back that far.", True),
     ("I can't remember the year, though. It was Edison.", False),
@@ -674,13 +674,56 @@ def test_an_admission_that_is_the_stated_answer_counts() -> None:
     assert abstains("The answer is that it cannot be determined.")
 
 
+def test_the_signs_say_what_the_verdict_rests_on() -> None:
+    late = signs("The heart has four chambers. I don't know why.")
+    assert (late.about_speaker, late.about_speaker_later, late.first_admission) == (0, 1, 1.0)
+    assert signs("The answer is Paris. I don't know why.").stated_answer
+    hedged = signs("I'm not sure, but I think it's Paris.")
+    assert (hedged.about_speaker > 0, hedged.conclusion, hedged.abstains) == (True, True, False)
+    assert signs("Which bridge do you mean?").abstains
+    assert signs("«No lo sé», contestó.").false_friends == 1
+    numbers = signs("I don't know.").asdict()
+    assert numbers["abstains"] == 1.0
+    assert all(isinstance(value, float) for value in numbers.values())
+
+
+@pytest.mark.parametrize("text", ["No lo sé.", "NO LO SE", "no lo se", "**No lo sé**", "Respuesta: no lo sé"])
+def test_accents_case_and_wrappers_change_nothing(text: str) -> None:
+    assert abstains(text)
+
+
 @given(st.text(max_size=300))
 def test_any_text_gets_a_verdict(text: str) -> None:
     assert abstains(text) in (True, False)
 
 
 @pytest.mark.parametrize(
-    "loop", ["the question ", "some people ", "the exact ", "answer to ", "you ", "1\n", "a"]
+    "loop",
+    [
+        "the question ",
+        "some people ",
+        "the exact ",
+        "answer to ",
+        "you ",
+        "1\n",
+        "a",
+        "no se ",
+        "ich kann ",
+        "je ne ",
+        "не ",
+        "我不",
+        "لا ",
+        "できません",
+        "नहीं ",
+        "모르",
+        "non ",
+        "não ",
+        "(",
+        '"',
+        "'a ",
+        "«",
+        "{",
+    ],
 )
 def test_a_long_loop_does_not_hang_the_judge(loop: str) -> None:
     assert abstains("I don't know. " + loop * 3000)
