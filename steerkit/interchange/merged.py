@@ -66,6 +66,7 @@ class Merged(Exporter):
         shifts = constant_shifts(interventions, self.consumer)
         if lm.is_steered:
             raise MisuseError(f"{lm.name} is being steered: export outside the `with sk.steer(...)` block")
+        lm.check_state()
         if getattr(lm.hf.config, "quantization_config", None) is not None:
             raise MisuseError(
                 f"{lm.name} is quantised: load the model unquantised to merge a steering into it"

@@ -52,6 +52,7 @@ class LanguageModel:
         self._know_modules()
         self.check_mode()
         self._state = State.of(hf)
+        self._loaded = hf, tokenizer
         adapter = adapter_of(hf)
         self.blocks = find_blocks(hf, self.decoder, adapter)
         self.sites = SiteMap(hf, self.blocks, adapter)
@@ -284,6 +285,10 @@ class LanguageModel:
         self.check_mode()
         now = State.of(self.hf)
         change = self._state.change_to(now)
+        if change is None and self.tokenizer is not self._loaded[1]:
+            change = "its tokenizer is another"
+        if change is None and self.hf is not self._loaded[0]:
+            change = "its transformers model is another"
         if change is None and len(self.tokenizer) != self._tokens:
             change = f"its tokenizer had {self._tokens} tokens, and has {len(self.tokenizer)}"
         if change is not None:

@@ -12,7 +12,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,50 +56,64 @@ class Weight:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
-    """What is known again of a model; `values` `[known weights · VALUES at most]` on the host, as they are stored."""
+    """What is known again of a model; `values` are on the host, as they are stored, weight after weight."""
 
     weights: dict[str, Weight]
-    values: tuple[Tensor, ...]
+    values: dict[torch.dtype, Tensor]
     adapters: Adapters
 
     @classmethod
     def of(cls, hf: nn.Module) -> State:
         """Return what the model is now."""
         weights: dict[str, Weight] = {}
-        sampled: list[Tensor] = []
+        samples: dict[str, Tensor] = {}
         for name, weight in hf.named_parameters():
-            known = type(weight.data) is Tensor and weight.is_floating_point() and not weight.is_meta
+            data = weight.data
+            known = type(data) is Tensor and data.is_floating_point() and not data.is_meta
             known = known and not hasattr(weight, "quant_state")
-            shape = tuple(weight.shape) if known or weight.is_meta else ()
+            shape = tuple(data.shape) if known or data.is_meta else ()
             writes = None if not known or weight.is_inference() else weight._version
-            kind = type(weight).__name__ + (" on meta" if weight.is_meta else "")
-            weights[name] = Weight(id(weight), kind, shape, weight.dtype, writes, known)
+            kind = type(weight).__name__ + (" on meta" if data.is_meta else "")
+            weights[name] = Weight(id(weight), kind, shape, data.dtype, writes, known)
             if known:
-                sampled.append(_sample(weight.detach()))
-        return cls(weights, tuple(_on_host(sampled)), tuple(_adapters(hf)))
+                samples[name] = _sample(data)
+        return cls(weights, _on_host(samples), tuple(_adapters(hf)))
 
     def change_to(self, now: State) -> str | None:
         """Return how `now` is another model than this was, as words behind a colon; None where it is the same."""
         if self.adapters != now.adapters:
             return f"its adapters were {_told(self.adapters)}, and are {_told(now.adapters)}"
+        if self.weights == now.weights and _same(self.values, now.values):
+            return None
         if others := self.weights.keys() ^ now.weights.keys():
             if self.added(now):
                 return None
             name = min(others)
             return f"its modules are others: {name} {'is gone' if name in self.weights else 'is new'}"
-        known = [name for name, weight in self.weights.items() if weight.known]
         for name, was in self.weights.items():
             weight = now.weights[name]
             if (was.kind, was.known) != (weight.kind, weight.known):
                 return f"{name} was a {was.kind} of {was.dtype}, and is a {weight.kind} of {weight.dtype}"
             if was.shape != weight.shape:
                 return f"{name} had the shape {list(was.shape)}, and has {list(weight.shape)}"
-        for name, before, after in zip(known, self.values, now.values, strict=True):
-            if not torch.equal(_bits(before.to(after.dtype)), _bits(after)):
+        after = now._by_name()
+        for name, before in self._by_name().items():
+            if not torch.equal(_bits(before.to(after[name].dtype)), _bits(after[name])):
                 return f"{name} holds other values"
-            if self.weights[name].writes != now.weights[name].writes and before.dtype == after.dtype:
+            if self.weights[name].writes != now.weights[name].writes and before.dtype == after[name].dtype:
                 return f"{name} was written to"
         return None
+
+    def _by_name(self) -> dict[str, Tensor]:
+        """The values known of each weight."""
+        taken = dict.fromkeys(self.values, 0)
+        found = {}
+        for name, weight in self.weights.items():
+            if weight.known:
+                count = _count(weight.shape)
+                found[name] = self.values[weight.dtype].narrow(0, taken[weight.dtype], count)
+                taken[weight.dtype] += count
+        return found
 
     def added(self, now: State) -> list[str]:
         """Return which parameters are new in `now`, all others being there still; none where one is gone."""
@@ -120,20 +136,38 @@ def acts_in_training(module: nn.Module) -> bool:
     return stochastic or type(module).__module__.startswith(("transformers", "peft"))
 
 
+def _count(shape: Sequence[int]) -> int:
+    """How many values of a weight of this shape are known."""
+    return min(VALUES, math.prod(shape))
+
+
 def _sample(weight: Tensor) -> Tensor:
     """A few values of a weight, evenly spaced where that copies nothing."""
-    while not weight.is_contiguous():
-        weight = weight[0]
-    flat = weight.view(-1)
-    return flat[:: max(1, flat.numel() // VALUES)][:VALUES]
+    count = _count(weight.shape)
+    if weight.is_contiguous():
+        return weight.as_strided((count,), (max(1, weight.numel() // VALUES),))
+    return weight.flatten()[:count]
 
 
-def _on_host(samples: list[Tensor]) -> list[Tensor]:
-    """The samples on the host, in one transfer where they are in one place and of one format."""
-    if len({(sample.device, sample.dtype) for sample in samples}) == 1:
-        together = torch.cat(samples).cpu()
-        return list(together.split([sample.numel() for sample in samples]))
-    return [sample.cpu().clone() for sample in samples]
+def _on_host(samples: Mapping[str, Tensor]) -> dict[torch.dtype, Tensor]:
+    """The samples on the host, in their order, those of one number format together."""
+    together: dict[torch.dtype, list[Tensor]] = {}
+    for sample in samples.values():
+        together.setdefault(sample.dtype, []).append(sample)
+    return {dtype: _joined(some) for dtype, some in together.items()}
+
+
+def _joined(samples: Sequence[Tensor]) -> Tensor:
+    """In one transfer where all are in one place."""
+    if len({sample.device for sample in samples}) == 1:
+        return torch.cat(list(samples)).cpu()
+    return torch.cat([sample.cpu() for sample in samples])
+
+
+def _same(values: Mapping[torch.dtype, Tensor], others: Mapping[torch.dtype, Tensor]) -> bool:
+    return values.keys() == others.keys() and all(
+        torch.equal(_bits(values[dtype]), _bits(others[dtype])) for dtype in values
+    )
 
 
 def _bits(values: Tensor) -> Tensor:
@@ -142,6 +176,8 @@ def _bits(values: Tensor) -> Tensor:
 
 def _adapters(hf: nn.Module) -> Iterator[tuple[str, Adapted]]:
     """Each module that peft has adapted, by name: what is active and merged in it, and how much it counts."""
+    if "peft" not in sys.modules:
+        return
     for name, module in hf.named_modules():
         if isinstance(getattr(type(module), "disable_adapters", None), property):
             layer: Any = module
