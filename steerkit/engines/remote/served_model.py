@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,10 @@ class ServedModel:
                 f"{self.folder} holds no model and tokenizer of transformers: {reason}"
             ) from error
         self.renderer = Renderer(self.tokenizer, template_options)
-        self.markers = markers or find_markers(self.tokenizer).markers
+        found = find_markers(self.tokenizer)
+        self.markers = markers or found.markers
+        if markers is None and found.doubt:
+            warnings.warn(f"{self.name}: {found.doubt}", stacklevel=2)
         self.n_layers: int = config.num_hidden_layers
         self.d_model: int = config.hidden_size
         self.context_length = longest_context(config, self.tokenizer)
