@@ -22,7 +22,7 @@ def no_config(folder: Path) -> str:
     below = sorted(path.parent.name for path in folder.glob("*/config.json"))
     ggufs = sorted(path.name for path in folder.glob("*.gguf"))
     if not any(folder.iterdir()):
-        return f"{folder} is empty: name a folder that a model was saved to"
+        return f"{folder} has no config.json, for it is empty: name a folder that a model was saved to"
     if below:
         return f"{folder} has no config.json, but its folder {below[-1]} has: name that, {folder / below[-1]}"
     if ggufs:

@@ -314,7 +314,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no weights": (without("model.safetensors"), "has no weights"),
     "config alone": (without("model.safetensors", *TOKENIZER), "has no (weights|tokenizer files)"),
     "no config": (without("config.json"), "has no config.json"),
-    "empty": (emptied, "is empty"),
+    "empty": (emptied, "has no config.json, for it is empty"),
     "in a folder of its own": (one_deeper, "has no config.json, but its folder checkpoint-500 has"),
     "a shard missing": (one_shard_short, "lacks 1 of its weight files, model-00002-of"),
     "no index": (without_index, "no model.safetensors.index.json"),
