@@ -19,12 +19,14 @@ from steerkit.calibration.result import Calibration, LayerCalibration, MeasuredK
 from steerkit.calibration.search import Found, Search, search
 from steerkit.calibration.tokens import STATISTICS, Statistic, pool
 from steerkit.core.errors import MisuseError
+from steerkit.core.numbers import check_number
 from steerkit.core.prompts import EncodedText, Prompt
 from steerkit.engines.base import Decoding, Request
 from steerkit.engines.catalogue import engine_for
 from steerkit.engines.transformers.divergence import roll_outs
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.engines.transformers.gates import without_row_gate
+from steerkit.interventions.base import refusal_of
 from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
 from steerkit.suites.suite import load_suite
@@ -68,6 +70,8 @@ def calibrate(
     `allow_mismatch` one of the same architecture passes.
     """
     check(steering, kl=kl, statistic=statistic, tolerance=tolerance, largest=largest)
+    if isinstance(prompts, str):
+        raise MisuseError("prompts are several texts: give a list of them")
     limit = largest_strength(steering) if largest is None else largest
     questions = default_prompts() if prompts is None else list(prompts)
     if not questions:
@@ -117,6 +121,9 @@ def check(
     largest: float | None = None,
 ) -> None:
     """Raise MisuseError for what `calibrate` refuses whatever the model."""
+    if not isinstance(steering, Steering):
+        raise MisuseError(refusal_of(steering))
+    kl, tolerance = check_number("a KL target", kl), check_number("the tolerance", tolerance)
     for layer in steering.layers:
         if not steering.vector.direction[layer].any():
             raise MisuseError(

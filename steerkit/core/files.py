@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from steerkit.core.characters import one_line
+from steerkit.core.contents import contents_of, refusal
 from steerkit.core.errors import InputError, MisuseError, SteerkitError
 
 if TYPE_CHECKING:
@@ -71,10 +73,15 @@ def read_text(path: str | os.PathLike[str]) -> str:
         return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise MisuseError(f"{path} does not exist") from None
+    except ValueError as error:
+        if not isinstance(error, UnicodeDecodeError):  # a null byte in the name
+            raise MisuseError(f"{str(path)!r} is no name of a file") from None
+        found = contents_of(path)
+        if found is None or found.kind == "a text file":
+            raise InputError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
+        raise refusal(InputError, path, "text", "save it as UTF-8") from None
     except IsADirectoryError:
         raise MisuseError(f"{path} is a folder: give a file") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
 
@@ -170,9 +177,8 @@ def read_tensors(path: Path, what: str) -> tuple[dict[str, str], dict[str, Tenso
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in list(file.keys())}
     except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{path} is not a readable safetensors file ({error}): make the {what} again"
-        ) from error
+        reason = one_line(str(error))
+        raise refusal(InputError, path, "safetensors file", f"make the {what} again", reason) from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str], what: str) -> Path:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
 from steerkit.core.errors import MisuseError
+from steerkit.core.numbers import check_number, check_whole, plain
 from steerkit.core.prompts import Prompt, Renderer
 from steerkit.engines.generation_config import own_decoding
-from steerkit.interventions.base import Intervention, check_number
+from steerkit.interventions.base import Intervention, as_interventions
 from steerkit.interventions.steering import Steering
 from steerkit.models.markers import DEFAULT, ThinkingMarkers
 from steerkit.models.thinking import Kind, Span
@@ -50,11 +51,11 @@ class Decoding:
         for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
             object.__setattr__(self, name, check_number(name, getattr(self, name)))
         for name in ("stop", "stop_token_ids"):  # one of anything is accepted where several are
-            given = getattr(self, name)
+            given = plain(getattr(self, name))
             several = isinstance(given, Iterable) and not isinstance(given, str)
-            object.__setattr__(self, name, tuple(given) if several else (given,))
-        if not _is_count(self.max_new_tokens) or self.max_new_tokens < 1:
-            raise MisuseError(f"max_new_tokens is at least 1, got {self.max_new_tokens!r}")
+            object.__setattr__(self, name, tuple(map(plain, given)) if several else (given,))
+        for name, least in (("max_new_tokens", 1), ("seed", None), ("top_k", None)):
+            object.__setattr__(self, name, check_whole(name, getattr(self, name), least))
         if self.temperature != 0 and self.temperature < COLDEST:
             raise MisuseError(f"temperature is 0 (greedy) or at least {COLDEST}, got {self.temperature}")
         if not 0 < self.top_p <= 1:
@@ -67,6 +68,9 @@ class Decoding:
             raise MisuseError(f"repetition_penalty is above 0, got {self.repetition_penalty}")
         if not all(isinstance(text, str) and text for text in self.stop):
             raise MisuseError(f"stop is one text or several, none of them empty, got {self.stop!r}")
+        object.__setattr__(
+            self, "stop", tuple(map(str, self.stop))
+        )  # NumPy's texts are of a type of their own
         if not all(map(_is_count, self.stop_token_ids)):
             raise MisuseError(f"stop_token_ids are token ids, got {self.stop_token_ids!r}")
 
@@ -97,7 +101,7 @@ def _is_count(value: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One prompt to complete under an ordered composition of interventions.
+    """One prompt to complete under an ordered composition of interventions; one alone is a composition too.
 
     Row gates of any of them read the prompt without edits. `key` comes back untouched on the completion: completions
     may arrive in any order. `sample` numbers repeated draws of one prompt; it only changes a sampled row's seed.
@@ -109,6 +113,9 @@ class Request:
     system: str | None = None
     sample: int = 0
     key: Hashable = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "interventions", as_interventions(self.interventions))
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +185,9 @@ class ScoreRequest:
     interventions: tuple[Intervention, ...] = ()
     system: str | None = None
     key: Hashable = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "interventions", as_interventions(self.interventions))
 
 
 @dataclass(frozen=True, slots=True)

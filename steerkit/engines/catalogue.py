@@ -130,6 +130,10 @@ def engine_for(
         from steerkit.engines.transformers.engine import TransformersEngine
 
         return TransformersEngine(model, batch_size, allow_mismatch=allow_mismatch)
+    if not hasattr(model, "generate") or not hasattr(model, "supports"):
+        from steerkit.models.language_model import check_loaded
+
+        check_loaded(model)
     if batch_size is not None or allow_mismatch:
         raise MisuseError("batch_size and allow_mismatch are the engine's own: give them when you make it")
     return model

@@ -34,10 +34,12 @@ from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.engines.transformers.gates import Readings, row_gates, without_row_gate
 from steerkit.engines.transformers.layout import point_at_text
 from steerkit.engines.transformers.table import Program, RowTable
+from steerkit.interventions.base import Intervention, refusal_of
 from steerkit.interventions.gate import ProbeGate
 from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
 from steerkit.models.eager import running_eagerly
+from steerkit.models.language_model import check_loaded
 
 WATCHED = ("generate", "prepare_inputs_for_generation")
 NOT_FOLLOWED = (
@@ -69,8 +71,13 @@ def steer(
         raise MisuseError("give steerings for all rows, or one list per row with rows=…, not both")
     if rows is not None and not rows:
         raise MisuseError("rows=… is empty: give one list of steerings per row of the batch")
+    check_loaded(lm)
     lm.check_state()
     per_row, n_rows = ([steerings], None) if rows is None else (rows, len(rows))
+    if not all(isinstance(row, Sequence) and not isinstance(row, str) for row in per_row):
+        raise MisuseError(
+            "rows=… is one list of steerings per row of the batch, such as [[first], [], [second]]"
+        )
     for steering in (steering for row in per_row for steering in row):
         _check(lm, steering, exact=not allow_mismatch)
     table = RowTable(lm, [Program.of([without_row_gate(s) for s in row]) for row in per_row])
@@ -84,11 +91,9 @@ def steer(
 
 def _check(lm: LanguageModel, steering: Steering, *, exact: bool) -> None:
     """Raise where a steering is for another model, or is none: prompts and logits are the caller's own here."""
+    if not isinstance(steering, Intervention):
+        raise MisuseError(refusal_of(steering))
     if not isinstance(steering, Steering):
-        if hasattr(steering, "at"):
-            raise MisuseError(
-                "a vector says where and how strongly it steers: write vector.at(layer=…, strength=…)"
-            )
         raise MisuseError(
             f"sk.steer edits the residual stream, and {str(steering)!r} is another kind of intervention: give it to an "
             "engine's generate"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from statistics import fmean
 from typing import Any
@@ -18,9 +19,19 @@ from steerkit.extraction.capture import AGGREGATIONS, Activations, Aggregation, 
 from steerkit.extraction.estimator import Estimator, agreement
 from steerkit.extraction.held_out import Fold, auroc, folds_by_group, words_alone
 from steerkit.extraction.logit_lens import has_logit_lens, logit_lens_alignment
-from steerkit.extraction.pairs import ContrastPairs, Example, LabelledPrompts, PairsOrPrompts, load_examples
+from steerkit.extraction.pairs import (
+    ContrastPair,
+    ContrastPairs,
+    Example,
+    LabelledPrompt,
+    LabelledPrompts,
+    PairsOrPrompts,
+    examples_of,
+)
 from steerkit.interventions.vector import SteeringVector, VectorMetadata
 from steerkit.models import LanguageModel
+from steerkit.models.language_model import check_loaded
+from steerkit.suites.suite import Suite
 
 Method = str | Callable[..., Any]
 CHANCE = 0.5  # the separability of a layer that has nothing to read
@@ -28,7 +39,12 @@ CHANCE = 0.5  # the separability of a layer that has nothing to read
 
 def extract(
     lm: LanguageModel,
-    pairs: PairsOrPrompts | str,
+    pairs: PairsOrPrompts
+    | Suite
+    | Iterable[ContrastPair]
+    | Iterable[LabelledPrompt]
+    | str
+    | os.PathLike[str],
     method: Method = "mean-difference",
     aggregation: Aggregation | None = None,
     *,
@@ -40,6 +56,8 @@ def extract(
     progress: Progress | None = None,
 ) -> SteeringVector:
     """Fit a direction at every layer, from the negative towards the positive side of `pairs`.
+
+    `pairs`: a set of pairs or labelled prompts, its name or file, a suite (its split `fit`), or a list of them.
 
     `method`: the name of a registered estimator (`steerkit list estimators`), or any function from the two sides'
     states at one layer, `[n, d_model]` and `[m, d_model]`, to a direction `[d_model]`. `options` go to it by
@@ -62,8 +80,8 @@ def extract(
     cannot take; InputError where the two sides have the same states, where the model's states are not finite, or
     where a function returns no direction.
     """
-    if isinstance(pairs, str):
-        pairs = load_examples(pairs)
+    check_loaded(lm)
+    pairs = examples_of(pairs)
     check_extraction(pairs, method, aggregation, site=site, layers=layers, options=options)
     estimator = Estimator.resolve(method)
     read = aggregation or ("prompt" if isinstance(pairs, LabelledPrompts) else "mean")

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, softplus
 
 from steerkit.core.errors import InputError, MisuseError
+from steerkit.core.numbers import check_several
 from steerkit.core.prompts import EncodedText, Prompt
 from steerkit.core.sites import Place
 from steerkit.engines.base import Decoding, Request
@@ -38,9 +39,10 @@ from steerkit.engines.transformers.divergence import roll_outs
 from steerkit.extraction.capture import Progress
 from steerkit.extraction.estimator import Estimator
 from steerkit.extraction.extract import origin_of, read_examples
-from steerkit.extraction.pairs import LabelledPrompts, PairsOrPrompts
+from steerkit.extraction.pairs import LabelledPrompts, PairsOrPrompts, examples_of
 from steerkit.interventions.vector import SteeringVector, VectorMetadata
 from steerkit.models import LanguageModel
+from steerkit.models.language_model import check_loaded
 from steerkit.models.sites import one_pass
 from steerkit.suites.suite import load_suite
 
@@ -119,6 +121,8 @@ def learn(
     layer that the model has not, a setting out of range, and whatever `extract` raises it for; InputError where
     training diverges.
     """
+    check_loaded(lm)
+    pairs = examples_of(pairs)
     trained = _checked_layers(lm, layers)
     recipe = _Recipe(kl_budget, steps, learning_rate, penalty, seed)
     if isinstance(pairs, LabelledPrompts):
@@ -169,7 +173,7 @@ def ordinary_prompts(n: int = ORDINARY_PROMPTS) -> list[Prompt]:
 
 
 def _checked_layers(lm: LanguageModel, layers: int | Sequence[int]) -> list[int]:
-    wanted = sorted({layers} if isinstance(layers, int) else set(layers))
+    wanted = sorted(set(check_several("a layer", layers)))
     if not wanted:
         raise MisuseError("a learned vector needs at least one layer to be trained at")
     for layer in wanted:

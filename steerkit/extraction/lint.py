@@ -23,6 +23,7 @@ words-alone          information  how well a TF-IDF classifier tells held-out si
 from __future__ import annotations
 
 import math
+import os
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator
@@ -33,7 +34,7 @@ from typing import TYPE_CHECKING, Literal
 from steerkit.core.errors import MisuseError
 from steerkit.core.prompts import Prompt, Renderer
 from steerkit.extraction.held_out import folds_by_group, words_alone
-from steerkit.extraction.pairs import Example, LabelledPrompts, PairsOrPrompts, prompt_text
+from steerkit.extraction.pairs import Example, LabelledPrompts, PairsOrPrompts, examples_of, prompt_text
 
 if TYPE_CHECKING:  # lint without a model needs no torch
     from steerkit.models import LanguageModel
@@ -58,17 +59,18 @@ class Finding:
 
 
 def lint(
-    pairs: PairsOrPrompts,
+    pairs: PairsOrPrompts | str | os.PathLike[str],
     contrast: Contrast = "content",
     *,
     other: Iterable[Prompt] = (),
     lm: LanguageModel | None = None,
 ) -> list[Finding]:
-    """Everything found in `pairs`, errors first; the module's table says what each code means.
+    """Everything found in `pairs` (a set, its name, a file), errors first; the module's table says what a code means.
 
     `contrast` declares whether the two sides differ in `content` or in `length`. `other` are prompts that
     must not occur here: a suite's, or another split's. With `lm`, its tokenizer and its context are checked.
     """
+    pairs = examples_of(pairs)
     examples = pairs.examples
     findings = [
         *_empty(examples),

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -176,31 +176,55 @@ PairsOrPrompts = ContrastPairs | LabelledPrompts
 SUITE = "suite:"
 
 
-def load_pairs(name_or_path: str | os.PathLike[str]) -> ContrastPairs:
+def examples_of(given: object) -> PairsOrPrompts:
+    """Return what is to be fitted on: pairs or prompts, a list of them, a suite's split `fit`, or what a name means.
+
+    Raises as `load_examples` does, and MisuseError for anything else.
+    """
+    if isinstance(given, ContrastPairs | LabelledPrompts):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return load_examples(given)
+    if isinstance(given, Suite):
+        return labelled_prompts(given.split("fit"))
+    several = tuple(given) if isinstance(given, Iterable) else ()
+    if several and all(isinstance(each, ContrastPair) for each in several):
+        return ContrastPairs("pairs", several)
+    if several and all(isinstance(each, LabelledPrompt) for each in several):
+        return LabelledPrompts("prompts", several)
+    raise MisuseError(
+        "pairs are a set of them, its name, a .jsonl file, or a list of ContrastPair or LabelledPrompt, got "
+        f"{type(given).__name__}"
+    )
+
+
+def load_pairs(name_or_path: ContrastPairs | str | os.PathLike[str]) -> ContrastPairs:
     """Read contrast pairs: a built-in set by its name, or a JSONL file (`./NAME` for a file called like a set).
+
+    Pairs are returned as they are.
 
     Raises MisuseError where there is no such set or file or it holds labelled prompts, InputError (naming file and
     line) where its contents are not what they should be.
     """
-    loaded = load_examples(name_or_path)
+    loaded = examples_of(name_or_path)
     if isinstance(loaded, LabelledPrompts):
         raise MisuseError(
-            f"{os.fspath(name_or_path)} holds labelled prompts, not contrast pairs: give a built-in set, or a file "
+            f"{_called(name_or_path)} holds labelled prompts, not contrast pairs: give a built-in set, or a file "
             "whose lines have a positive and a negative side"
         )
     return loaded
 
 
-def load_labelled(name_or_path: str | os.PathLike[str]) -> LabelledPrompts:
+def load_labelled(name_or_path: LabelledPrompts | Suite | str | os.PathLike[str]) -> LabelledPrompts:
     """Read labelled prompts: `suite:NAME` (NAME as `load_suite` takes it), or a JSONL file of them or of suite items.
 
     Raises MisuseError where there is no such suite or file, it holds contrast pairs or a suite without labels;
     InputError as `load_pairs`.
     """
-    loaded = load_examples(name_or_path)
+    loaded = examples_of(name_or_path)
     if isinstance(loaded, ContrastPairs):
         raise MisuseError(
-            f"{os.fspath(name_or_path)} holds contrast pairs, not labelled prompts: give suite:NAME, such as "
+            f"{_called(name_or_path)} holds contrast pairs, not labelled prompts: give suite:NAME, such as "
             "suite:abstention, or a file whose lines have a label"
         )
     return loaded
@@ -266,6 +290,10 @@ def builtin_pairs() -> dict[str, Path]:
 def prompt_text(prompt: Prompt) -> str:
     """A prompt's words without any template: the text, or the messages' contents, one a line."""
     return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
+
+
+def _called(given: object) -> str:
+    return os.fspath(given) if isinstance(given, str | os.PathLike) else str(getattr(given, "name", given))
 
 
 def _resolve(name_or_path: str | os.PathLike[str]) -> Path:

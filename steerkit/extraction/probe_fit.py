@@ -9,6 +9,7 @@ all layers, chosen by folds within the examples at hand; thirty choices by a few
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -23,10 +24,11 @@ from steerkit.core.sites import RESID_POST, SiteName
 from steerkit.extraction.capture import Progress
 from steerkit.extraction.extract import check_site, origin_of, read_examples
 from steerkit.extraction.held_out import Fold, auroc, folds_by_group, words_alone
-from steerkit.extraction.pairs import Example, LabelledPrompts, labelled_prompts
+from steerkit.extraction.pairs import Example, LabelledPrompts, labelled_prompts, load_labelled
 from steerkit.interventions.base import log_odds_of
 from steerkit.interventions.probe import Probe, ProbeMetadata, ProbeThreshold
 from steerkit.models import LanguageModel
+from steerkit.models.language_model import check_loaded
 from steerkit.suites.suite import Suite
 
 # What the inner folds choose from. The states have hundreds of standardised coordinates, mostly more than there
@@ -63,7 +65,7 @@ class FittedLayers:
 
 def fit_probe(
     lm: LanguageModel,
-    data: LabelledPrompts | Suite,
+    data: LabelledPrompts | Suite | str | os.PathLike[str],
     *,
     name: str | None = None,
     site: SiteName = RESID_POST,
@@ -73,13 +75,15 @@ def fit_probe(
 ) -> Probe:
     """Fit a probe for the label of `data` (of a suite: `should_abstain`) at a site of every layer's last prompt token.
 
-    A suite is taken whole: give the split `fit`. `folds` folds, drawn from `seed`, never divide twins. `name`
-    defaults to the data's. `progress` counts the texts read, then the layers fitted.
+    A suite is taken whole: give the split `fit`, which is what its name or a file of its items stands for. `folds`
+    folds, drawn from `seed`, never divide twins. `name` defaults to the data's. `progress` counts the texts read, then
+    the layers fitted.
 
     Raises MisuseError where the model is being steered or cannot take a text, InputError where a side is
     missing, too few groups are there to hold any out, or the model's states are not finite.
     """
-    data = labelled_prompts(data) if isinstance(data, Suite) else data
+    check_loaded(lm)
+    data = labelled_prompts(data) if isinstance(data, Suite) else load_labelled(data)
     report = progress or (lambda _done, _total: None)
     steps = len(data) + lm.n_layers
     check_site(site)

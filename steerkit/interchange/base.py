@@ -20,6 +20,7 @@ By default an exporter takes what adds a constant at every position; one that ca
 from __future__ import annotations
 
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,9 +28,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from steerkit.core.contents import IMPORT, contents_of, refusal
 from steerkit.core.errors import InputError, MisuseError, ModelMismatchError
 from steerkit.core.registry import EXPORTERS, IMPORTERS
 from steerkit.interchange.shifts import refusal_of_shift
+from steerkit.interventions.base import as_interventions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -194,7 +197,7 @@ def check_export(
 ) -> tuple[Exporter, tuple[Intervention, ...], Path]:
     """Refuse what needs no model to be refused, as `export` does; return exporter, interventions and path."""
     target: Exporter = EXPORTERS.resolve(to)
-    given = tuple(interventions) if isinstance(interventions, Sequence) else (interventions,)
+    given = as_interventions(interventions)
     path = Path(out)
     target.check(given, path)
     return target, given, path
@@ -215,7 +218,7 @@ def verify_export(
     verification.
     """
     target: Exporter = EXPORTERS.resolve(to)
-    given = tuple(interventions) if isinstance(interventions, Sequence) else (interventions,)
+    given = as_interventions(interventions)
     ready = target.prepared(consumer or Consumer(), lm.name, lambda _: None)
     return target.verify(Exported(given, Path(written), lm, ready, allow_mismatch))
 
@@ -231,11 +234,14 @@ def import_vector(
     Raises MisuseError for a missing file or an unknown format, InputError for a damaged one, ModelMismatchError
     where sizes differ from the model's.
     """
+    from steerkit.models.language_model import check_loaded
+
+    check_loaded(lm)
     for each in check_import(path):
         directions = each.function(Path(path), lm, layer)
         if directions is not None:
             return _vector(directions, lm, name or Path(path).stem, each.name, str(path))
-    raise MisuseError(f"{path} is of no known format: {_formats()}")
+    raise MisuseError(f"{path} is of no known format{_described(path)}: {_formats()}")
 
 
 def check_import(path: str | os.PathLike[str]) -> list[Importer]:
@@ -243,11 +249,19 @@ def check_import(path: str | os.PathLike[str]) -> list[Importer]:
     path = Path(path)
     if not path.exists():
         raise MisuseError(f"no file {path}: {_formats()}")
-    suffix = FOLDER if path.is_dir() else path.suffix
+    suffix = FOLDER if path.is_dir() else path.suffix.lower()
     found = [each for _, each in IMPORTERS.items() if suffix in each.suffixes]
     if not found:
-        raise MisuseError(f"{path} is of no known format: {_formats()}")
+        raise MisuseError(f"{path} is of no known format{_described(path)}: {_formats()}")
     return found
+
+
+def _described(path: str | os.PathLike[str]) -> str:
+    """What a file is by its contents, as the end of a clause; nothing where that is not known."""
+    known = contents_of(path)
+    if known is None:
+        return ""
+    return f", but {known.kind}" + (f" ({known.remedy})" if known.remedy not in ("", IMPORT) else "")
 
 
 def _formats() -> str:
@@ -289,10 +303,22 @@ def read_pickled(path: Path) -> Any:
     """Return what `torch.save` wrote. Tensors alone are read: raises InputError for anything that could run code."""
     import torch
 
+    again = "save it again as plain tensors, a dict or list of them at most"
+    found = contents_of(path)
+    if found is not None and found.remedy != IMPORT:
+        raise refusal(InputError, path, "file of torch.save", again)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling fails in as many ways as there are kinds of damage
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        refused = re.search(
+            r"GLOBAL ([\w.]+)", str(error)
+        )  # what torch names, above its advice to load unsafely
+        if refused is None:
+            raise InputError(f"{path} is a damaged file of torch.save: {again}") from error
+        if refused[1].startswith("numpy."):
+            raise InputError(
+                f"{path} holds a NumPy array: save a tensor, as torch.save(torch.from_numpy(array), file)"
+            ) from error
         raise InputError(
-            f"{path} cannot be read safely ({reason}): save it again as plain tensors, a dict or list at most"
+            f"{path} holds a Python object ({refused[1]}), and reading one can run code: {again}"
         ) from error

@@ -29,7 +29,8 @@ def read(path: Path, lm: LanguageModel, layer: int | None) -> Mapping[int, Tenso
     """
     del lm
     if path.is_dir():
-        files = [(int(match[1]), file) for file in path.glob("*.pt") if (match := NAME.match(file.stem))]
+        held = [file for file in path.iterdir() if file.suffix.lower() == ".pt"]
+        files = [(int(match[1]), file) for file in held if (match := NAME.match(file.stem))]
         if len(files) != len({number for number, _ in files}):
             raise MisuseError(f"{path} has several files for one layer: leave those of one model in it")
         return {number: read_pickled(file) for number, file in files}

@@ -18,6 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steerkit.core.characters import one_line
+from steerkit.core.contents import FETCH, contents_of, refusal
 from steerkit.core.errors import InputError, MisuseError, SteerkitError
 from steerkit.core.files import replacing
 from steerkit.interchange.base import Consumer, Exported, Exporter, Verification, exporter, importer
@@ -85,7 +87,7 @@ class Gguf(Exporter):
 
         python = LLAMA_CPP.check(consumer.python)
         path = Path(consumer.model or model)
-        if path.suffix != ".gguf":
+        if path.suffix.lower() != ".gguf":
             if consumer.model is not None or model not in BUNDLED:
                 raise MisuseError(
                     f"llama.cpp runs GGUF files, and {path} is none: give the model's own as the consumer's model"
@@ -157,9 +159,10 @@ def read(path: Path, lm: LanguageModel | None = None, layer: int | None = None) 
     try:
         tensors = {each.name: torch.from_numpy(each.data.copy()) for each in gguf.GGUFReader(path).tensors}
     except Exception as error:  # a foreign parser: damage shows as whatever it stumbles over
-        raise InputError(
-            f"{path} cannot be read as GGUF ({error}): it is damaged, or no GGUF file"
-        ) from error
+        found = contents_of(path)
+        if found is not None and found.kind != "a GGUF file":
+            raise refusal(InputError, path, "GGUF file", FETCH) from error
+        raise InputError(f"{path} is a damaged GGUF file ({one_line(str(error))}): {FETCH} again") from error
     try:
         named = {name: tensor for name, tensor in tensors.items() if name.startswith("direction.")}
         directions = {int(name.removeprefix("direction.")): tensor for name, tensor in named.items()}

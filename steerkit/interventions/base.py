@@ -16,12 +16,13 @@ import json
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from steerkit.core.errors import MisuseError
+from steerkit.core.numbers import check_number
 
 if TYPE_CHECKING:
     from steerkit.interventions.gate import Gate
@@ -153,6 +154,7 @@ def shortest(value: float) -> str:
 
 def log_odds_of(probability: float) -> float:
     """Return log(p / (1 - p)). Raises MisuseError unless p lies between 0 and 1, both excluded."""
+    probability = check_number("a gate's threshold", probability)
     if not 0 < probability < 1:
         raise MisuseError(f"a gate's threshold is a probability between 0 and 1, got {probability}")
     return math.log(probability) - math.log1p(-probability)
@@ -171,8 +173,27 @@ def preset_forms() -> dict[str, dict[str, Any]]:
     return forms
 
 
-def check_number(what: str, value: float) -> float:
-    """Return `value` as a float. Raises MisuseError unless it is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise MisuseError(f"{what} is a finite number, got {value!r}")
-    return float(value)
+def as_interventions(given: Any) -> tuple[Intervention, ...]:
+    """Return the interventions that are given, one or several; None for none.
+
+    Raises MisuseError, saying what to write, for anything else: a vector without a layer, a spec string.
+    """
+    if given is None:
+        return ()
+    lone = isinstance(given, Intervention | str) or hasattr(given, "at") or not isinstance(given, Iterable)
+    several = (given,) if lone else tuple(given)
+    for each in several:
+        if not isinstance(each, Intervention):
+            raise MisuseError(refusal_of(each))
+    return several
+
+
+def refusal_of(given: object) -> str:
+    """Return what to write in the place of something that is no intervention."""
+    if hasattr(given, "at"):
+        return "a vector says where and how strongly it steers: write vector.at(layer=…, strength=…)"
+    if isinstance(given, str):
+        return f"{given!r} is a text: write sk.parse({given!r}) for the intervention that a spec string names"
+    if isinstance(given, Sequence):
+        return f"{len(given)} in a {type(given).__name__} are given where one is taken: write *[…]"
+    return f"an intervention is a steering, a prompt edit or a rule on logits, got {type(given).__name__}"

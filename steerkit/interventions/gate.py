@@ -7,12 +7,13 @@ or a registered one (`DetectorGate`). A position gate reads the state at each po
 
 from __future__ import annotations
 
-import math
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from steerkit.core.errors import MisuseError
+from steerkit.core.numbers import check_number, check_whole
 from steerkit.core.registry import GATES
 from steerkit.interventions.base import Names, json_reference, log_odds_of, quoted, shortest, written_text
 
@@ -72,6 +73,8 @@ class ProbeGate(RowGate):
             object.__setattr__(self, "layer", own)
         if self.threshold == -1.0:
             object.__setattr__(self, "threshold", metadata.threshold)
+        object.__setattr__(self, "layer", check_whole("a gate's layer", self.layer))
+        object.__setattr__(self, "threshold", check_number("a gate's threshold", self.threshold))
         log_odds_of(self.threshold)  # refuses what is no probability
         self.probe.check_layer(self.layer)
 
@@ -110,6 +113,7 @@ class DetectorGate(RowGate):
 
     def __post_init__(self) -> None:
         GATES[self.detector]  # refuses an unknown name
+        object.__setattr__(self, "threshold", check_number("a gate's threshold", self.threshold))
         log_odds_of(self.threshold)
 
     @property
@@ -138,9 +142,7 @@ class PositionGate(Gate):
     threshold: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "threshold", float(self.threshold))
-        if not math.isfinite(self.threshold):
-            raise MisuseError(f"a gate's threshold is a finite number, got {self.threshold}")
+        object.__setattr__(self, "threshold", check_number("a gate's threshold", self.threshold))
 
     @property
     def name(self) -> str:
@@ -171,8 +173,15 @@ def as_gate(given: Any) -> Gate | None:
     if hasattr(given, "logit"):  # a probe, whose module is heavy
         return ProbeGate(given)
     name = given if isinstance(given, str) else next((n for n, each in GATES.items() if each is given), None)
-    if name is not None:
-        return DetectorGate(name)
+    if name in GATES:
+        return DetectorGate(str(name))
+    if isinstance(given, str | os.PathLike):
+        path = os.fspath(given)
+        raise MisuseError(
+            f"there is no gate {path!r}; there are {', '.join(GATES)}; for a probe's file write sk.load_probe({path!r})"
+        )
+    if hasattr(given, "at"):
+        raise MisuseError("a vector gates with a threshold: write PositionGate(vector, threshold)")
     raise MisuseError(
         f"a gate is a gate, a probe, or a registered detector or its name, got {type(given).__name__}"
     )

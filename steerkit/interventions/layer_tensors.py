@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from steerkit.core.errors import InputError, MisuseError, ModelMismatchError
+from steerkit.core.numbers import check_whole
 from steerkit.core.sites import RESID_POST, SiteName, Z
 
 
@@ -135,7 +136,7 @@ class LayerTensors:
 
     def check_layer(self, layer: int) -> None:
         """Raise MisuseError unless the model that this belongs to has the layer."""
-        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < self.n_layers:
+        if not 0 <= check_whole("a layer", layer) < self.n_layers:
             raise MisuseError(
                 f"layer {layer!r} is out of range: {self.metadata.model}, which {self.noun} {self.name!r} is for, has "
                 f"layers 0 to {self.n_layers - 1}"

@@ -28,11 +28,11 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from steerkit.core.errors import MisuseError
+from steerkit.core.numbers import check_number
 from steerkit.core.registry import LOGIT_RULES
 from steerkit.interventions.base import (
     Intervention,
     Names,
-    check_number,
     preset_forms,
     spec_of,
     written,

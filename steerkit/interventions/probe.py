@@ -182,11 +182,13 @@ def probe_from(tensors: Mapping[str, Tensor], header: Mapping[str, str], where: 
         raise InputError(f"{where}: the probe's metadata is {fault_of(error, 'header')}") from error
 
 
-def load_probe(path: str | os.PathLike[str]) -> Probe:
-    """Read a probe from a file of its own, or from a vector's file that holds one.
+def load_probe(path: Probe | str | os.PathLike[str]) -> Probe:
+    """Read a probe from a file of its own, or from a vector's file that holds one; a probe is returned as it is.
 
     Raises MisuseError where there is no such file or no probe in it, InputError where it is damaged.
     """
+    if isinstance(path, Probe):
+        return path
     path = Path(path)
     if not path.is_file():
         raise MisuseError(f"no probe file {str(path)!r}; make one with `steerkit extract --as probe`")

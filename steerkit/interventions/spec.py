@@ -59,23 +59,28 @@ _TEXT_KEYS = ("gate", "along", "name", *TEXTS)  # whose values may hold a comma
 Vectors = Store | Parts | None
 
 
-def parse(text: str, vectors: Vectors = None) -> Intervention:
-    """Return the one intervention that a spec string names; see the module's grammar.
+def parse(text: str | Intervention, vectors: Vectors = None) -> Intervention:
+    """Return the one intervention that a spec string names, see the module's grammar; an intervention as it is.
 
     `vectors` are looked at by name and digest before files and published vectors are. Raises MisuseError for a text
     that cannot be read, or that names several interventions.
     """
+    if isinstance(text, Intervention):
+        return text
     found = parse_all([text], vectors)
     if len(found) != 1:
         raise MisuseError(f"spec {text!r} names {len(found)} interventions, and one is wanted here")
     return found[0]
 
 
-def parse_all(texts: Sequence[str], vectors: Vectors = None) -> tuple[Intervention, ...]:
+def parse_all(texts: str | Sequence[str], vectors: Vectors = None) -> tuple[Intervention, ...]:
     """Return all interventions that spec strings name, in order; a vector alone stands for its recommended use."""
     store = as_store(vectors)
-    several = [texts] if isinstance(texts, str | os.PathLike) else texts
-    specs = [spec.strip() for text in several for spec in split(os.fspath(text), ";")]
+    several = [texts] if isinstance(texts, str) else texts
+    for text in several:
+        if not isinstance(text, str):
+            raise MisuseError(f"a spec is a text such as 'VECTOR@layer=14', got {type(text).__name__}")
+    specs = [spec.strip() for text in several for spec in split(text, ";")]
     return tuple(each for spec in specs for each in _parse(spec, store))
 
 
@@ -199,11 +204,11 @@ def parted(text: str) -> tuple[str, str]:
     """Return the head of a spec string and its options, without the `@` between them; see the module's grammar."""
     parts = split(text, "@")
     keys = {place: found[1] for place, part in enumerate(parts) if place and (found := _KEY.match(part))}
-    known = [place for place, key in keys.items() if key in _known_keys()]
+    known = [place for place, key in keys.items() if key in known_keys()]
     if not known and (len(parts) == 1 or os.path.isfile(text)):
         return text.strip(), ""
     last = parts[-1].partition(",")[0].strip()
-    meant = not last or last in _known_keys() or _BARE_VALUE.fullmatch(last)  # options that lack something
+    meant = not last or last in known_keys() or _BARE_VALUE.fullmatch(last)  # options that lack something
     places = known or list(keys) or ([len(parts) - 1] if meant else [])
     if not places:
         return text.strip(), ""
@@ -211,7 +216,8 @@ def parted(text: str) -> tuple[str, str]:
 
 
 @functools.cache
-def _known_keys() -> frozenset[str]:
+def known_keys() -> frozenset[str]:
+    """Return every key that some spec string may have."""
     rules = (key for _, rule in LOGIT_RULES.items() for key in rule().settings)
     return frozenset((*STEERING_KEYS, *GATE_KEYS, *TEXTS, "name", *rules))
 

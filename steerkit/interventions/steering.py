@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from steerkit.core.errors import MisuseError
+from steerkit.core.numbers import check_number, check_several, plain
 from steerkit.core.registry import OPERATIONS
 from steerkit.core.sites import RESID_POST, SiteName
-from steerkit.interventions.base import Intervention, Names, check_number, json_reference, shortest, spec_of
+from steerkit.interventions.base import Intervention, Names, json_reference, shortest, spec_of
 from steerkit.interventions.gate import Gate, as_gate
 from steerkit.interventions.operations import Operation
 from steerkit.interventions.prompt_edit import head_of
@@ -69,9 +70,9 @@ class Steering(Intervention):
         object.__setattr__(self, "gate", as_gate(self.gate))
         check_choice("scope", self.scope, SCOPES)
         check_choice("positions", self.positions, POSITIONS)
-        for name in ("strength", "target"):
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, check_number(name, value))
+        object.__setattr__(self, "strength", check_number("strength", self.strength))
+        if self.target is not None:
+            object.__setattr__(self, "target", check_number("target", self.target))
         if self.acts_by.takes_target != (self.target is not None):
             needs = "needs a target (target=…)" if self.target is None else "takes no target"
             raise MisuseError(f"operation {self.operation!r} {needs}")
@@ -90,8 +91,7 @@ class Steering(Intervention):
                 f"a gate along a vector reads where the steering acts, and {along.name!r} is at {along.site}, but "
                 f"{self.vector.name!r} at {self.site}"
             )
-        layers = (self.layers,) if isinstance(self.layers, int) else self.layers
-        object.__setattr__(self, "layers", tuple(sorted(set(layers))))
+        object.__setattr__(self, "layers", tuple(sorted(set(check_several("a layer", self.layers)))))
         self._check_layers()
 
     def _check_layers(self) -> None:
@@ -173,6 +173,7 @@ def check_choice(what: str, value: object, choices: Sequence[str]) -> None:
 
 def check_half_life(value: float) -> float:
     """Return a half-life as a float. Raises MisuseError unless it is a positive number of tokens."""
-    if not isinstance(value, int | float) or not 0 < value < math.inf:
+    number = plain(value)
+    if not isinstance(number, int | float) or not 0 < number < math.inf:
         raise MisuseError(f"half_life is a positive number of tokens, got {value!r}")
-    return float(value)
+    return float(number)

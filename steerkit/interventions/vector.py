@@ -20,12 +20,15 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
+from steerkit.core.contents import IMPORT
 from steerkit.core.errors import InputError, MisuseError, ModelMismatchError
 from steerkit.core.files import fault_of, read_tensors, write_tensors
+from steerkit.core.numbers import check_number, check_several, check_whole
 from steerkit.core.sites import RESID_POST, Z
 from steerkit.interventions.base import Intervention
 from steerkit.interventions.gate import Gate, ProbeGate
 from steerkit.interventions.layer_tensors import LayerMetadata, LayerTensors
+from steerkit.interventions.probe import HEADER_KEY as PROBE_KEY
 from steerkit.interventions.probe import Probe, probe_from
 from steerkit.interventions.steering import Positions, Scope, Steering
 
@@ -169,8 +172,9 @@ class SteeringVector(LayerTensors):
         With `kl` (nats per token) the strength is the one that calibration found to meet it there. Raises MisuseError
         where there is none.
         """
-        layers = (layer,) if isinstance(layer, int) else tuple(layer)
+        layers = check_several("a layer", layer)
         if kl is not None:
+            kl = check_number("kl", kl)
             strength = self._calibrated(kl, (layers, operation, scope, target, half_life, positions))
         return Steering(
             self,
@@ -205,6 +209,7 @@ class SteeringVector(LayerTensors):
 
         Drawn from `seed` and this vector's contents, so that a control's own control is another direction.
         """
+        seed = check_whole("a seed", seed)
         drawn_from = hashlib.sha256(f"{seed}:{self.digest}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(drawn_from[:8]))
         noise = torch.randn(self.direction.shape, generator=generator)
@@ -278,6 +283,8 @@ class SteeringVector(LayerTensors):
         """Return the same vector under another name."""
         return replace(self, metadata=self.metadata.model_copy(update={"name": name}))
 
+    __array_ufunc__ = None  # a NumPy number times a vector is a vector, and no array of objects
+
     def __add__(self, other: SteeringVector) -> SteeringVector:
         if not isinstance(other, SteeringVector):
             return NotImplemented
@@ -338,16 +345,19 @@ def _with_self(value: Any, own: set[str]) -> Any:
     return {key: _with_self(part, own) for key, part in value.items()}
 
 
-def load_vector(reference: str | os.PathLike[str]) -> SteeringVector:
-    """Read a vector from a file, or a published one by its name.
+def load_vector(reference: SteeringVector | str | os.PathLike[str]) -> SteeringVector:
+    """Read a vector from a file, or a published one by its name; a vector is returned as it is.
 
     Raises MisuseError where there is no such file or name, InputError where the file is damaged.
     """
+    if isinstance(reference, SteeringVector):
+        return reference
     path = resolve_file(reference)
     header, tensors = read_tensors(path, "vector")
     if HEADER_KEY not in header or "direction" not in tensors:
+        holds = "a probe" if PROBE_KEY in header else "tensors of another kind"
         raise InputError(
-            f"{path} is a safetensors file but not a steerkit vector: it lacks the header or 'direction'"
+            f"{path} is a safetensors file but not a steerkit vector: it holds {holds}; {IMPORT}"
         )
     try:
         metadata = VectorMetadata.model_validate_json(header[HEADER_KEY])
@@ -373,6 +383,8 @@ def published_vectors() -> dict[str, Path]:
 
 def resolve_file(reference: str | os.PathLike[str]) -> Path:
     """Return the file of a vector or probe, or of a published one. Raises MisuseError where there is none."""
+    if not isinstance(reference, str | os.PathLike):
+        raise MisuseError(f"a vector is one, or a file or the name of one, got {type(reference).__name__}")
     path = Path(reference)
     if path.is_file():
         return path
@@ -382,6 +394,11 @@ def resolve_file(reference: str | os.PathLike[str]) -> Path:
     if path.is_dir():
         raise MisuseError(f"{path} is a folder: name the .safetensors file in it")
     names = ", ".join(known) or "none"
+    head, at, options = str(reference).rpartition("@")
+    if at and (head in known or Path(head).is_file()):
+        raise MisuseError(
+            f"{head!r} is a vector, and {at + options!r} says how to apply it: give that apart, as layers"
+        )
     raise MisuseError(
         f"no vector file {str(reference)!r}; published vectors: {names}; make one with `steerkit extract`"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,21 @@ from steerkit.models.thinking import Tracker
 
 # Parts of the names that configs give to lengths at which attention or its positions become others.
 LENGTHS = ("window", "chunk", "topk", "original_max_position", "floor_scale")
+
+
+def check_loaded(model: object) -> None:
+    """Raise MisuseError, saying what to write, unless `model` is a loaded one: a name or a bare model is not."""
+    if isinstance(model, LanguageModel):
+        return
+    if isinstance(model, str | os.PathLike):
+        raise MisuseError(
+            f"{os.fspath(model)!r} names a model: load it first, and give lm = sk.load_model({os.fspath(model)!r})"
+        )
+    if hasattr(model, "config"):
+        raise MisuseError(
+            "a transformers model is given: write lm = sk.load_model(model, tokenizer), and give that"
+        )
+    raise MisuseError(f"a loaded model is one that sk.load_model returns, got {type(model).__name__}")
 
 
 class LanguageModel:

@@ -42,7 +42,7 @@ def load_model(
 
     `reference` is a bundled name (see `BUNDLED`), a Hugging Face hub id, a folder, a GGUF file, or a
     transformers causal language model together with its `tokenizer` (used as it is, never changed), also inside
-    `torch.compile`'s or peft's wrapper.
+    `torch.compile`'s or peft's wrapper. A loaded model is returned as it is.
     `device` defaults to a GPU where there is one. `dtype` defaults to float32 on a CPU and to the
     checkpoint's own elsewhere; `auto` takes bfloat16 where the hardware has it. Bundled names, folders and
     GGUF files never touch the network once converted; hub ids do not either under HF_HUB_OFFLINE=1.
@@ -57,6 +57,8 @@ def load_model(
     `quantization` ("8bit", "4bit") rounds them as they are loaded; see `steerkit.models.placement.Placement`. Weights
     that an adapter is merged into are neither.
     """
+    if isinstance(reference, LanguageModel):
+        return reference
     placement = Placement(device, device_map, max_memory, offload_folder, quantization)
     if not isinstance(reference, str | os.PathLike):
         if adapter is not None:
@@ -86,7 +88,7 @@ def load_model(
             f"adapter {merged.name} is merged into float weights in one place: save the merged model (lm.hf and "
             f"lm.tokenizer, save_pretrained), and load that folder with {placement}"
         )
-    if placement.quantization is not None and Path(name).suffix == ".gguf":
+    if placement.quantization is not None and Path(name).suffix.lower() == ".gguf":
         raise MisuseError(
             f"{name} is quantised already: load it as it is, or name the folder of the float weights"
         )
@@ -104,7 +106,7 @@ def _source(name: str, progress: Callable[[str], None]) -> tuple[str, str, bool]
     if name in BUNDLED:
         return str(bundled_folder(BUNDLED[name], progress)), name, True
     if path.is_file():
-        if path.suffix != ".gguf":
+        if path.suffix.lower() != ".gguf":
             raise MisuseError(
                 f"{path} is a file but not a .gguf: name a model folder, a hub id or a GGUF file"
             )

@@ -89,6 +89,8 @@ class RunDirectory:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Raises MisuseError where there is no run, InputError where `run.json` is damaged."""
+        if not isinstance(path, str | os.PathLike):
+            raise MisuseError(f"a run is named by its folder, got {type(path).__name__}")
         self.path = Path(path)
         if not (self.path / RUN_FILE).is_file():
             raise MisuseError(f"{self.path} holds no run (no {RUN_FILE}): name the --out of a sweep")

@@ -21,6 +21,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 from steerkit.core.errors import MisuseError
+from steerkit.core.numbers import check_whole
 from steerkit.core.registry import SUITES, summary_of
 from steerkit.suites.items import SuiteItem, load_items
 from steerkit.suites.splits import SPLITS, hash_position, split_of
@@ -82,6 +83,7 @@ class Suite:
         Twins come or stay away together, so the result may be one short of `n`; a smaller limit gives a
         subset of what a larger one gives. Raises MisuseError where not even one group of items fits.
         """
+        n = check_whole("a limit", n)
         kept: list[SuiteItem] = []
         for group in self._mixture():
             if len(kept) + len(group) > n:
@@ -165,12 +167,16 @@ def load_suite(reference: Suite | str | os.PathLike[str]) -> Suite:
     """
     if isinstance(reference, Suite):
         return reference
+    if not isinstance(reference, str | os.PathLike):
+        raise MisuseError(
+            f"a suite is one, its name, or a .jsonl file of items, got {type(reference).__name__}"
+        )
     text = os.fspath(reference)
     name, colon, argument = text.partition(":")
     if name in SUITES:
         named: NamedSuite = SUITES[name]
         return named.load(argument if colon else None)
-    if text.endswith(".jsonl"):
+    if text.lower().endswith(".jsonl"):
         return Suite(Path(text).stem, load_items(text))
     raise MisuseError(
         f"unknown suite {text!r}: name one of {', '.join(sorted(SUITES))}, a NAME:PATH, or a .jsonl file of items"

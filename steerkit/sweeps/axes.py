@@ -10,21 +10,23 @@ joined by `+` are steered together: `layer=4+8,12` has two values.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
 from steerkit.core.errors import MisuseError
-from steerkit.interventions.base import Intervention
-from steerkit.interventions.spec import parse_gate, parse_range, split, unquoted
+from steerkit.core.numbers import plain
+from steerkit.interventions.base import Intervention, as_interventions
+from steerkit.interventions.spec import known_keys, parse_gate, parse_range, split, unquoted
 from steerkit.interventions.steering import Steering
 from steerkit.runs.references import read_interventions
 
 EDIT, GATE, LAYER, STRENGTH = "edit", "gate", "layer", "strength"
 PLURAL = {"layers": LAYER, "strengths": STRENGTH}
 AXES = (*(PLURAL.get(each.name, each.name) for each in fields(Steering) if each.name != "vector"), EDIT)
-_KEY = re.compile(r"\s*\w+\s*=")
+_KEY = re.compile(r"\s*(\w+)\s*=")
 _NUMBER = re.compile(r"\s*[-+.\d]")
 
 
@@ -43,7 +45,8 @@ def axis_values(axis: str, given: Any) -> tuple[Any, ...]:
     """
     if isinstance(given, str):
         given = parse_axis(axis, given)
-    values = tuple(given) if isinstance(given, Iterable) else (given,)
+    given = plain(given)
+    values = tuple(map(plain, given)) if isinstance(given, Iterable) else (given,)
     if not values:
         raise MisuseError(f"the axis {axis} has no values: give some, or leave it out")
     if axis == EDIT:
@@ -62,7 +65,7 @@ def parse_axis(axis: str, text: str) -> tuple[Any, ...]:
     if axis in (EDIT, GATE):
         specs: list[str] = []
         for part in parts:
-            if specs and _KEY.match(part):
+            if specs and _goes_on(specs[-1], part):
                 specs[-1] += f",{part}"
             else:
                 specs.append(part)
@@ -70,17 +73,19 @@ def parse_axis(axis: str, text: str) -> tuple[Any, ...]:
     return tuple(value for part in parts for value in _parsed(axis, part, text))
 
 
+def _goes_on(spec: str, part: str) -> bool:
+    """Whether what stands behind a comma is an option of the spec before it, and no file of its own."""
+    key = _KEY.match(part)
+    return key is not None and (key[1] in known_keys() or ("@" in spec and not os.path.exists(part.strip())))
+
+
 def interventions_of(
     given: Intervention | str | Iterable[Intervention | str] | None,
 ) -> tuple[Intervention, ...]:
     """Return the interventions that are given, by themselves, by a spec string, or as None for none."""
-    if given is None or isinstance(given, str | Intervention):
-        given = () if given is None else (given,)
-    return tuple(
-        each
-        for one in given
-        for each in ([one] if isinstance(one, Intervention) else read_interventions([one]))
-    )
+    if isinstance(given, Iterable) and not isinstance(given, str) and not hasattr(given, "at"):
+        return tuple(each for one in given for each in interventions_of(one))
+    return read_interventions([given]) if isinstance(given, str) else as_interventions(given)
 
 
 def _parsed(axis: str, part: str, text: str) -> tuple[Any, ...]:

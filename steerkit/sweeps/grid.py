@@ -45,9 +45,9 @@ class Grid:
     intervention, a spec string, or a tuple of interventions, and stands alone too. Values may be a text in the grammar
     of `axes`. `cells_beside` are cells of their own: an intervention, a spec string, or a composition of several.
 
-    Beside each cell stands a random direction of the same norm, drawn from `seed`; `control_strengths` keeps these
-    to some of the strengths, `()` to none. Raises MisuseError for an empty axis, an unknown field, two vectors of one
-    name, a layer that does not exist, and any value that no cell can have.
+    Vectors of one name are told apart by their digests. Beside each cell stands a random direction of the same norm,
+    drawn from `seed`; `control_strengths` keeps these to some of the strengths, `()` to none. Raises MisuseError for an
+    empty axis, an unknown field, a layer that does not exist, and any value that no cell can have.
     """
 
     vectors: VectorLike | Iterable[VectorLike] = ()
@@ -66,7 +66,8 @@ class Grid:
         vectors, axes = _loaded(self.vectors), self._axes()
         edits = axes.pop(EDIT, ((),))
         given = self.cells_beside
-        several: Iterable[CellLike] = [given] if isinstance(given, str | Intervention) else given
+        lone = isinstance(given, str | Intervention | SteeringVector)
+        several: Iterable[CellLike] = [given] if lone else given  # type: ignore[list-item, assignment]
         beside = [Cell(interventions_of(each)) for each in several]
         if axes and not vectors:
             raise MisuseError(f"{' and '.join(axes)} say how a vector is applied: give one")
@@ -125,14 +126,26 @@ def distinct(cells: Iterable[Cell]) -> list[Cell]:
 
 
 def _loaded(vectors: VectorLike | Iterable[VectorLike]) -> list[SteeringVector]:
-    """The vectors themselves, each content once. Raises MisuseError where two of them have one name."""
-    several = [vectors] if isinstance(vectors, SteeringVector | str | os.PathLike) else vectors
-    loaded = [each if isinstance(each, SteeringVector) else load_vector(each) for each in several]
+    """The vectors themselves, each content once; those of one name are told apart by their digests, aloud."""
+    if isinstance(vectors, Intervention):
+        raise MisuseError(
+            "a grid applies vectors by itself: give the vector, or the steering among cells_beside"
+        )
+    several: Any = vectors
+    if isinstance(vectors, SteeringVector | str | os.PathLike) or not isinstance(vectors, Iterable):
+        several = [vectors]
+    loaded = [load_vector(each) for each in several]
     found = list({vector.digest: vector for vector in loaded}.values())
-    names = [vector.name for vector in found]
-    if len(set(names)) < len(names):
-        raise MisuseError(f"vectors in one sweep need different names, got {', '.join(names)}: rename one")
-    return found
+    count = Counter(vector.name for vector in found)
+    for name in (name for name, times in count.items() if times > 1):
+        warnings.warn(
+            f"{count[name]} vectors are called {name!r}: here each is {name}-DIGEST; vector.renamed(…), or another "
+            "name where they are extracted, tells them apart for good",
+            stacklevel=4,
+        )
+    return [
+        each if count[each.name] == 1 else each.renamed(f"{each.name}-{each.digest[:6]}") for each in found
+    ]
 
 
 def _applied(

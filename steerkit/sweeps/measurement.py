@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from steerkit.core.errors import MisuseError
+from steerkit.core.numbers import check_whole
 from steerkit.engines.base import Decoding
 from steerkit.scoring.metrics import Scorer, scorers_of
 from steerkit.suites.items import SuiteItem
@@ -36,8 +37,8 @@ class Measurement:
         if self.split not in SPLITS:
             raise MisuseError(f"unknown split {self.split!r}: choose one of {', '.join(SPLITS)}")
         for name in ("limit", "samples"):
-            if (count := getattr(self, name)) is not None and count < 1:
-                raise MisuseError(f"{name} is at least 1, got {count}")
+            if (count := getattr(self, name)) is not None:
+                object.__setattr__(self, name, check_whole(name, count, 1))
 
     @functools.cached_property
     def whole(self) -> Suite:

@@ -22,6 +22,7 @@ from itertools import islice
 import torch
 
 from steerkit.core.errors import MisuseError, SteerkitError
+from steerkit.core.numbers import check_whole
 from steerkit.core.prompts import EncodedText, Prompt
 from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest, refuse, steerings_of
 from steerkit.engines.continuations import NO_PROMPT
@@ -41,6 +42,7 @@ from steerkit.interventions.logit_rules import BoundRule, ForcedBeginning, Logit
 from steerkit.interventions.prompt_edit import PromptEdit, edited_prompt
 from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
+from steerkit.models.language_model import check_loaded
 
 BATCH_SIZE = {"cpu": 128, "cuda": 256}  # beyond it throughput grows no more; see benchmarks/README.md
 WINDOW_IN_BATCHES = 4
@@ -62,8 +64,8 @@ class TransformersEngine:
     def __init__(
         self, lm: LanguageModel, batch_size: int | None = None, *, allow_mismatch: bool = False
     ) -> None:
-        if batch_size is not None and batch_size < 1:
-            raise MisuseError(f"batch size is at least 1, got {batch_size}")
+        check_loaded(lm)
+        batch_size = None if batch_size is None else check_whole("batch size", batch_size, 1)
         lm.check_state()
         self.lm = lm
         self.batch_size = self._most = batch_size or BATCH_SIZE.get(lm.device.type, 64)
