@@ -1,3 +1,4 @@
+# ruff: noqa: ARG005 (the makers of a table are given the same thing)
 """Kind 9, messages that mislead: a line says what a thing is, and what its user can do, in the user's own words.
 
 `C…` are inputs on which an earlier version failed, `N…` further ones of the same kind.
@@ -91,7 +92,11 @@ FILES: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
     "list.json": ("JSON", "make the vector again", lambda at: at.write_text("[1, 2]")),
     "notes": ("a text file", "make the vector again", lambda at: at.write_text("layer: 14\n" * 99)),
     "x.h5": ("an HDF5 file", "torch.save", lambda at: at.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99))),
-    "noise": ("no readable safetensors", "make the vector again", lambda at: at.write_bytes(bytes(range(200, 256)))),
+    "noise": (
+        "no readable safetensors",
+        "make the vector again",
+        lambda at: at.write_bytes(bytes(range(200, 256))),
+    ),
     "foreign.safetensors": (
         "not a steerkit vector",
         "steerkit import",
@@ -112,12 +117,17 @@ def test_c29_a_file_taken_for_a_vector_is_called_what_it_is(name: str, suffix: s
     assert outcome.code == 1
     assert kind in line
     assert remedy in line
-    for verb in (["extract", "--project-out", path, "--out", tmp_path / "o"], ["calibrate", "--vector", path]):
+    for verb in (
+        ["extract", "--project-out", path, "--out", tmp_path / "o"],
+        ["calibrate", "--vector", path],
+    ):
         more = ["--layers", 1, "--target-kl", 0.1] if verb[0] == "calibrate" else []
         assert kind in steerkit(*verb, *more).err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name not in ("foreign.safetensors", "notes", "list.json")])
+@pytest.mark.parametrize(
+    "name", [name for name in FILES if name not in ("foreign.safetensors", "notes", "list.json")]
+)
 def test_n_a_file_taken_for_pairs_or_a_suite_is_called_what_it_is(name: str, tmp_path: Path) -> None:
     _, _, make = FILES[name]
     path = tmp_path / name
@@ -126,11 +136,22 @@ def test_n_a_file_taken_for_pairs_or_a_suite_is_called_what_it_is(name: str, tmp
     (line,) = outcome.err.splitlines()
     assert outcome.code == 1
     known = contents_of(path)
-    if known is not None and name in ("repeng.gguf", "d.pt", "a.npy", "a.npz", "a.zip", "a.gz", "p.pkl", "x.h5"):
+    if known is not None and name in (
+        "repeng.gguf",
+        "d.pt",
+        "a.npy",
+        "a.npz",
+        "a.zip",
+        "a.gz",
+        "p.pkl",
+        "x.h5",
+    ):
         assert known.kind in line
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name not in ("repeng.gguf", "foreign.safetensors")])
+@pytest.mark.parametrize(
+    "name", [name for name in FILES if name not in ("repeng.gguf", "foreign.safetensors")]
+)
 @pytest.mark.parametrize("suffix", [".pt", ".gguf", ".svec", ".safetensors", ".bin", ".npz"])
 def test_n_an_import_of_another_kind_is_called_what_it_is(
     name: str, suffix: str, tmp_path: Path, tiny: LanguageModel
@@ -180,7 +201,12 @@ def test_c30_a_dict_or_list_by_layer_is_read(
 
 def test_n_some_layers_and_safetensors_are_read(states: Tensor, tmp_path: Path, tiny: LanguageModel) -> None:
     torch.save({2: states[2]}, tmp_path / "v.pt")
-    assert sk.import_vector(tmp_path / "v.pt", tiny).direction.any(dim=1).tolist() == [False, False, True, False]
+    assert sk.import_vector(tmp_path / "v.pt", tiny).direction.any(dim=1).tolist() == [
+        False,
+        False,
+        True,
+        False,
+    ]
     save_file({f"layers.{n}": states[n].clone() for n in range(LAYERS)}, tmp_path / "v.safetensors")
     assert torch.equal(sk.import_vector(tmp_path / "v.safetensors", tiny).direction, states[:LAYERS])
 
@@ -196,7 +222,10 @@ def test_n_a_list_with_the_embeddings_in_front_is_read_as_hidden_states(
 
 REFUSED: dict[str, tuple[str, Callable[[Tensor], Any]]] = {
     "C31 a NumPy array": ("holds a NumPy array: save a tensor", lambda s: s[1].numpy()),
-    "NumPy arrays by layer": ("holds a NumPy array: save a tensor", lambda s: {n: s[n].numpy() for n in (1, 2)}),
+    "NumPy arrays by layer": (
+        "holds a NumPy array: save a tensor",
+        lambda s: {n: s[n].numpy() for n in (1, 2)},
+    ),
     "NumPy numbers": ("NumPy", lambda s: {np.int64(1): s[1]}),
     "a path": ("pathlib", lambda s: {"at": Path("x")}),
     "texts": ("holds a str: save tensors", lambda s: {1: "x"}),
@@ -218,7 +247,9 @@ def test_c31_what_cannot_be_read_as_directions_says_why_and_gives_no_unsafe_advi
     said: str, made: Callable[[Tensor], Any], states: Tensor, tmp_path: Path, tiny_folder: Path
 ) -> None:
     torch.save(made(states), tmp_path / "vec.pt")
-    outcome = steerkit("import", tmp_path / "vec.pt", "--model", tiny_folder, "--out", tmp_path / "x.safetensors")
+    outcome = steerkit(
+        "import", tmp_path / "vec.pt", "--model", tiny_folder, "--out", tmp_path / "x.safetensors"
+    )
     (line,) = outcome.err.splitlines()
     assert outcome.code in (1, 2)
     assert said in line
@@ -264,7 +295,9 @@ def test_n_a_vectors_file_given_where_a_probe_is_wanted_is_named(tmp_path: Path,
 
 
 def test_n_a_probes_file_given_where_a_vector_is_wanted_is_named(tmp_path: Path, tiny: LanguageModel) -> None:
-    prompts = [sk.LabelledPrompt(f"p{n}", f"{'Who' if n % 2 else 'What'} {n}?", bool(n % 2)) for n in range(12)]
+    prompts = [
+        sk.LabelledPrompt(f"p{n}", f"{'Who' if n % 2 else 'What'} {n}?", bool(n % 2)) for n in range(12)
+    ]
     path = sk.fit_probe(tiny, sk.LabelledPrompts("p", tuple(prompts))).save(tmp_path / "p.safetensors")
     with pytest.raises(SteerkitError, match="it holds a probe"):
         sk.load_vector(path)
