@@ -85,12 +85,6 @@ VECTORS = [
     Bad("unknown metadata", 1, "damaged at 'mood'", lambda at: at.steer(at.vector_with(mood="fine"))),
     Bad("future format", 1, "reads up to 1", lambda at: at.steer(at.vector_with(format_version=9))),
     Bad("a model's weights", 1, "not a steerkit vector", lambda at: at.steer(f"{at.weights}@layer=1")),
-    Bad(
-        "same name twice",
-        2,
-        "rename one",
-        lambda at: at.sweep("--vector", at.vector, "--vector", at.vector_with(filled(1.0)).split("@")[0]),
-    ),
 ]
 PAIRS = [
     Bad("missing", 2, "built-in sets: abstention, brevity", lambda at: at.extract("nothing")),
@@ -220,7 +214,7 @@ PROMPTS = [
     Bad("empty", 2, "the prompt is empty: give a question", lambda at: at.generate("")),
     Bad("blank", 2, "the prompt is empty", lambda at: at.generate("fine", "  ")),
     Bad("too long", 2, "shorten the prompt", lambda at: at.generate("x" * 600)),
-    Bad("no room", 2, "lower --max-new-tokens", lambda at: at.generate("--max-new-tokens", 600, "Why?")),
+    Bad("no room", 2, "lower max_new_tokens", lambda at: at.generate("--max-new-tokens", 600, "Why?")),
     Bad("not Unicode", 2, "write it in UTF-8", lambda at: at.generate("Why\udcff?")),
     Bad("system not Unicode", 2, "in UTF-8", lambda at: at.generate("--system", "\udcff", "Why?")),
     Bad("temperature", 2, "or equal to 0", lambda at: at.generate("--temperature", -1, "Why?")),
@@ -235,28 +229,28 @@ PROMPTS = [
     Bad("no --out", 2, "missing option '--out'", lambda _: ["extract"]),
 ]
 RUNS = [
-    Bad("no run", 2, "name the --out of a sweep", lambda at: ["report", at.folder]),
-    Bad("no folder", 2, "name the --out of a sweep", lambda at: ["report", at.folder / "none"]),
-    Bad("protocol cut", 1, "another --out", lambda at: ["report", at.run_after("run.json", cut)]),
+    Bad("no run", 2, "name the folder of a sweep", lambda at: ["report", at.folder]),
+    Bad("no folder", 2, "name the folder of a sweep", lambda at: ["report", at.folder / "none"]),
+    Bad("protocol cut", 1, "(out)", lambda at: ["report", at.run_after("run.json", cut)]),
     Bad("other JSON", 1, "at 'protocol'", lambda at: ["report", at.run_after("run.json", write(b"{}"))]),
     Bad("not UTF-8", 1, "is damaged", lambda at: ["report", at.run_after("run.json", write(b"\xff"))]),
     Bad("no record", 1, "delete that line", lambda at: ["report", at.run_after(RECORDS, write(b"{}\n"))]),
     Bad("no records", 1, "let the sweep make", lambda at: ["report", at.run_after(RECORDS, write(b""))]),
     Bad("protocol", 2, "was 3, now 5", lambda at: at.resume(at.run_after(), "--max-new-tokens", 5)),
-    Bad("number format", 2, "another --out", lambda at: at.resume(at.run_after(), "--dtype", "bfloat16")),
-    Bad("no protocol", 1, "another --out", lambda at: at.resume(at.run_after("run.json", Path.unlink))),
+    Bad("number format", 2, "(out)", lambda at: at.resume(at.run_after(), "--dtype", "bfloat16")),
+    Bad("no protocol", 1, "(out)", lambda at: at.resume(at.run_after("run.json", Path.unlink))),
     Bad("two writers", 1, "wait until it ends", lambda at: at.resume(at.writing(at.run_after()))),
 ]
 PLACES = [
-    Bad("below a file", 1, "name another --out", lambda at: at.extract(None, "--out", at.pairs / "v")),
-    Bad("read-only folder", 1, "another --out", lambda at: at.extract(None, "--out", "/proc/v.safetensors")),
-    Bad("a pipe or a device", 2, "another --out", lambda at: at.extract(None, "--out", at.pipe())),
-    Bad("a folder", 2, "another --out", lambda at: at.extract(None, "--out", at.folder)),
+    Bad("below a file", 1, "name another place", lambda at: at.extract(None, "--out", at.pairs / "v")),
+    Bad("read-only folder", 1, "(out)", lambda at: at.extract(None, "--out", "/proc/v.safetensors")),
+    Bad("a pipe or a device", 2, "(out)", lambda at: at.extract(None, "--out", at.pipe())),
+    Bad("a folder", 2, "(out)", lambda at: at.extract(None, "--out", at.folder)),
     Bad("run below a file", 1, "that you may write to", lambda at: at.sweep("--out", at.pairs / "run")),
     Bad("run, read-only folder", 1, "choose a folder", lambda at: at.sweep("--out", "/proc/run")),
 ]
 FULL_DISK = [
-    Bad("vector", 1, "name another --out", lambda at: at.extract()),
+    Bad("vector", 1, "name another place", lambda at: at.extract()),
     Bad("conversion", 1, "free some disk space", lambda at: at.generate_from_gguf(lambda b: b)),
 ]
 TABLE = {

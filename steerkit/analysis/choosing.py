@@ -162,7 +162,7 @@ def read_choice(folder: Path) -> Choice | None:
     try:
         return Choice.model_validate_json(path.read_bytes()) if path.is_file() else None
     except ValidationError as error:
-        raise InputError(f"{path} is damaged: start again with another --out") from error
+        raise InputError(f"{path} is damaged: start again with another folder (out)") from error
 
 
 def write_choice(folder: Path, choice: Choice) -> None:

@@ -19,7 +19,7 @@ from steerkit.calibration.result import Calibration, LayerCalibration, MeasuredK
 from steerkit.calibration.search import Found, Search, search
 from steerkit.calibration.tokens import STATISTICS, Statistic, pool
 from steerkit.core.errors import MisuseError
-from steerkit.core.numbers import check_number
+from steerkit.core.numbers import plain
 from steerkit.core.prompts import EncodedText, Prompt
 from steerkit.engines.base import Decoding, Request
 from steerkit.engines.catalogue import engine_for
@@ -123,7 +123,7 @@ def check(
     """Raise MisuseError for what `calibrate` refuses whatever the model."""
     if not isinstance(steering, Steering):
         raise MisuseError(refusal_of(steering))
-    kl, tolerance = check_number("a KL target", kl), check_number("the tolerance", tolerance)
+    kl, tolerance, largest = plain(kl), plain(tolerance), plain(largest)
     for layer in steering.layers:
         if not steering.vector.direction[layer].any():
             raise MisuseError(
@@ -131,7 +131,7 @@ def check(
             )
     if not steering.acts:
         raise MisuseError("the strength of the steering says which sign is calibrated: give 1 or -1")
-    if not 0 < kl < math.inf:
+    if not isinstance(kl, int | float) or not 0 < kl < math.inf:
         raise MisuseError(f"a KL target is a positive number of nats per token, got {kl}")
     if statistic not in STATISTICS:
         raise MisuseError(f"the statistic is {' or '.join(STATISTICS)}, got {statistic!r}")

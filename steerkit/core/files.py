@@ -37,7 +37,9 @@ T = TypeVar("T", bound=HasId)
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], what: str, remedy: str = "name another --out") -> Iterator[Path]:
+def replacing(
+    path: str | os.PathLike[str], what: str, remedy: str = "name another place (out)"
+) -> Iterator[Path]:
     """A scratch file in the folder of `path` that takes its place when the block ends well, else disappears.
 
     Makes the folder. Raises MisuseError where `path` is a folder or a device, SteerkitError where `what`
@@ -77,7 +79,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
         if not isinstance(error, UnicodeDecodeError):  # a null byte in the name
             raise MisuseError(f"{str(path)!r} is no name of a file") from None
         found = contents_of(path)
-        if found is None or found.kind == "a text file":
+        if found is None or found.kind in ("a text file", "JSON"):
             raise InputError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
         raise refusal(InputError, path, "text", "save it as UTF-8") from None
     except IsADirectoryError:

@@ -257,11 +257,12 @@ def check_import(path: str | os.PathLike[str]) -> list[Importer]:
 
 
 def _described(path: str | os.PathLike[str]) -> str:
-    """What a file is by its contents, as the end of a clause; nothing where that is not known."""
+    """What a file is by its contents, in brackets; nothing where that is not known."""
     known = contents_of(path)
     if known is None:
         return ""
-    return f", but {known.kind}" + (f" ({known.remedy})" if known.remedy not in ("", IMPORT) else "")
+    remedy = f": {known.remedy}" if known.remedy not in ("", IMPORT) else ""
+    return f" (it is {known.kind}{remedy})"
 
 
 def _formats() -> str:

@@ -162,7 +162,9 @@ def read(path: Path, lm: LanguageModel | None = None, layer: int | None = None) 
         found = contents_of(path)
         if found is not None and found.kind != "a GGUF file":
             raise refusal(InputError, path, "GGUF file", FETCH) from error
-        raise InputError(f"{path} is a damaged GGUF file ({one_line(str(error))}): {FETCH} again") from error
+        raise InputError(
+            f"{path} cannot be read as GGUF ({one_line(str(error))}): it is damaged, {FETCH} again"
+        ) from error
     try:
         named = {name: tensor for name, tensor in tensors.items() if name.startswith("direction.")}
         directions = {int(name.removeprefix("direction.")): tensor for name, tensor in named.items()}

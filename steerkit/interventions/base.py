@@ -22,7 +22,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from steerkit.core.errors import MisuseError
-from steerkit.core.numbers import check_number
+from steerkit.core.numbers import plain
 
 if TYPE_CHECKING:
     from steerkit.interventions.gate import Gate
@@ -152,11 +152,17 @@ def shortest(value: float) -> str:
     return repr(float(value)).removesuffix(".0")
 
 
+def check_probability(given: Any) -> float:
+    """Return a gate's threshold as a float. Raises MisuseError unless it lies between 0 and 1, both excluded."""
+    value = plain(given)
+    if not isinstance(value, int | float) or not 0 < value < 1:
+        raise MisuseError(f"a gate's threshold is a probability between 0 and 1, got {given!r}")
+    return float(value)
+
+
 def log_odds_of(probability: float) -> float:
     """Return log(p / (1 - p)). Raises MisuseError unless p lies between 0 and 1, both excluded."""
-    probability = check_number("a gate's threshold", probability)
-    if not 0 < probability < 1:
-        raise MisuseError(f"a gate's threshold is a probability between 0 and 1, got {probability}")
+    probability = check_probability(probability)
     return math.log(probability) - math.log1p(-probability)
 
 

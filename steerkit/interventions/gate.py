@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 from steerkit.core.errors import MisuseError
 from steerkit.core.numbers import check_number, check_whole
 from steerkit.core.registry import GATES
-from steerkit.interventions.base import Names, json_reference, log_odds_of, quoted, shortest, written_text
+from steerkit.interventions.base import (
+    Names,
+    check_probability,
+    json_reference,
+    log_odds_of,
+    quoted,
+    shortest,
+    written_text,
+)
 
 if TYPE_CHECKING:
     from steerkit.interventions.probe import Probe
@@ -74,8 +82,7 @@ class ProbeGate(RowGate):
         if self.threshold == -1.0:
             object.__setattr__(self, "threshold", metadata.threshold)
         object.__setattr__(self, "layer", check_whole("a gate's layer", self.layer))
-        object.__setattr__(self, "threshold", check_number("a gate's threshold", self.threshold))
-        log_odds_of(self.threshold)  # refuses what is no probability
+        object.__setattr__(self, "threshold", check_probability(self.threshold))
         self.probe.check_layer(self.layer)
 
     @property
@@ -113,8 +120,7 @@ class DetectorGate(RowGate):
 
     def __post_init__(self) -> None:
         GATES[self.detector]  # refuses an unknown name
-        object.__setattr__(self, "threshold", check_number("a gate's threshold", self.threshold))
-        log_odds_of(self.threshold)
+        object.__setattr__(self, "threshold", check_probability(self.threshold))
 
     @property
     def name(self) -> str:
@@ -180,8 +186,7 @@ def as_gate(given: Any) -> Gate | None:
         raise MisuseError(
             f"there is no gate {path!r}; there are {', '.join(GATES)}; for a probe's file write sk.load_probe({path!r})"
         )
-    if hasattr(given, "at"):
-        raise MisuseError("a vector gates with a threshold: write PositionGate(vector, threshold)")
+    positions = "; for a vector write PositionGate(vector, threshold)" if hasattr(given, "at") else ""
     raise MisuseError(
-        f"a gate is a gate, a probe, or a registered detector or its name, got {type(given).__name__}"
+        f"a gate is a gate, a probe, or a registered detector or its name, got {type(given).__name__}{positions}"
     )

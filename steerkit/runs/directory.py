@@ -93,7 +93,9 @@ class RunDirectory:
             raise MisuseError(f"a run is named by its folder, got {type(path).__name__}")
         self.path = Path(path)
         if not (self.path / RUN_FILE).is_file():
-            raise MisuseError(f"{self.path} holds no run (no {RUN_FILE}): name the --out of a sweep")
+            raise MisuseError(
+                f"{self.path} holds no run (no {RUN_FILE}): name the folder of a sweep (its out)"
+            )
         with _explained(self.path):
             run = _read_run_file(self.path / RUN_FILE)
         self.protocol = run.protocol
@@ -290,7 +292,7 @@ def _begun_or_continued(path: Path, protocol: Protocol, environment: Environment
         environments = [*(other for other in recorded.environments if other != environment), environment]
     elif (path / RECORDS_FILE).exists():
         raise InputError(
-            f"{path} has {RECORDS_FILE} but no {RUN_FILE}: not a run to continue; name another --out"
+            f"{path} has {RECORDS_FILE} but no {RUN_FILE}: not a run to continue; name another place (out)"
         )
     return RunFile(protocol=protocol, environments=environments)
 
@@ -306,9 +308,11 @@ def _read_run_file(path: Path) -> RunFile:
     try:
         run = RunFile.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise InputError(f"{path} is {fault_of(error)}; start a new run with another --out") from error
+        raise InputError(f"{path} is {fault_of(error)}; start a new run with another folder (out)") from error
     if not run.environments:
-        raise InputError(f"{path} names no environment that wrote it; start a new run with another --out")
+        raise InputError(
+            f"{path} names no environment that wrote it; start a new run with another folder (out)"
+        )
     return run
 
 
@@ -320,7 +324,7 @@ def _locked(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunLockedError(
-                f"another process is writing to {path}: wait until it ends, or name another --out"
+                f"another process is writing to {path}: wait until it ends, or name another place (out)"
             ) from error
         yield
 

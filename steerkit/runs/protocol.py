@@ -67,7 +67,7 @@ class Protocol:
         if differing:
             raise ProtocolMismatchError(
                 f"this run was begun under another protocol: {'; '.join(differing)}; "
-                "ask for the same again, or start a new run with another --out"
+                "ask for the same again, or start a new run with another folder (out)"
             )
 
     def _fields(self) -> dict[str, Any]:

@@ -170,5 +170,5 @@ def _concerns(metric: Metric, item: SuiteItem) -> bool:
 def _taken(out: str | os.PathLike[str], earlier: Choice, now: str) -> str:
     return (
         f"{out} has measured {earlier.spec!r} on report already, chosen by {earlier.rule!r}, and now {now} would "
-        "have it measure again: name another --out (a copy of its folder choose saves the grid)"
+        "have it measure again: name another place (out) (a copy of its folder choose saves the grid)"
     )

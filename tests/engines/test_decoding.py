@@ -357,7 +357,7 @@ def test_every_setting_of_transformers_is_taken_refused_or_known_to_do_nothing()
         {"temperature": 1e-9},
         {"temperature": "hot"},
         {"top_k": -1},
-        {"top_k": 2.0},
+        {"top_k": 2.5},
         {"top_k": True},
         {"min_p": -0.1},
         {"min_p": 1.5},

@@ -88,7 +88,7 @@ def test_a_failing_write_leaves_the_old_file_whole_and_no_scratch(
         raise failure
 
     monkeypatch.setattr("safetensors.torch.save_file", half_a_file)
-    with pytest.raises(SteerkitError, match="name another --out"):
+    with pytest.raises(SteerkitError, match="name another place"):
         a_vector(1).save(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -95,7 +95,7 @@ def test_the_same_again_asks_the_engine_for_nothing(go, engine):
 
 def test_report_is_not_looked_at_for_a_second_choice(go, tmp_path):
     go()
-    with pytest.raises(MisuseError, match="name another --out"):
+    with pytest.raises(MisuseError, match="name another place"):
         go("recall s.t. over_abstention_rise<=0.9")
     before = (tmp_path / "out" / "report" / "records.jsonl").read_bytes()
     with pytest.raises(MisuseError, match="on report already"):  # a larger grid, another best cell

@@ -182,7 +182,6 @@ def test_repeated_values_make_no_repeated_cells():
         ({"axes": {"gate": "nowhere.safetensors"}}, "nowhere.safetensors"),
         ({"vectors": ()}, "layer and strength say how a vector is applied"),
         ({"vectors": (), "layers": None, "strengths": None}, "needs a vector, an edit, or a cell beside it"),
-        ({"vectors": [vector(seed=1), vector(seed=2)]}, "different names"),
     ],
 )
 def test_what_cannot_be_is_said_when_the_grid_is_made(asked, said):

@@ -120,7 +120,7 @@ class ServedModel:
         if needed > reads:
             raise MisuseError(
                 f"prompt and completion need {needed} tokens, but {self.name} is served for {reads}: shorten the "
-                "prompt, lower --max-new-tokens, or raise vLLM's max_model_len"
+                "prompt, lower max_new_tokens, or raise vLLM's max_model_len"
             )
         return ids
 

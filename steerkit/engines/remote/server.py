@@ -125,7 +125,7 @@ class ServerEngine:
         if finish == "length" and len(token_ids) < decoding.max_new_tokens:
             raise MisuseError(
                 f"a server cut a completion off at {len(token_ids)} of {decoding.max_new_tokens} tokens: start it "
-                "without a limit of its own (--override-generation-config), or lower --max-new-tokens"
+                "without a limit of its own (--override-generation-config), or lower max_new_tokens"
             )
         return self.model.completion(request, ids, token_ids, finish)
 

@@ -243,7 +243,7 @@ class TransformersEngine:
         if tokens > self.lm.context_length:
             raise MisuseError(
                 f"prompt and completion need {tokens} tokens, but {self.lm.name} reads {self.lm.context_length}: "
-                "shorten the prompt or lower --max-new-tokens"
+                "shorten the prompt or lower max_new_tokens"
             )
 
     @torch.inference_mode()
@@ -291,7 +291,7 @@ class TransformersEngine:
     def _halve(self, batch: RunningBatch, waiting: deque[Row]) -> None:
         if self.batch_size == 1:
             raise SteerkitError(
-                f"out of memory with a single row on {self.lm.device}: shorten the prompt, lower --max-new-tokens, or "
+                f"out of memory with a single row on {self.lm.device}: shorten the prompt, lower max_new_tokens, or "
                 "use a smaller number format"
             )
         self.batch_size = self._most = max(1, self.batch_size // 2)
