@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerkit.core.contents import refusal
+from steerkit.core.characters import one_line
+from steerkit.core.contents import contents_of, refusal
 from steerkit.core.errors import InputError
 from steerkit.interchange.base import importer
 
@@ -31,9 +32,11 @@ def read(path: Path, lm: LanguageModel, layer: int | None) -> Mapping[int, Tenso
         content = json.loads(path.read_text(encoding="utf-8"))
         directions = {int(key): torch.tensor(values) for key, values in content["directions"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise refusal(
-            InputError, path, ".svec file", "its directions are JSON, a list of numbers for each layer"
-        ) from error
+        found = contents_of(path)
+        if found is not None and found.kind != "JSON":
+            raise refusal(InputError, path, ".svec file", "give the file that its tool wrote") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{path} is no readable .svec file ({one_line(reason)})") from error
     for number, values in directions.items():
         if values.ndim == 2 and len(values) > 1:  # per position, per head, or the two axes of a plane
             raise InputError(
