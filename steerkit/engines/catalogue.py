@@ -130,7 +130,7 @@ def engine_for(
         from steerkit.engines.transformers.engine import TransformersEngine
 
         return TransformersEngine(model, batch_size, allow_mismatch=allow_mismatch)
-    if not hasattr(model, "generate") or not hasattr(model, "supports"):
+    if not hasattr(model, "generate") or hasattr(model, "get_decoder"):
         from steerkit.models.language_model import check_loaded
 
         check_loaded(model)

@@ -36,6 +36,8 @@ def read(path: Path, lm: LanguageModel, layer: int | None) -> Mapping[int, Tenso
     content = read_tensors(path, "vector")[1] if path.suffix.lower() == SAFETENSORS else read_pickled(path)
     content = _inner(content)
     if isinstance(content, Mapping):
+        if not any(hasattr(value, "ndim") or _numbers(key) for key, value in content.items()) and content:
+            return None
         return {
             _layer(key, lm.n_layers, path): _direction(value, f"{path}: {key!r}")
             for key, value in content.items()
@@ -64,13 +66,18 @@ def _inner(content: Any) -> Any:
 
 def _layer(key: object, layers: int, path: Path) -> int:
     """The layer that a key means."""
-    numbers = [str(key)] if isinstance(key, int) and not isinstance(key, bool) else []
-    if isinstance(key, str):
-        numbers = [key] if re.fullmatch(r"-\d+", key) else re.findall(r"\d+", key)
+    numbers = _numbers(key)
     if len(numbers) != 1:
         raise InputError(f"{path}: the key {key!r} names no layer: save a dict from layer to direction")
     number = int(numbers[0])
     return number + layers if number < 0 else number
+
+
+def _numbers(key: object) -> list[str]:
+    """The numbers that a key holds."""
+    if isinstance(key, str):
+        return [key] if re.fullmatch(r"-\d+", key) else re.findall(r"\d+", key)
+    return [str(key)] if isinstance(key, int) and not isinstance(key, bool) else []
 
 
 def _direction(value: Any, where: str) -> Tensor:
