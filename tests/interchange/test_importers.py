@@ -151,7 +151,7 @@ def test_damage_and_strangers_are_said(tiny: LanguageModel, tmp_path: Path) -> N
             import_vector(tmp_path / name, tiny)
     with pytest.raises(MisuseError, match="no file"):
         import_vector(tmp_path / "nowhere.pt", tiny)
-    with pytest.raises(MisuseError, match="no known format"):
+    with pytest.raises(InputError, match="names no layer"):
         import_vector(save(tmp_path / "v.pt", {"a": torch.ones(3)}), tiny)
     with pytest.raises(InputError, match="every direction is zero"):
         import_vector(save(tmp_path / "vec_layer_1.pt", torch.zeros(WIDTH)), tiny)
