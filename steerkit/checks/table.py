@@ -114,7 +114,7 @@ def read_record(path: Path) -> dict[str, Entry]:
         return {}
     try:
         return {name: Entry(**entry) for name, entry in json.loads(read_text(path))["families"].items()}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is no record of `steerkit models --check`: remove it") from error
 
 

@@ -148,7 +148,7 @@ def placement(
     if device_map is not None and device_map.lstrip().startswith("{"):
         try:
             spread = json.loads(device_map)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise MisuseError(
                 f'--device-map {device_map!r} is not JSON such as {{"model.embed_tokens": 0, …}}: {error}'
             ) from error
@@ -172,7 +172,7 @@ def key_values(texts: Sequence[str] | None, option: str) -> dict[str, object]:
             raise MisuseError(f"{option} {text!r} is not KEY=VALUE, such as steps=40")
         try:
             given[name] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             given[name] = value
     return given
 

@@ -31,7 +31,7 @@ def read(path: Path, lm: LanguageModel, layer: int | None) -> Mapping[int, Tenso
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         directions = {int(key): torch.tensor(values) for key, values in content["directions"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         found = contents_of(path)
         if found is not None and found.kind != "JSON":
             raise refusal(InputError, path, ".svec file", "give the file that its tool wrote") from error

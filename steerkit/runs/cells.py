@@ -134,7 +134,10 @@ class RunCell:
     @classmethod
     def from_line(cls, line: bytes, folder: Path | None = None) -> RunCell:
         """Return the cell of a line of `cells.jsonl`. Raises ValueError, in one line, where it is none."""
-        form = json.loads(line.decode("utf-8"))
+        try:
+            form = json.loads(line.decode("utf-8"))
+        except RecursionError as error:
+            raise ValueError(str(error)) from None
         if type(form) is not dict or form.keys() != {"id", "controls", "interventions", "spec"}:
             raise ValueError("a cell has id, controls, interventions and spec")
         try:

@@ -89,5 +89,5 @@ def _opened(path: Path) -> Iterator[tuple[Mapping[str, Any], Iterator[Mapping[st
     try:
         with path.open(encoding="utf-8") as lines:
             yield json.loads(next(lines, "")), map(json.loads, lines)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is damaged: delete it, and ask for these scores again") from error

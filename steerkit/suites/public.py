@@ -141,7 +141,7 @@ def _read_rows(path: Path) -> list[Any]:
     text = read_text(path)
     try:
         whole = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         lines = enumerate(text.split("\n"), start=1)
         return [_parse_line(path, number, line) for number, line in lines if line.strip()]
     rows = whole.get("example", whole) if isinstance(whole, dict) else whole
@@ -163,8 +163,8 @@ def _read_parquet(path: Path) -> list[Any]:
 def _parse_line(path: Path, number: int, line: str) -> Any:
     try:
         return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {number}: not valid JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}, line {number}: not valid JSON ({error})") from None
 
 
 def _fetch(source: Source) -> Path:

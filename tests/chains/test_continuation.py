@@ -14,6 +14,7 @@ from steerkit.interventions.gate import ProbeGate
 from steerkit.interventions.logit_rules import OpenerBias
 from steerkit.interventions.prompt_edit import PromptEdit
 from steerkit.models import LanguageModel
+from tests import scripted
 from tests.chains.made_runs import undecided_probe
 from tests.engines.reference import (
     Edit,
@@ -159,3 +160,15 @@ def test_a_beginning_that_leaves_no_room_has_no_continuation(tiny: LanguageModel
     assert [key for key, _ in continuations.complete(starts, Decoding())] == ["short"]
     assert continuations.log_probability([(setting, "x" * 600, "7"), (setting, "x", "7")])[0] is None
     assert list(continuations.replies({"long": ("x" * 600, 4)})) == []
+
+
+def test_an_answer_without_a_token_of_its_own_has_no_probability() -> None:
+    lm = scripted.scripted(
+        ["Seven", "."]
+    )  # whose tokenizer has one token for any words that it does not know
+    continuations = Continuations(TransformersEngine(lm), lm.renderer, lm.context_length, None)
+    setting = Setting("How many?")
+    without, known = continuations.log_probability([(setting, "So it", " is"), (setting, "So it", "Seven")])
+    assert without is None
+    assert known is not None
+    assert known[1] == 1

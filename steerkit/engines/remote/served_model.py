@@ -59,8 +59,8 @@ class ServedModel:
         try:
             config = AutoConfig.from_pretrained(self.folder, local_files_only=True).get_text_config()
             self.tokenizer: Any = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except Exception as error:  # every kind of damage ends here; what it was stands in message and cause
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(
                 f"{self.folder} holds no model and tokenizer of transformers: {reason}"
             ) from error
