@@ -78,6 +78,7 @@ def extract(
     fits it on the suite's split fit and chooses its threshold on choose.
     """
     placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
+    name = given.name(name, out)
     pairs = given.file(pairs)
     switches = options.template_options(template_option)
     if what == "probe":
@@ -93,7 +94,7 @@ def extract(
             site,
             budget,
             into,
-            name or out.stem,
+            name,
             seed,
             as_json,
         )
@@ -128,7 +129,7 @@ def extract(
         )
     if shared is not None:
         vector = without(vector, *shared_directions(shared, vector, lm, loaded))
-    vector = vector.renamed(name or out.stem)
+    vector = vector.renamed(name)
     vector.save(out)
     metadata = vector.metadata
 

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from steerkit.core.characters import is_unicode
 from steerkit.core.errors import InputError, MisuseError
 
 STREAM = "-"
@@ -30,6 +31,14 @@ def file(reference: str) -> str:
     path = Path(folder) / "stdin.jsonl"
     path.write_text(_read(), encoding="utf-8", newline="")
     return str(path)
+
+
+def name(given: str | None, out: Path) -> str:
+    """Return what a vector is called, by default as its file. Raises MisuseError for a name that is not Unicode."""
+    found = given or out.stem
+    if not is_unicode(found):
+        raise MisuseError(f"the name {found!r} is not Unicode: give another with --name, and to its file")
+    return found
 
 
 def _read() -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from steerkit.cli import console, options
+from steerkit.cli import console, given, options
 
 
 def import_vector(
@@ -29,9 +29,10 @@ def import_vector(
     from steerkit.interchange.base import check_import
     from steerkit.interchange.base import import_vector as read
 
+    name = given.name(name, out)
     check_import(file)
     lm = console.load(model, placement, dtype)
-    vector = read(file, lm, name or out.stem, layer=layer)
+    vector = read(file, lm, name, layer=layer)
     vector.save(out)
     layers = vector.direction.any(dim=1).nonzero().flatten().tolist()
     if as_json:

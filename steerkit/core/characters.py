@@ -23,6 +23,11 @@ def escaped(text: str) -> str:
     return text.encode("unicode_escape").decode()
 
 
+def is_unicode(text: str) -> bool:
+    """Return whether a text can be written in UTF-8: no half of a surrogate pair is in it, as bad bytes become."""
+    return not re.search("[\ud800-\udfff]", text)
+
+
 def one_line(text: str) -> str:
     """Return the text on one line: line breaks with the blanks around them are a blank, what acts is an escape."""
     return visible(re.sub(r"\s*[\r\n]\s*", " ", text.strip("\r\n")), keep="\t")

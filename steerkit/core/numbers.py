@@ -29,8 +29,9 @@ def check_number(what: str, value: Any) -> float:
 def check_whole(what: str, value: Any, least: int | None = None) -> int:
     """Return `value` as an int; 14.0 is one. Raises MisuseError unless it is a whole number, and at least `least`."""
     number = plain(value)
-    whole = isinstance(number, int | float) and not isinstance(number, bool)
-    if not whole or number != number // 1 or not math.isfinite(number):
+    finite = isinstance(number, float) and math.isfinite(number)
+    whole = number == number // 1 if finite else isinstance(number, int) and not isinstance(number, bool)
+    if not whole:
         raise MisuseError(f"{what} is a whole number, got {value!r}")
     if least is not None and number < least:
         raise MisuseError(f"{what} is at least {least}, got {value!r}")

@@ -269,6 +269,16 @@ def _formats() -> str:
     return "name " + ", ".join(f"{name} ({' '.join(each.suffixes)})" for name, each in IMPORTERS.items())
 
 
+def _numbers(values: Tensor, what: str) -> Tensor:
+    """Return the values as float32 on the CPU. Raises InputError for a tensor of another kind."""
+    try:
+        if values.is_complex():
+            raise InputError(f"{what} is complex: save its real part, if that is meant")
+        return values.to_dense().float().cpu()
+    except RuntimeError as error:
+        raise InputError(f"{what} cannot be read as numbers ({error})") from error
+
+
 def _vector(
     directions: Mapping[int, Tensor], lm: LanguageModel, name: str, source: str, where: str
 ) -> SteeringVector:
@@ -284,7 +294,7 @@ def _vector(
                 f"{where}: for layer {layer} there is no direction [{lm.d_model}] of {lm.name}, which has layers 0 to "
                 f"{lm.n_layers - 1}: name the model that the vector was made on"
             )
-        direction[layer] = values.float().cpu()
+        direction[layer] = _numbers(values, f"{where}: the direction for layer {layer}")
     if not direction.any():
         raise InputError(f"{where} holds no direction, or every direction is zero")
     metadata = VectorMetadata(

@@ -20,6 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
+from steerkit.core.characters import is_unicode
 from steerkit.core.contents import IMPORT
 from steerkit.core.errors import InputError, MisuseError, ModelMismatchError
 from steerkit.core.files import fault_of, read_tensors, write_tensors
@@ -320,8 +321,11 @@ class SteeringVector(LayerTensors):
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the vector to `path`, whole or not at all.
 
-        Raises MisuseError where `path` is a folder or a device, SteerkitError where it cannot be written.
+        Raises MisuseError where `path` is a folder or a device or the vector's name is not Unicode, SteerkitError where
+        it cannot be written.
         """
+        if not is_unicode(self.name):
+            raise MisuseError(f"the vector's name {self.name!r} is not Unicode: give it another")
         path = Path(path)
         tensors = {"direction": self.direction}
         tensors |= {name: t for name in OPTIONAL_TENSORS if (t := getattr(self, name)) is not None}

@@ -208,7 +208,7 @@ class Maker:
                 texts.text(self.rng),
                 self.rng.choice(texts.NAMES),
                 self.model_folder(),
-                self.world.run,
+                self.world.run / "records.jsonl",
             )
         )
 
@@ -318,6 +318,7 @@ class Maker:
         rng = self.rng
         return self.some(
             ("--system", lambda: "Be brief.", self.text),
+            ("--template-option", lambda: "enable_thinking=false", lambda: rng.choice(texts.ASSIGNMENTS)),
             ("--temperature", lambda: 0.7, self.number),
             ("--top-p", lambda: 0.9, self.number),
             ("--top-k", lambda: 5, self.number),
@@ -833,6 +834,8 @@ class Maker:
             return ["models", *self.flags("--json")]
         if rng.random() < 0.3:
             return ["models", "--check", *self.flags("--json"), *self.model()[1:2]]
+        if rng.random() < 0.5:
+            return ["models", *self.flags("--json"), *self.model(3.0)[1:2]]
         record = self.file(".json", files.lines(rng, [{"llama": {"cells": {}}}]))
         more = self.some(
             ("--family", lambda: "nothing", self.text),

@@ -5,7 +5,7 @@
    of one line, what is being fetched or converted). A verb whose finding is the failure (a lint error, a steering that
    does not arrive) says it on stdout instead.
 3. Nothing looks like a traceback, or like a Python warning with the file that it comes from.
-4. Nothing is written but below the folder at hand, the cache and the temporary folder; no scratch file stays there;
+4. Nothing is written but below the folders that belong to the run, and the cache; no scratch file stays there;
    what every run shares is as it was.
 5. `--json` prints valid JSON, in `generate` with each completion as the engine gave it; without it, one completion goes
    to a UTF-8 pipe letter by letter.
@@ -183,7 +183,7 @@ def run(command: Command, here: Path, cache: Path, scratch: Path) -> Outcome:
         held.enter_context(_patience())
         os.chdir(here)
         held.callback(os.chdir, before)
-        strays = held.enter_context(WATCH.on(here, cache, scratch))
+        strays = held.enter_context(WATCH.on(here.parent, cache))
         try:
             main()
         except SystemExit as done:
@@ -302,7 +302,7 @@ def faults(command: Command, outcome: Outcome, here: Path) -> list[str]:
 
 def _is_help(command: Command, outcome: Outcome) -> bool:
     """Whether a group of verbs was named without one of them, which shows its help."""
-    return command.arguments in ((), ("pairs",)) and outcome.code == 2 and "Usage: " in outcome.out
+    return command.arguments in ((), ("pairs",)) and outcome.code == 2 and bool(outcome.out)
 
 
 def _text_faults(command: Command, out: str, completions: list[str]) -> list[str]:

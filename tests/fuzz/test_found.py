@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from steerkit.checks.table import read_record
 from steerkit.cli import options
 from steerkit.core.errors import InputError, MisuseError, SteerkitError
+from steerkit.core.numbers import check_whole
 from steerkit.engines.remote.served_model import ServedModel
 from steerkit.interchange.base import import_vector
 from steerkit.models import LanguageModel
@@ -19,7 +21,9 @@ from steerkit.models.checkpoint import checkpoint_fingerprint
 from steerkit.runs.cells import RunCell
 from steerkit.runs.scores import read_scores
 from steerkit.suites.suite import load_suite
+from tests.command_line import steerkit
 from tests.fuzz.files import DAMAGES, NOT_TEXTS, TEMPLATES, World
+from tests.tiny import random_vector
 
 DEEP = '{"a":' * 100_000
 READERS: dict[str, Callable[[Path, LanguageModel], object]] = {
@@ -60,3 +64,35 @@ def test_a_damaged_folder_is_said_by_an_engine_elsewhere_too(name: str, world: W
         with contextlib.suppress(SteerkitError), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             read(folder)
+
+
+@pytest.mark.parametrize("values", [torch.ones(32).to_sparse(), torch.ones(32, device="meta")])
+def test_a_tensor_of_another_kind_that_is_imported_is_one_line_or_a_vector(
+    values: torch.Tensor, tmp_path: Path, tiny: LanguageModel
+) -> None:
+    torch.save(values, tmp_path / "vec_layer_1.pt")
+    with contextlib.suppress(InputError):
+        assert import_vector(tmp_path / "vec_layer_1.pt", tiny, "v").direction[1].eq(1).all()
+
+
+def test_complex_numbers_are_no_direction(tmp_path: Path, tiny: LanguageModel) -> None:
+    torch.save(torch.ones(32, dtype=torch.complex64), tmp_path / "vec_layer_1.pt")
+    with pytest.raises(InputError, match="is complex"):
+        import_vector(tmp_path / "vec_layer_1.pt", tiny, "v")
+
+
+def test_a_name_that_is_no_text_is_refused_before_anything_is_loaded(
+    tmp_path: Path, tiny: LanguageModel
+) -> None:
+    outcome = steerkit(
+        "extract", "--model", "nowhere", "--out", tmp_path / "v.safetensors", "--name", "a\udcff"
+    )
+    assert outcome.code == 2
+    assert "is not Unicode: give another with --name" in outcome.err
+    with pytest.raises(MisuseError, match="is not Unicode"):
+        random_vector(tiny, name="a\udcff").save(tmp_path / "v.safetensors")
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400)])
+def test_a_whole_number_beyond_any_float_is_one(number: int) -> None:
+    assert check_whole("seed", number) == number
