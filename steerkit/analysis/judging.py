@@ -1,6 +1,7 @@
-"""A run judged a second time: a language model's verdicts on its completions, beside those of the phrase rules.
+"""A run judged a second time: another's verdicts on its completions, beside those of the phrase rules.
 
-They are the scores of the scorer `judge`, kept beside the run's records (see `steerkit.runs.scores`).
+They are the scores of the scorer `judge`, or of the bundled `detector`, kept beside the run's records (see
+`steerkit.runs.scores`).
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ from steerkit.core.bootstrap import Floats
 from steerkit.runs.directory import RunDirectory
 from steerkit.runs.record import Record
 from steerkit.runs.scores import Added, write_scores
-from steerkit.scoring.agreement import Agreement
+from steerkit.scoring.agreement import Agreement, agreement
+from steerkit.scoring.detector import DETECTED, DETECTOR, READER, Detector
 from steerkit.scoring.judge import JUDGE, JUDGED, Judge, Progress
+from steerkit.scoring.reply import final_reply
+
+READ_AT_ONCE = 256  # replies, between two reports of progress
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,30 @@ def judge_run(run: RunDirectory, judge: Judge, progress: Progress | None = None)
     }
     added = (Added(record.key, {JUDGED: verdict}) for record, verdict in zip(records, verdicts, strict=True))
     return write_scores(run.scores_folder, JUDGE, settings, added)
+
+
+def detect_run(run: RunDirectory, detector: Detector, progress: Progress | None = None) -> Agreement:
+    """Let the detector read every reply of the run, and keep its verdicts beside the records; how far the rules agree.
+
+    Equal replies are read once. A completion that is all thinking has no reply, which does not abstain.
+    """
+    records = list(run.records())
+    markers = run.protocol.markers
+    replies = [final_reply(answered(record), markers) for record in records]
+    distinct = sorted(set(replies))
+    verdicts: dict[str, bool] = {}
+    for start in range(0, len(distinct), READ_AT_ONCE):
+        some = distinct[start : start + READ_AT_ONCE]
+        verdicts |= zip(some, detector.abstain(some), strict=True)
+        if progress is not None:
+            progress(len(verdicts), len(distinct))
+    added = (
+        Added(record.key, {DETECTED: verdicts[reply]}) for record, reply in zip(records, replies, strict=True)
+    )
+    write_scores(run.scores_folder, DETECTOR, {"reader": READER}, added)
+    rules = (record.scores.get("abstained") for record in records)
+    pairs = zip(rules, map(verdicts.__getitem__, replies), strict=True)
+    return agreement((None if rule is None else bool(rule), verdict) for rule, verdict in pairs)
 
 
 def judged(outcomes: Outcomes, model: str) -> Judged:

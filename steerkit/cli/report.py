@@ -33,6 +33,12 @@ def report(
         bool,
         Option("--score-again", help="Let today's scorers read the completions anew, and say what moved."),
     ] = False,
+    detector: Annotated[
+        bool,
+        Option(
+            "--detector", help="Let the bundled detector judge abstention too, on a small model's states."
+        ),
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Print the trade-off table of RUN and write its summary.csv, plots and report.html."""
@@ -45,6 +51,9 @@ def report(
         raise MisuseError("--judge BASE_URL and --judge-model NAME go together")
     if judge is not None and judge_model is not None:
         _ask_judge(opened, judge, judge_model)
+    if detector:
+        _ask_detector(opened)
+        opened = open_run(run)
     show(opened, as_json=as_json)
 
 
@@ -59,6 +68,19 @@ def _score_again(run: Path) -> None:
         )
     if not moved:
         console.say("every completion is scored as before")
+
+
+def _ask_detector(run: Run) -> None:
+    from steerkit.analysis.judging import detect_run
+    from steerkit.scoring.detector import Detector
+
+    with console.progress("reading replies") as progress:
+        counts = detect_run(run.directory, Detector.bundled(), progress)
+    both, rules, detected = counts.both, counts.first_only, counts.second_only
+    console.say(
+        f"of {counts.n} completions, rules and detector find that {both} abstain, the rules alone {rules} more, the "
+        f"detector alone {detected} more: summary.csv has its recall and over-abstention"
+    )
 
 
 def _ask_judge(run: Run, base_url: str, model: str) -> None:
