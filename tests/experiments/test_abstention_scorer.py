@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.abstention_scorer.measure import HERE, PHRASE_SCORER, errors, labelled, page, with_interval
+from experiments.abstention_scorer.replies import agreed, second_set, written
 from steerkit.scoring.abstention import abstains
 from steerkit.scoring.agreement import Agreement, agreement
 from steerkit.scoring.reply import final_reply
@@ -60,10 +61,33 @@ def test_what_perfection_would_read_follows_from_the_held_out_half() -> None:
     assert said.groups() == (f"{missed:.0%}"[:-1], f"{alarms:.0%}"[:-1], f"{1 - missed:.2f}", f"{alarms:.2f}")
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "vectors" / "abstain-smollm2-135m-instruct.md"])
-def test_whoever_quotes_precision_and_recall_quotes_the_held_out_half(path: Path) -> None:
+def test_the_card_quotes_the_held_out_half() -> None:
     found = seen("held-out")
-    assert f"precision {found.precision:.2f} and recall {found.recall:.2f}" in as_one_line(path)
+    card = as_one_line(ROOT / "vectors" / "abstain-smollm2-135m-instruct.md")
+    assert f"precision {found.precision:.2f} and recall {found.recall:.2f}" in card
+
+
+@pytest.mark.parametrize(
+    ("origin", "words"), [("generated", "precision {} and recall {}"), ("written", "{} and {} on")]
+)
+def test_the_readmes_quote_the_replies_that_were_kept_apart(origin: str, words: str) -> None:
+    rows = [row for row in second_set() if row["kept_apart"] and agreed(row) and row["origin"] == origin]
+    found = agreement((abstains(row["reply"]), row["abstains"][0]) for row in rows)
+    assert words.format(f"{found.precision:.2f}", f"{found.recall:.2f}") in as_one_line(ROOT / "README.md")
+    shares = (
+        with_interval(found.both, found.both + found.first_only),
+        with_interval(found.both, found.both + found.second_only),
+    )
+    for page_of in ("README.md", "results-second-set.md"):
+        assert all(share in as_one_line(HERE / page_of) for share in shares)
+
+
+def test_the_second_set_has_what_it_says() -> None:
+    kept = [row for row in second_set() if row["kept_apart"]]
+    assert (len(second_set()), len(kept), len(written())) == (1632, 1017, 2713)
+    fitted = {row["reply"].strip() for row in (*written(), *second_set()) if not row.get("kept_apart")}
+    assert sum(row["reply"].strip() in fitted for row in kept) == 42
+    assert "42 short replies" in as_one_line(HERE / "README.md")
 
 
 def test_a_page_of_many_errors_says_how_many_it_leaves_out() -> None:
