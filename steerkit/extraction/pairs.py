@@ -192,9 +192,10 @@ def examples_of(given: object) -> PairsOrPrompts:
         return ContrastPairs("pairs", several)
     if several and all(isinstance(each, LabelledPrompt) for each in several):
         return LabelledPrompts("prompts", several)
+    of = f" of {type(several[0]).__name__}" if several else ""
     raise MisuseError(
         "pairs are a set of them, its name, a .jsonl file, or a list of ContrastPair or LabelledPrompt, got "
-        f"{type(given).__name__}"
+        f"{type(given).__name__}{of}"
     )
 
 

@@ -126,7 +126,7 @@ def distinct(cells: Iterable[Cell]) -> list[Cell]:
 
 
 def _loaded(vectors: VectorLike | Iterable[VectorLike]) -> list[SteeringVector]:
-    """The vectors themselves, each content once; those of one name are told apart by their digests, aloud."""
+    """The vectors themselves, each content once, and those of one name told apart by their digests; both aloud."""
     if isinstance(vectors, Intervention):
         raise MisuseError(
             "a grid applies vectors by itself: give the vector, or the steering among cells_beside"
@@ -136,6 +136,12 @@ def _loaded(vectors: VectorLike | Iterable[VectorLike]) -> list[SteeringVector]:
         several = [vectors]
     loaded = [load_vector(each) for each in several]
     found = list({vector.digest: vector for vector in loaded}.values())
+    if copies := len(loaded) - len(found):
+        warnings.warn(
+            f"{copies} of the {len(loaded)} vectors given {'is a copy' if copies == 1 else 'are copies'} of another, "
+            "whatever the file is called: each content is measured once",
+            stacklevel=4,
+        )
     count = Counter(vector.name for vector in found)
     for name in (name for name, times in count.items() if times > 1):
         warnings.warn(

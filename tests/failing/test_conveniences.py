@@ -261,7 +261,9 @@ WRONG: dict[str, tuple[str, Callable[[Any, Any, Path], Any]]] = {
     "C42 a set that there is not": ("built-in sets", lambda lm, v, at: sk.extract(lm, "joy")),
     "a vector for pairs": ("pairs", lambda lm, v, at: sk.extract(lm, v)),
     "texts for pairs": ("pairs", lambda lm, v, at: sk.extract(lm, ["yes", "no"])),
+    "dicts for pairs": ("list of dict", lambda lm, v, at: sk.extract(lm, [{"id": "a", "prompt": "b"}])),
     "no pairs": ("pairs", lambda lm, v, at: sk.extract(lm, None)),
+    "a layer beyond any float": ("no layer|not at layer|layer", lambda lm, v, at: v.at(10**400)),
     "a spec for a vector": ("layer", lambda lm, v, at: sk.load_vector("abstain.safetensors@layer=1")),
     "a number for a vector": ("vector", lambda lm, v, at: sk.load_vector(3)),
     "a number for pairs": ("pairs", lambda lm, v, at: sk.load_pairs(3)),
@@ -540,6 +542,7 @@ def test_c27_two_vectors_of_one_name_are_told_apart(
     digests = (sk.load_vector("me@home.safetensors").digest, sk.load_vector("other.safetensors").digest)
     assert cells == {f"random-{digest[:6]}" for digest in digests}  # a copy is the same vector
     assert "2 vectors are called 'random'" in outcome.err
+    assert "1 of the 3 vectors given is a copy of another" in outcome.err
 
 
 # Standard input, chat
