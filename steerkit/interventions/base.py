@@ -201,5 +201,6 @@ def refusal_of(given: object) -> str:
     if isinstance(given, str):
         return f"{given!r} is a text: write sk.parse({given!r}) for the intervention that a spec string names"
     if isinstance(given, Sequence):
-        return f"{len(given)} in a {type(given).__name__} are given where one is taken: write *[…]"
+        each = ", and each vector as vector.at(layer=…)" if any(hasattr(one, "at") for one in given) else ""
+        return f"a {type(given).__name__} of {len(given)} is given where one is taken: write *[…]{each}"
     return f"an intervention is a steering, a prompt edit or a rule on logits, got {type(given).__name__}"

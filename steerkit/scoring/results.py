@@ -6,7 +6,8 @@ It stands in the first of these that the text has:
 2. its last `####` with a number alone, or with its unit, on that line (`#### Check` is a heading);
 3. its last "answer is" or "answer:", in one of many languages, that a number follows in that sentence, unless
    it only announces one ("is as follows", "is found by");
-4. its last sentence with a number that is no aside: no check or note, no offer of help, no question.
+4. its last sentence with a number that is no aside: no check or note, no offer of help, no question, and not all in
+   parentheses.
 
 There it is the number in bold, if one is; else what the last equation comes to; else the first number in 1 to 3
 and the last one in 4. A number in parentheses, after "not" or in a later clause ("7, and one check is
@@ -106,6 +107,7 @@ _NOTES = (
     r"for (?:example|instance|reference|comparison)|(?:this|that|it) is because|explanation"
 )
 _ASIDE = re.compile(f"{_LEAD_IN}(?:{_CHECKS}|{_CLOSINGS}|{_NOTES})", re.IGNORECASE)
+_IN_PARENTHESES = re.compile(r"\s*\([^()]*\)\s*")
 _GOES_ON = re.compile(f"{_LEAD_IN}(?:{_CHECKS}|{_CLOSINGS})", re.IGNORECASE)
 _CONCLUDES = re.compile(
     r"[\s*_]*(?:so|thus|therefore|hence|in total|altogether|in all|that (?:is|makes|leaves))\b", re.I
@@ -263,7 +265,7 @@ def _sentences(text: str) -> tuple[list[str], list[str]]:
         is_question = any(character in mark for character in "?？؟") and "=" not in sentence
         goes_on = goes_on or _GOES_ON.match(sentence) is not None
         every.append(sentence)
-        if not (is_question or goes_on or _ASIDE.match(sentence)):
+        if not (is_question or goes_on or _ASIDE.match(sentence) or _IN_PARENTHESES.fullmatch(sentence)):
             concluding.append(sentence)
         if end:
             start, goes_on = end.end(), goes_on and "\n" not in mark
