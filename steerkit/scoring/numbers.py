@@ -29,7 +29,6 @@ _LONGEST = 1000  # digits; whoever writes more does not answer
 _LARGEST_EXPONENT = 1000
 
 _THIN = "\u2009"  # what every space narrower than, or unlike, the plain one is brought to
-_SPACES = "\u00a0\u2000-\u200a\u202f\u205f"
 _CURRENCIES = r"USD|EUR|GBP|JPY|CNY|INR|CHF|CAD|AUD|Rs|RM|US|A|C|R|HK|NT"
 
 

@@ -23,17 +23,6 @@ _MARKS = re.compile("[\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670\u0640\u00ad\
 _ALIKE = str.maketrans({"ى": "ي", "ی": "ي", "ک": "ك", "ة": "ه", "ۀ": "ه", "ς": "σ", "ß": "ss"})
 _WORD = re.compile(r"\w+")
 
-RULES = (
-    "false_friends",
-    "preface",
-    "aside",
-    "about_question",
-    "about_speaker",
-    "stated_answer",
-    "bare_answer",
-    "conclusion",
-)
-
 
 @dataclass(frozen=True)
 class Phrases:
