@@ -107,7 +107,7 @@ _NOTES = (
     r"for (?:example|instance|reference|comparison)|(?:this|that|it) is because|explanation"
 )
 _ASIDE = re.compile(f"{_LEAD_IN}(?:{_CHECKS}|{_CLOSINGS}|{_NOTES})", re.IGNORECASE)
-_IN_PARENTHESES = re.compile(r"\s*\([^()]*\)\s*")
+_IN_PARENTHESES = re.compile(r"\s*\([^()]*\)?\s*")  # the end of a sentence may have taken the last one
 _GOES_ON = re.compile(f"{_LEAD_IN}(?:{_CHECKS}|{_CLOSINGS})", re.IGNORECASE)
 _CONCLUDES = re.compile(
     r"[\s*_]*(?:so|thus|therefore|hence|in total|altogether|in all|that (?:is|makes|leaves))\b", re.I

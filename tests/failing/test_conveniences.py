@@ -263,7 +263,6 @@ WRONG: dict[str, tuple[str, Callable[[Any, Any, Path], Any]]] = {
     "texts for pairs": ("pairs", lambda lm, v, at: sk.extract(lm, ["yes", "no"])),
     "dicts for pairs": ("list of dict", lambda lm, v, at: sk.extract(lm, [{"id": "a", "prompt": "b"}])),
     "no pairs": ("pairs", lambda lm, v, at: sk.extract(lm, None)),
-    "a layer beyond any float": ("no layer|not at layer|layer", lambda lm, v, at: v.at(10**400)),
     "a spec for a vector": ("layer", lambda lm, v, at: sk.load_vector("abstain.safetensors@layer=1")),
     "a number for a vector": ("vector", lambda lm, v, at: sk.load_vector(3)),
     "a number for pairs": ("pairs", lambda lm, v, at: sk.load_pairs(3)),
