@@ -23,21 +23,14 @@ DISTINCT = (
 )
 CYCLES = 5  # how often something shorter follows itself
 COUNTED = 8  # the same of what has no letter, numbers in it taken for equal: a sum of six is a sum
-SAME_CHARACTER = 16  # in a row
-SAME_DIGIT = (
-    20  # the same of a digit: Python prints a third with 16 threes, and a computer's word has 16 zeros
-)
+SAME_CHARACTER = 16  # in a row: a million has six zeros
 LONGEST_CYCLE = 40  # characters
 
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"\d+(?:[.,]\d+)*|[^\W\d_{_UNSPACED}]+(?:['’][^\W\d_{_UNSPACED}]+)*")
 _UNSPACED_CHARACTER = re.compile(rf"[{_UNSPACED}]")
 _LETTER, _DIGIT = re.compile(r"[^\W\d_]"), re.compile(r"\d")
-_WRITTEN, _SIGN = re.compile(r"[^\W_]"), re.compile(r"\S")
-# A number with a sign or a line break: a sum, or a list without entries; a line of = alone is a rule.
-_COUNTING = re.compile(r"\d.*?[=+*×·/−\n]|[=+*×·/−\n].*?\d", re.DOTALL)
-# Signs of sentences, of which no layout is drawn, as lines and frames are of - = _ * # . and their like.
-_SENTENCE_SIGN = re.compile(r"[!?,;@()\[\]{}¡¿…！？，；。、]")
+_COUNTING = re.compile(r"[=+*×·/−]|\n")  # beside a number: a sum, or a list without entries
 
 METRICS = (
     Metric("degenerate", "degenerate", "lower", "degen."),
@@ -66,8 +59,7 @@ def is_degenerate(text: str) -> bool:
 
     It has where a phrase of four words (of eight characters in a script without blanks) comes three times within 40
     words, of which at most half are distinct; where something of up to 40 characters follows itself five times (eight
-    times without a letter in it, 16 times if it is one character, 20 times if that is a digit); where 16 signs of a
-    sentence stand in a row, or any 16 in a text of signs alone; and where sums or the numbers of an empty list go on
+    times without a letter in it, 16 times if it is one character); and where sums or the numbers of an empty list go on
     and on. `experiments/degeneration` measures this on replies that two readers labelled.
     """
     text = text.casefold().strip()
@@ -81,7 +73,6 @@ def is_degenerate(text: str) -> bool:
         _goes_round(text, CYCLES, _LETTER)
         or _goes_round(text, COUNTED, _DIGIT)
         or _goes_round(counted, COUNTED, _COUNTING)
-        or _goes_round(text, SAME_CHARACTER, _SENTENCE_SIGN if _WRITTEN.search(text) else _SIGN, longest=1)
     )
 
 
@@ -100,16 +91,13 @@ def _comes_back(units: Sequence[str], size: int, window: int) -> bool:
     return False
 
 
-def _goes_round(text: str, times: int, sign: re.Pattern[str], longest: int = LONGEST_CYCLE) -> bool:
-    """Whether something of up to `longest` characters that holds the sign follows itself, `times` times in all."""
-    for period in range(1, min(longest, len(text) // times) + 1):
+def _goes_round(text: str, times: int, sign: re.Pattern[str]) -> bool:
+    """Whether something that holds the sign follows itself, `times` times in all."""
+    for period in range(1, min(LONGEST_CYCLE, len(text) // times) + 1):
         needed = max(period * times, SAME_CHARACTER) - period
         run = 0
         for end in range(period, len(text)):
             run = run + 1 if text[end] == text[end - period] else 0
-            if run < needed or sign.search(text, end - period + 1, end + 1) is None:
-                continue
-            unit = text[end - period + 1 : end + 1]
-            if not unit.isdecimal() or len(set(unit)) > 1 or run >= SAME_DIGIT - period:
+            if run >= needed and sign.search(text, end - period + 1, end + 1):
                 return True
     return False
