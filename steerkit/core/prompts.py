@@ -322,9 +322,8 @@ class Renderer:
             raise MisuseError("this model has no chat template, so no template option can be passed to one")
         read = _variables(self._tokenizer.chat_template)
         if unread := [name for name in self.options if name not in read]:
-            self._say(
-                f"{self._name} does not read {', '.join(unread)}; it reads {', '.join(sorted(read - reserved))}"
-            )
+            options = ", ".join(sorted(read - reserved)) or "no option"
+            self._say(f"{self._name} does not read {', '.join(unread)}; it reads {options}")
 
     def _say(self, line: str) -> None:
         """Warn of something once."""
