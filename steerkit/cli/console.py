@@ -118,7 +118,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Iterable[str]]) -> None:
     """A result for readers: a table without lines, in which nothing is cut."""
     table = Table(box=None, pad_edge=False)
     for column in columns:
-        table.add_column(Text(column), overflow="fold")
+        table.add_column(Text(visible(column, keep="")), overflow="fold")
     for row in rows:
         table.add_row(*(Text(visible(cell, keep="")) for cell in row))
     print_made(table)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 
 from steerkit.checks.table import read_record
 from steerkit.cli import options
+from steerkit.core.characters import ACTING
 from steerkit.core.errors import InputError, MisuseError, SteerkitError
 from steerkit.core.numbers import check_whole
 from steerkit.engines.remote.served_model import ServedModel
@@ -96,3 +99,12 @@ def test_a_name_that_is_no_text_is_refused_before_anything_is_loaded(
 @pytest.mark.parametrize("number", [10**400, -(10**400)])
 def test_a_whole_number_beyond_any_float_is_one(number: int) -> None:
     assert check_whole("seed", number) == number
+
+
+def test_a_name_at_the_head_of_a_table_does_not_act_on_a_terminal(tmp_path: Path, tiny_folder: Path) -> None:
+    model = tmp_path / "turned\u202eabout\x1b[2J"
+    shutil.copytree(tiny_folder, model)
+    outcome = steerkit("models", model, columns=80)
+    assert outcome.code == 0
+    assert "turned\\u202eabout\\x1b[2J" in outcome.out
+    assert not ACTING.search(re.sub(r"\x1b\[\d*m|\n", "", outcome.out))
