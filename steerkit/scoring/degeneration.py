@@ -23,14 +23,14 @@ DISTINCT = (
 )
 CYCLES = 5  # how often something shorter follows itself
 COUNTED = 8  # the same of what has no letter, numbers in it taken for equal: a sum of six is a sum
-SAME_CHARACTER = 16  # in a row: a million has six zeros
+SAME_CHARACTER = 20  # in a row: a third has sixteen threes as a float
 LONGEST_CYCLE = 40  # characters
 
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"\d+(?:[.,]\d+)*|[^\W\d_{_UNSPACED}]+(?:['’][^\W\d_{_UNSPACED}]+)*")
 _UNSPACED_CHARACTER = re.compile(rf"[{_UNSPACED}]")
 _LETTER, _DIGIT = re.compile(r"[^\W\d_]"), re.compile(r"\d")
-_COUNTING = re.compile(r"[=+*×·/−]|\n")  # beside a number: a sum, or a list without entries
+_COUNTING = re.compile(r"0[^0]*[=+*×·/−\n]|[=+*×·/−\n][^0]*0")  # a sum, or a list without entries
 
 METRICS = (
     Metric("degenerate", "degenerate", "lower", "degen."),
@@ -59,8 +59,8 @@ def is_degenerate(text: str) -> bool:
 
     It has where a phrase of four words (of eight characters in a script without blanks) comes three times within 40
     words, of which at most half are distinct; where something of up to 40 characters follows itself five times (eight
-    times without a letter in it, 16 times if it is one character); and where sums or the numbers of an empty list go on
-    and on. `experiments/degeneration` measures this on replies that two readers labelled.
+    times without a letter in it, 20 times if it is one letter or digit); and where sums or the numbers of an empty
+    list go on and on. `experiments/degeneration` measures this on replies that two readers labelled.
     """
     text = text.casefold().strip()
     if not text:

@@ -134,6 +134,8 @@ SAYS_SOMETHING_NEW = [
     "9 cups of juice for 1 euro. In total she took 12 + 14 + 9 = 35 euros.",
     "- apples\n- pears\n- plums\n- cherries\n- figs\n- dates\n- nuts\n- limes",
     "-----------------------------------",
+    "================================",
+    "1 / 3 is 0.3333333333333333",
     "东京是日本的首都，大阪是日本的第二大城市。",
 ]
 
