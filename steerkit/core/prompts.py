@@ -457,6 +457,8 @@ class Renderer:
         if "".join(owns) == text:
             return list(itertools.accumulate(map(len, owns), initial=0))
         begins, at = [], 0
+        whole = 0  # the first token behind the last one that ended a character, and where it begins
+        since = 0
         for i, own in enumerate(owns):
             begins.append(min(at, len(text)))
             if own and text.startswith(own, at):
@@ -464,8 +466,17 @@ class Renderer:
             elif own and not at and text.startswith(own.lstrip()):
                 at += len(own.lstrip())
             else:
-                read = self.decode_raw(ids[: i + 1]).rstrip(REPLACEMENT)
-                at = max(at, min(len(read), len(text)))
+                # Only the tokens since then are read again: a long text of such tokens is read once, not at each.
+                read = self.decode_raw(ids[whole : i + 1])
+                ended = read.rstrip(REPLACEMENT)
+                if not text.startswith(ended, since):
+                    read = self.decode_raw(ids[: i + 1])
+                    ended = read.rstrip(REPLACEMENT)
+                    since = 0
+                at = max(at, min(since + len(ended), len(text)))
+                if ended != read:
+                    continue
+            whole, since = i + 1, at
         return [*begins, len(text)]
 
 
