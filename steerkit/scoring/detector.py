@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
-from safetensors.numpy import load as load_tensors
-
 from steerkit.scoring.abstention import abstains
 from steerkit.scoring.metrics import Metric, Scores, scorer
 
-if TYPE_CHECKING:  # torch is heavy, and whoever lists the scorers needs none
+if TYPE_CHECKING:  # heavy, and whoever lists the scorers needs none of them
+    import numpy as np
     from torch import Tensor
 
     from steerkit.engines.base import Completion
@@ -63,6 +61,8 @@ class Detector:
     @classmethod
     def bundled(cls) -> Self:
         """Return the detector that comes with the package; it reads with a bundled model."""
+        from safetensors.numpy import load as load_tensors
+
         from steerkit.models import load_model
 
         file = resources.files("steerkit") / "data" / "scoring" / "detector.safetensors"
@@ -71,6 +71,8 @@ class Detector:
 
     def probabilities(self, replies: Sequence[str]) -> np.ndarray:
         """Return the probability, 0 to 1, that each reply abstains, `[reply]`; 0 for a blank one."""
+        import numpy as np
+
         read = features(self.lm, replies)
         found: np.ndarray = 1 / (1 + np.exp(-(read @ self.weights + self.intercept)))
         return np.where([bool(reply.strip()) for reply in replies], found, 0.0)
@@ -82,6 +84,8 @@ class Detector:
 
 def features(lm: LanguageModel, replies: Sequence[str]) -> np.ndarray:
     """Return what the detector reads of replies, `[reply, 2 · layers · width + 1]` float32."""
+    import numpy as np
+
     from steerkit.engines.forward import in_passes
 
     start = [] if lm.tokenizer.bos_token_id is None else [lm.tokenizer.bos_token_id]

@@ -255,7 +255,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "no JSON": (with_file("adapter_config.json", b"{"), "damaged at"),
     "no base": (with_option(base_model_name_or_path=None), "names no base model"),
     "no tensors at all": (lambda f: save_file({}, f / "adapter_model.safetensors"), "holds no tensor"),
-    "no safetensors": (with_file("adapter_model.safetensors", b"PK\x03\x04 pickled"), "not a readable safetensors"),
+    "no safetensors": (with_file("adapter_model.safetensors", b"PK\x03\x04 pickled"), "no safetensors file"),
     "no weights": (lambda f: (f / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),
     "a template of bytes": (with_file("chat_template.jinja", b"\xff\xfe\x00"), "is not UTF-8"),
 }  # fmt: skip
