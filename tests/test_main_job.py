@@ -23,8 +23,11 @@ def rows(smollm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
 def test_the_vector_lifts_abstention_and_a_random_direction_of_its_norm_does_not(
     rows: dict[tuple[str, float], Row],
 ) -> None:
-    assert rows["steered", 1.0].changes["abstention_recall"].value >= 0.25
-    assert abs(rows["random", 1.0].changes["abstention_recall"].value) < 0.25
+    # Of twelve items, garbled text has a few read as abstentions ("The answer is not provided") under any direction.
+    lifted, at_random = (rows[role, 1.0].changes["abstention_recall"] for role in ("steered", "random"))
+    assert lifted.value >= 0.5
+    assert abs(at_random.value) <= lifted.value / 2
+    assert lifted.low > 0 >= at_random.low
 
 
 def test_strength_zero_is_the_unsteered_cell(rows: dict[tuple[str, float], Row]) -> None:
