@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from steerkit.analysis.judging import answered
 from steerkit.analysis.run import open_run
@@ -18,10 +19,11 @@ from steerkit.core.prompts import as_text
 from steerkit.core.registry import SCORERS
 from steerkit.engines.base import Completion, Request
 from steerkit.models.markers import ThinkingMarkers
+from steerkit.models.thinking import Span
 from steerkit.runs.record import Record
 from steerkit.runs.scores import Added, Scores, write_scores
 from steerkit.scoring.metrics import Scorer
-from steerkit.suites.items import SuiteItem
+from steerkit.suites.items import Kind, SuiteItem
 
 AGAIN = (
     "abstention",
@@ -83,12 +85,10 @@ def levels(path: Path) -> dict[str, Mapping[str, float]]:
 
 def _scores(scorer: Scorer, record: Record, markers: ThinkingMarkers) -> Scores:
     """What the scorer gives a record's text; what it cannot say without tokens is left out."""
-    item = SuiteItem(
-        record.item,
-        as_text(record.prompt),
-        record.should_abstain,
-        record.answers,
-        record.kind,  # type: ignore[arg-type]
-    )
-    completion = Completion(Request(record.prompt), answered(record), (), "stop", 0, markers=markers)
+    prompt, kind = as_text(record.prompt), cast(Kind, record.kind)
+    item = SuiteItem(record.item, prompt, record.should_abstain, record.answers, kind)
+    text = record.completion
+    # All of it thinking, as its tokens said, whether or not the text shows that: there is no reply, and yet a text.
+    spans = (Span("thinking", 0, len(text)),) if text and not answered(record) else ()
+    completion = Completion(Request(record.prompt), text, (), "stop", 0, markers=markers, spans=spans)
     return {name: score for name, score in scorer(item, completion).items() if score is not None}

@@ -48,6 +48,17 @@ def test_what_needs_tokens_stays_as_recorded(run: Path) -> None:
     assert [(r.scores["tokens"], r.scores.get("repetition")) for r in open_run(run).records()] == was
 
 
+def test_a_thought_that_never_closed_is_no_reply_and_no_blank_text(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["completion"] = "I don't know yet, so let me think about it."
+        line["scores"] |= {"thinking_tokens": line["tokens"]}
+    (run / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    score_again(run)
+    scores = [record.scores for record in open_run(run).records() if record.tokens]
+    assert {(each["abstained"], each["degenerate"]) for each in scores} == {(False, False)}
+
+
 def test_the_command_says_what_moved(run: Path) -> None:
     assert steerkit("report", str(run), "--score-again").code == 0
     done = steerkit("report", str(run), "--score-again")
