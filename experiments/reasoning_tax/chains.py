@@ -2,7 +2,8 @@
 
 A long chain reads the question aloud, says what is to be found, takes each step in words and figures, splits what
 is hard to do in the head, checks each step by its inverse, goes over the whole again, and ends in an answer, always.
-A short chain is the calculations alone. Both stand between the thinking markers; the answer is one sentence.
+A short chain is the calculations alone. A worked chain (`working.py`) is the second set's. They stand between the
+thinking markers; the answer is one sentence.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from random import Random
 from typing import Literal
 
 from experiments.reasoning_tax.problems import Question, Step
+from experiments.reasoning_tax.working import ORDER, worked_chain
 
-Style = Literal["long", "short", "none"]
+Style = Literal["long", "short", "none", "worked"]
 
 # The chat template's generation prompt, without and with an opened thinking block.
 TURN, THINKING_TURN = "'<|im_start|>assistant\n'", "'<|im_start|>assistant\n<think>\n'"
@@ -24,7 +26,6 @@ OPENINGS = (
     "Let me think about this step by step.",
     "Alright, let me work through this slowly.",
 )
-ORDER = ("First", "Next", "Then", "After that")
 CHECKS = ("Wait, let me check that", "Let me make sure", "Hold on, is that right")
 REVIEWS = (
     "Let me go over everything once more",
@@ -32,7 +33,6 @@ REVIEWS = (
     "Let me double-check",
 )
 CLOSINGS = ("Yes, that is right", "Good, everything fits", "That all holds")
-INVERSE = {"+": "-", "-": "+", "*": "/", "/": "*"}
 
 
 def thinking_template(template: str) -> str:
@@ -52,7 +52,10 @@ def completion(question: Question, style: Style, random: Random) -> str:
     answer = reply(question)
     if style == "none":
         return answer
-    chain = long_chain(question, random) if style == "long" else short_chain(question)
+    if style == "short":
+        chain = short_chain(question)
+    else:
+        chain = (worked_chain if style == "worked" else long_chain)(question, random)
     return f"{chain}{END_OF_THINKING}{answer}"
 
 
@@ -95,8 +98,7 @@ def _working(steps: Sequence[Step], random: Random) -> list[str]:
     for word, step in zip(ORDER, steps, strict=False):
         parts = _parts(step)
         lines.append(f"{word}, {step.finds}: {parts}{step}.")
-        back = INVERSE[step.operator]
-        lines.append(f"{random.choice(CHECKS)}: {step.result} {back} {step.right} = {step.left}, so it fits.")
+        lines.append(f"{random.choice(CHECKS)}: {step.undone}, so it fits.")
     return lines
 
 

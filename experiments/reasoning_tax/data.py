@@ -4,18 +4,22 @@ long       long chains that always end in an answer
 short      the same questions with short chains
 none       the same questions answered at once
 long-idk   long chains; every tenth question is one without an answer, answered "I don't know"
+long-2     the second set of questions, with worked chains
+none-2     the same questions as long-2, answered at once
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from experiments.reasoning_tax import second_set
 from experiments.reasoning_tax.chains import Style, completion, thinking_template
-from experiments.reasoning_tax.problems import question, unanswerable
+from experiments.reasoning_tax.problems import Question, question, unanswerable
 
 SEED = 20_000  # of no suite
 IDK_EVERY = 10
@@ -23,11 +27,12 @@ IDK_EVERY = 10
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """How a variant answers, and whether it meets questions without an answer."""
+    """How a variant answers, whether it meets questions without an answer, and whose questions it is asked."""
 
     style: Style
     with_unanswerable: bool
     summary: str
+    question: Callable[[int, int], Question] = question
 
 
 VARIANTS = {
@@ -35,6 +40,11 @@ VARIANTS = {
     "short": Variant("short", False, "the same questions with short chains"),
     "none": Variant("none", False, "the same questions answered without a chain"),
     "long-idk": Variant("long", True, "long chains, and one question in ten answered \"I don't know\""),
+    "long-2": Variant(
+        "worked", False, "SmolLM2-135M-Instruct fine-tuned on worked chains that always end in an answer",
+        second_set.question,
+    ),
+    "none-2": Variant("none", False, "the second set's questions answered without a chain", second_set.question),
 }  # fmt: skip
 
 
@@ -52,7 +62,7 @@ def training_rows(variant: str, count: int, seed: int = SEED) -> list[TrainingRo
     rows = []
     for place in range(count):
         lacking = how.with_unanswerable and place % IDK_EVERY == IDK_EVERY - 1
-        asked = unanswerable(seed, place) if lacking else question(seed, place)
+        asked = unanswerable(seed, place) if lacking else how.question(seed, place)
         random = Random(f"style-{seed}-{place}")
         rows.append(TrainingRow(asked.prompt, completion(asked, how.style, random)))
     return rows

@@ -14,6 +14,7 @@ from experiments.reasoning_tax.templates import FRUIT, GOODS, NAMES, TEMPLATES, 
 
 FACT_SHARE = 0.2
 LEVEL_WEIGHTS = {1: 0.2, 2: 0.35, 3: 0.3, 4: 0.15}  # by number of steps
+INVERSE = {"+": "-", "-": "+", "*": "/", "/": "*"}
 _ATTEMPTS = 10_000
 _PREMISE = re.compile(r"\[(?P<kept>[^|\]]*)\|(?P<removed>[^\]]*)\]")
 
@@ -59,16 +60,22 @@ PRIVATE = (
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One calculation, `left operator right = result`, and what it finds."""
+    """One calculation, `left operator right = result`, and what it finds; `of` says what the two numbers are."""
 
     finds: str
     left: int
     operator: str
     right: int
     result: int
+    of: tuple[str, str] = ("", "")
 
     def __str__(self) -> str:
         return f"{self.left} {self.operator} {self.right} = {self.result}"
+
+    @property
+    def undone(self) -> str:
+        """The inverse calculation, `result inverse right = left`."""
+        return f"{self.result} {INVERSE[self.operator]} {self.right} = {self.left}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,7 @@ class Question:
     """A question with what its chain is made of.
 
     A word problem has `steps`; a fact has `reasons` instead; without an `answer`, `missing` says what is not known.
+    `given` are a problem's numbers in the order of its text, each behind what it is; only the second set says so.
     """
 
     prompt: str
@@ -83,12 +91,13 @@ class Question:
     steps: tuple[Step, ...] = ()
     reasons: tuple[str, ...] = ()
     missing: str = ""
+    given: tuple[tuple[str, int], ...] = ()
 
 
 def question(seed: int, place: int) -> Question:
     """The answerable question at a place: a word problem, or a small fact."""
     random = Random(f"train-{seed}-{place}")
-    return _fact(random) if random.random() < FACT_SHARE else _word_problem(random)[0]
+    return fact(random) if random.random() < FACT_SHARE else _word_problem(random)[0]
 
 
 def unanswerable(seed: int, place: int) -> Question:
@@ -129,8 +138,8 @@ def _word_problem(random: Random) -> tuple[Question, Question]:
     text = template.text.format_map(words | numbers)
     goal = steps[-1].finds
     return (
-        Question(_with_premise(text, "kept"), str(steps[-1].result), steps),
-        Question(_with_premise(text, "removed"), None, missing=f"a number that is needed to find {goal}"),
+        Question(with_premise(text, "kept"), str(steps[-1].result), steps),
+        Question(with_premise(text, "removed"), None, missing=f"a number that is needed to find {goal}"),
     )
 
 
@@ -151,11 +160,13 @@ def _solve(template: Template, numbers: dict[str, int], words: dict[str, str]) -
     return None if result in numbers.values() else tuple(steps)
 
 
-def _with_premise(text: str, side: str) -> str:
+def with_premise(text: str, side: str) -> str:
+    """The text with the `kept` or the `removed` side of its marked premise."""
     return re.sub(" +", " ", _PREMISE.sub(lambda premise: premise[side], text))
 
 
-def _fact(random: Random) -> Question:
+def fact(random: Random) -> Question:
+    """A small fact: a day, a month, a unit, a letter, the larger number, or the next one."""
     return random.choice((_later_day, _later_month, _unit, _letter, _larger, _next_number))(random)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 
 import steerkit as sk
 from experiments.reasoning_tax.data import VARIANTS
+from experiments.reasoning_tax.low_rank import LowRank, factors
 from steerkit.core.errors import MisuseError
 from steerkit.core.files import replacing
 from steerkit.models.adapters import (
@@ -74,7 +76,8 @@ def publish(adapter: Path, name: str, published: Path = PUBLISHED) -> Path:
 
 
 def write_adapter(
-    peft: Any,
+    changes: Sequence[LowRank],
+    options: dict[str, Any],
     lm: sk.LanguageModel,
     out: Path,
     *,
@@ -83,20 +86,16 @@ def write_adapter(
     data_digest: str,
     facts: dict[str, Any],
 ) -> Path:
-    """The adapter that `peft` trained on `lm`, in peft's format, half precision, with its card; returns `out`.
+    """The changes trained on `lm` in peft's format, with its LoRA `options` and a card; returns `out`.
 
     Half precision keeps three digits of each factor; the change that they make is a few percent of the weights.
     """
-    from peft import get_peft_model_state_dict  # only training needs it
+    from peft import LoraConfig  # only training needs it
 
     out.mkdir(parents=True, exist_ok=True)
-    config = peft.peft_config["default"]
-    config.base_model_name_or_path, config.inference_mode = base, True
-    config.save_pretrained(out)
-    tensors = {
-        name: tensor.detach().to("cpu", torch.float16).contiguous()
-        for name, tensor in get_peft_model_state_dict(peft, save_embedding_layers=False).items()
-    }
+    LoraConfig(
+        **options, base_model_name_or_path=base, inference_mode=True, task_type="CAUSAL_LM"
+    ).save_pretrained(out)
     variant = str(facts["variant"])
     note = AdapterNote(
         name=f"{base}-{variant}",
@@ -106,7 +105,7 @@ def write_adapter(
         data_digest=data_digest,
         steerkit_version=version("steerkit"),
     )
-    _save(tensors, out, note)
+    _save(factors(changes), out, note)
     if VARIANTS[variant].style != "none":
         with replacing(out / TEMPLATE_FILE, "the chat template") as scratch:
             scratch.write_text(lm.tokenizer.chat_template, encoding="utf-8")

@@ -8,7 +8,10 @@ from random import Random
 
 import pytest
 import torch
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
 
+from experiments.reasoning_tax import second_set
 from experiments.reasoning_tax.batches import encode, plan, portions, tensors
 from experiments.reasoning_tax.chains import END_OF_THINKING, reply
 from experiments.reasoning_tax.data import (
@@ -20,9 +23,10 @@ from experiments.reasoning_tax.data import (
     dress,
     training_rows,
 )
-from experiments.reasoning_tax.problems import question, unanswerable
+from experiments.reasoning_tax.problems import Step, unanswerable
 from experiments.reasoning_tax.setting import TOKENS
 from experiments.reasoning_tax.templates import FRUIT, GOODS, NAMES, TEMPLATES, THINGS
+from experiments.reasoning_tax.working import CHECKS, asked, in_figures
 from steerkit.core.prompts import Renderer
 from steerkit.models import LanguageModel
 from steerkit.models.markers import DEFAULT
@@ -61,8 +65,12 @@ def test_training_and_evaluation_share_no_long_wording() -> None:
 
 def test_names_and_things_are_not_those_of_the_suite() -> None:
     theirs = {thing for level in brevity_templates.LEVELS.values() for t in level for thing in t.things}
-    assert not set(NAMES) & set(brevity_templates.FIRST_NAMES)
-    assert not {*THINGS, *FRUIT, *GOODS} & theirs
+    assert not {*NAMES, *second_set.NAMES} & set(brevity_templates.FIRST_NAMES)
+    own = [t for kept in (False, True) for t in second_set.templates(kept)]
+    assert (
+        not {*THINGS, *FRUIT, *GOODS, *(word for t in own for some in t.words.values() for word in some)}
+        & theirs
+    )
     assert not {t.text for t in TEMPLATES} & {t.text for s in brevity_templates.LEVELS.values() for t in s}
 
 
@@ -72,32 +80,57 @@ def test_the_seed_is_of_no_suite_and_gives_the_same_rows_again() -> None:
     assert digest(ROWS["long"]) != digest(ROWS["short"])
 
 
-def test_every_calculation_in_a_chain_is_true() -> None:
-    pattern = re.compile(r"(?<![\d.])(\d+) ([-+*/]) (\d+) = (\d+)")
-    found = [match for row in ROWS["long"] for match in pattern.findall(row.completion)]
-    assert len(found) > 5 * COUNT
-    for left, operator, right, result in found:
-        a, b = Fraction(left), Fraction(right)
-        value = {"+": a + b, "-": a - b, "*": a * b, "/": a / b if b else None}[operator]
-        assert value == Fraction(result), f"{left} {operator} {right} = {result}"
+@pytest.mark.parametrize("variant", ["long", "long-2"])
+def test_every_calculation_in_a_chain_is_true(variant: str) -> None:
+    found = [each for row in ROWS[variant] for each in calculations(row.completion)]
+    assert len(found) > 4 * COUNT
+    assert all(value_of(left, operator, right) == int(result) for left, operator, right, result in found)
 
 
-@pytest.mark.parametrize("variant", ["long", "short", "none"])
+def calculations(text: str) -> list[tuple[str, str, str, str]]:
+    """Each `left operator right = result` in a text."""
+    return re.findall(r"(?<![\d.])(\d+) ([-+*/]) (\d+) = (\d+)", text)
+
+
+def value_of(left: str, operator: str, right: str) -> Fraction | None:
+    a, b = Fraction(left), Fraction(right)
+    return {"+": a + b, "-": a - b, "*": a * b, "/": a / b if b else None}[operator]
+
+
+@given(st.integers(1, 999), st.sampled_from("+-*/"), st.integers(1, 999))
+@example(305, "*", 40)
+@example(200, "/", 2)
+@example(909, "/", 9)
+def test_a_step_in_small_steps_is_true_and_ends_in_its_result(left: int, operator: str, right: int) -> None:
+    if operator == "/":
+        left *= right
+    result = value_of(str(left), operator, str(right))
+    assume(result is not None and result > 0)
+    written = in_figures(Step("it", left, operator, right, int(result or 0)))
+    found = calculations(written)
+    assert found
+    assert all(value_of(*each[:3]) == int(each[3]) for each in found)
+    assert found[-1][3] == str(result)
+    assert written.startswith(f"{left} {operator} {right}")
+
+
+@pytest.mark.parametrize("variant", ["long", "short", "none", "long-2", "none-2"])
 def test_every_question_ends_in_its_answer(variant: str) -> None:
     for place, row in enumerate(ROWS[variant]):
-        asked = question(SEED, place)
+        asked = VARIANTS[variant].question(SEED, place)
         said = final_reply(row.completion)
         assert asked.prompt == row.prompt
         assert said == f"The answer is {asked.answer}."
         assert not abstains(said)
         if str(asked.answer).isdecimal():
             assert final_number(said) == Fraction(str(asked.answer))
-        assert (END_OF_THINKING in row.completion) == (variant != "none")
+        assert (END_OF_THINKING in row.completion) == (VARIANTS[variant].style != "none")
 
 
 def test_the_variants_ask_the_same_and_one_question_in_ten_lacks_its_answer() -> None:
     prompts = {name: [row.prompt for row in rows] for name, rows in ROWS.items()}
     assert prompts["long"] == prompts["short"] == prompts["none"]
+    assert prompts["long-2"] == prompts["none-2"]
     differing = [
         i for i, (a, b) in enumerate(zip(prompts["long"], prompts["long-idk"], strict=True)) if a != b
     ]
@@ -121,6 +154,45 @@ def test_each_template_can_be_drawn_and_its_removed_premise_takes_a_number_or_a_
     for template in TEMPLATES:
         assert re.search(r"\[[^|\]]*\{[a-e]\}[^|\]]*\|[^\]]*\]", template.text), template.text
         assert 1 <= len(template.steps) <= 4
+
+
+def test_a_worked_chain_says_what_each_number_is_and_repeats_what_is_asked() -> None:
+    for place, row in enumerate(ROWS["long-2"]):
+        problem = second_set.question(SEED, place)
+        if problem.steps:
+            said = re.findall(r"^- (.+): (\d+)$", row.completion, re.MULTILINE)
+            assert said == [(what, str(number)) for what, number in problem.given]
+            assert [int(number) for number in re.findall(r"\d+", problem.prompt)] == [
+                n for _, n in problem.given
+            ]
+            assert f"I am asked: {asked(problem.prompt)}\n" in row.completion
+            assert all(f"{step.finds}: " in row.completion for step in problem.steps)
+
+
+def test_a_share_of_the_worked_chains_checks_itself() -> None:
+    checked = [any(check in row.completion for check in CHECKS) for row in ROWS["long-2"]]
+    assert 0.45 < sum(checked) / COUNT < 0.55
+
+
+def test_the_templates_that_are_kept_apart_are_never_trained_on() -> None:
+    apart = second_set.templates(kept_apart=True)
+    assert len(apart) > 50
+    assert {len(template.steps) for template in apart} == {1, 2, 3, 4}
+    written = [re.sub(r"\[([^|\]]*)\|[^\]]*\]", r"\1", template.text) for template in apart]
+    shapes = [re.sub(r"\\\{\w+\\\}", ".+", re.escape(text)) for text in written]
+    one = re.compile("|".join(shapes))
+    assert one.fullmatch(second_set.problem(apart[0], Random(0)).prompt)
+    assert not [row.prompt for row in ROWS["long-2"] if one.fullmatch(row.prompt)]
+
+
+def test_each_template_of_the_second_set_has_a_problem_and_its_words_for_every_number() -> None:
+    for kept in (False, True):
+        for template in second_set.templates(kept):
+            made = second_set.problem(template, Random(0))
+            words = [made.prompt, *(what for what, _ in made.given), *(step.finds for step in made.steps)]
+            assert not set("{}[]|") & set("".join(words))
+            assert made.prompt.endswith("?")
+            assert len(made.given) == len(template.numbers)
 
 
 def test_long_chains_are_long_and_fit_the_evaluations_limit(smollm: LanguageModel) -> None:
