@@ -27,6 +27,7 @@ from steerkit.runs.record import Record
 
 PUBLISHED = Path("vectors")
 REASONER = "smollm2-135m-reasoner"
+SUPERSEDED = {REASONER: "smollm2-135m-reasoner-2"}
 METHODS = {
     "asc": "mean difference at the last token of the built-in pairs `brevity` (Activation-Steered Compression, arXiv 2507.04742)",
     "brevity-mean": "mean difference of the built-in pairs `brevity`, states averaged over the completion",
@@ -97,6 +98,12 @@ def card(
         for s in strengths
     ]
     what = "think" if choice["thinks"] else "answer"
+    newer = SUPERSEDED.get(metadata.model)
+    superseded = (
+        f"\n**Superseded** with its model, which `{newer}` takes the place of; both stay loadable.\n"
+        if newer
+        else ""
+    )
     return f"""# {metadata.name}
 
 Makes {metadata.model} {what} in fewer words: {results.share(fewer)} fewer {tokens.replace("_", " ")} on the split `report`. Loads by its name:
@@ -106,7 +113,7 @@ $ steerkit generate --model {metadata.model} --steer {metadata.name} "Keiko is 6
 ```
 
 Written by `experiments/brevity/publish.py`; do not edit.
-
+{superseded}
 | | |
 |---|---|
 | model | {metadata.model}, fingerprint `{metadata.fingerprint}` (other weights need `--allow-mismatch`) |

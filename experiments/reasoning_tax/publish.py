@@ -1,13 +1,14 @@
 """Write a trained adapter with its card, and put one among the published.
 
-    python -m experiments.reasoning_tax.publish --adapter adapters/long [--name smollm2-135m-reasoner]
+    python -m experiments.reasoning_tax.publish --adapter adapters/long-2 [--name smollm2-135m-reasoner-2]
 
-After that `steerkit.load_model("smollm2-135m-reasoner")` finds it, without peft.
+After that `steerkit.load_model("smollm2-135m-reasoner-2")` finds it, without peft.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -32,10 +33,11 @@ from steerkit.models.adapters import (
     read_adapter,
 )
 
-NAME = "smollm2-135m-reasoner"
+NAME = "smollm2-135m-reasoner-2"
 PUBLISHED = Path("vectors") / "adapters"
 LARGEST = 12_000_000
 CARD = "README.md"
+PLAIN_LORA = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "inference_mode": True}
 FILES = (CONFIG_FILE, WEIGHTS_FILE, TEMPLATE_FILE)
 
 
@@ -90,12 +92,10 @@ def write_adapter(
 
     Half precision keeps three digits of each factor; the change that they make is a few percent of the weights.
     """
-    from peft import LoraConfig  # only training needs it
-
     out.mkdir(parents=True, exist_ok=True)
-    LoraConfig(
-        **options, base_model_name_or_path=base, inference_mode=True, task_type="CAUSAL_LM"
-    ).save_pretrained(out)
+    config = PLAIN_LORA | options | {"base_model_name_or_path": base}
+    with replacing(out / CONFIG_FILE, "the adapter's options") as scratch:
+        scratch.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     variant = str(facts["variant"])
     note = AdapterNote(
         name=f"{base}-{variant}",

@@ -25,7 +25,6 @@ import torch
 from experiments.reasoning_tax import results
 from experiments.reasoning_tax.back import paid_back
 from experiments.reasoning_tax.before import before_and_after
-from experiments.reasoning_tax.data import VARIANTS
 from experiments.reasoning_tax.routing import routing
 from experiments.reasoning_tax.setting import TUNED, Setting, Write
 from experiments.reasoning_tax.worth import worth
@@ -33,6 +32,8 @@ from steerkit.core.errors import MisuseError
 from steerkit.core.files import replacing
 
 HERE = Path(__file__).parent
+
+STUDIED = ("long", "short", "none", "long-idk")  # variants of the first set of questions
 
 Part = Callable[[Setting, Sequence[str], Write], None]
 PARTS: dict[str, tuple[str, Part]] = {
@@ -66,10 +67,10 @@ def main() -> None:
 
 def measure(setting: Setting, parts: Sequence[str], page: Path) -> None:
     """Carry out the parts, and write the page anew whenever one has come further."""
-    variants = [name for name in VARIANTS if (setting.adapters / name / "adapter_config.json").is_file()]
+    variants = [name for name in STUDIED if (setting.adapters / name / "adapter_config.json").is_file()]
     if TUNED not in variants:
         raise MisuseError(f"{setting.adapters} has no adapter {TUNED!r}: train it first (README.md)")
-    absent = [name for name in VARIANTS if name not in variants]
+    absent = [name for name in STUDIED if name not in variants]
     for part in PARTS:
         if part in parts:
             section = section_file(setting, part)

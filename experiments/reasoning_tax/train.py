@@ -2,9 +2,8 @@
 
     python -m experiments.reasoning_tax.train --variant long-2 --preset cpu-2 --out adapters/long-2
 
-Needs peft (`pip install '.[train]'`) to write the adapter; loading it does not. A run that was stopped, however, goes
-on from its last checkpoint when the same command is given again. Order, initialisation and data are drawn from fixed
-seeds.
+A run that was stopped, however, goes on from its last checkpoint when the same command is given again. Order,
+initialisation and data are drawn from fixed seeds.
 """
 
 from __future__ import annotations
@@ -150,8 +149,7 @@ class _Training:
         self, lm: sk.LanguageModel, preset: Preset, rows: Sequence[TokenRow], identity: list[str]
     ) -> None:
         torch.manual_seed(SEED)
-        # Rows are short: on a CPU the fused attention's backward costs more than it saves, unless all is compiled.
-        if lm.device.type == "cpu" and not preset.compiled:
+        if lm.device.type == "cpu":  # rows are short: the fused attention's backward costs more than it saves
             lm.hf.set_attn_implementation("eager")
         self.lm, self.preset, self.rows = lm, preset, rows
         self.changes = adapt(lm.hf, TARGETS, preset.rank, preset.alpha)

@@ -16,8 +16,6 @@ from steerkit.core.errors import MisuseError
 from steerkit.models import load_model
 from steerkit.models.adapters import WEIGHTS_FILE, read_adapter
 
-pytest.importorskip("peft")
-
 TINY = Preset(
     device="cpu",
     dtype="float32",
@@ -77,8 +75,7 @@ def test_another_run_does_not_go_on_from_it(trained: Path, base: str) -> None:
 
 
 def test_the_adapter_loads_without_peft_as_peft_has_it(trained: Path, base: str) -> None:
-    import peft
-
+    peft = pytest.importorskip("peft")
     lm = load_model(trained)
     found = read_adapter(trained)
     assert found.note is not None
