@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from experiments.reasoning_tax.data import TrainingRow
-from steerkit.core.prompts import Renderer
+from steerkit.core.prompts import Renderer, common_prefix_length
 
 BUCKET_STEPS = 16  # rows of so many steps are sorted by length together: little padding, and still a mixture
 
@@ -25,8 +25,11 @@ class TokenRow:
 
 def encode(renderer: Renderer, row: TrainingRow, closing: int) -> TokenRow:
     """The row as the chat template renders it, ended by the token that closes a turn."""
-    text = renderer.encode_pair(row.prompt, row.completion)
-    return TokenRow((*text.ids, closing), text.prompt_length)
+    text = renderer.encode_pair(row.prompt, row.given + row.completion)
+    learnt_from = text.prompt_length
+    if row.given:
+        learnt_from = common_prefix_length(text.ids, renderer.encode_pair(row.prompt, row.given).ids)
+    return TokenRow((*text.ids, closing), learnt_from)
 
 
 def plan(lengths: Sequence[int], rows_a_step: int, seed: int) -> list[list[int]]:

@@ -83,12 +83,17 @@ def adapt(hf: nn.Module, targets: Iterable[str], rank: int, alpha: float) -> lis
     return [LowRank(name, module, rank, alpha) for name, module in found]
 
 
-def factors(changes: Iterable[LowRank]) -> dict[str, Tensor]:
-    """The factors under the names that peft gives them, half precision, on the CPU."""
+def named(changes: Iterable[LowRank]) -> dict[str, nn.Parameter]:
+    """The factors under the names that peft gives them."""
     return {
-        f"base_model.model.{change.name}.lora_{side}.weight": tensor.detach()
-        .to("cpu", torch.float16)
-        .contiguous()
+        f"base_model.model.{change.name}.lora_{side}.weight": factor
         for change in changes
-        for side, tensor in (("A", change.down), ("B", change.up))
+        for side, factor in (("A", change.down), ("B", change.up))
+    }
+
+
+def factors(changes: Iterable[LowRank]) -> dict[str, Tensor]:
+    """The factors as an adapter holds them: half precision, on the CPU."""
+    return {
+        name: factor.detach().to("cpu", torch.float16).contiguous() for name, factor in named(changes).items()
     }

@@ -1,6 +1,6 @@
 """Write a trained adapter with its card, and put one among the published.
 
-    python -m experiments.reasoning_tax.publish --adapter adapters/long-2 [--name smollm2-135m-reasoner-2]
+    python -m experiments.reasoning_tax.publish --adapter adapters/closable-2 [--name smollm2-135m-reasoner-2]
 
 After that `steerkit.load_model("smollm2-135m-reasoner-2")` finds it, without peft.
 """

@@ -2,12 +2,13 @@
 
     python -m experiments.reasoning_tax.second_reasoner --adapters FOLDER [--data FOLDER] [--threads 2] [--out runs]
 
-FOLDER of `--adapters` holds `long-2` and `none-2`, which `train` wrote with one preset; FOLDER of `--data` holds
-`selfaware/`. The parts, each of which goes on where it was stopped:
+FOLDER of `--adapters` holds what `train` wrote: `closable-2`, which went on from `long-2`, and the control `none-2-on`,
+which went on from `none-2` for as many steps on the same questions. FOLDER of `--data` holds `selfaware/`. The parts,
+each of which goes on where it was stopped:
 
     worth    500 problems a level of the brevity suite, none of whose templates was trained on: the chains against the
              same model with its thinking closed at once, and against the same base that was trained on answers alone
-    apart    the same on the templates of the second set that were kept apart, by which two trainings are compared
+    apart    the same on the templates of the second set that were kept apart
     tax      SelfAware in both conditions: the base, the first reasoner and the second
 """
 
@@ -25,7 +26,6 @@ import numpy as np
 import torch
 
 import steerkit as sk
-from experiments.reasoning_tax.after_chains import CLOSING
 from experiments.reasoning_tax.chains import END_OF_THINKING
 from experiments.reasoning_tax.results import compared, estimate, number, table
 from experiments.reasoning_tax.second_set import problem, templates
@@ -40,7 +40,7 @@ from steerkit.suites.suite import Suite
 
 HERE = Path(__file__).parent
 PAGE = "results-second-reasoner.md"
-THINKING, ANSWERING, FIRST = "long-2", "none-2", "smollm2-135m-reasoner"
+THINKING, HALFWAY, ANSWERING, FIRST = "closable-2", "long-2", "none-2-on", "smollm2-135m-reasoner"
 
 # Fixed before the model was trained. Half of a suite's items are its `report`, so more are made than are asked.
 SUITE_SEED, MADE, ASKED, LEVELS = 2, 1100, 500, (2, 3, 4)
@@ -51,7 +51,9 @@ GAIN, CHAIN, UNCLOSED = 0.15, 100, 0.02  # what is asked of the chains on two le
 
 THINKS = Cell()
 CLOSED = Cell((sk.ThinkingBudget(0),))
-CLOSED_FOR_GOOD = Cell((sk.PromptEdit(begin=f"{CLOSING}The answer is", name="closed-and-begun"),))
+
+
+LENGTHS = ("tokens of a chain", "tokens in all where closed")
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,15 @@ class Way:
     cell: Cell
 
 
-# Where the thinking is closed, this model may think on behind the marker; begun with its answer's words it cannot.
+CHAINS = "with its chain"
+CONTROLS = ("thinking closed at once", "trained on answers alone")
 WAYS: Mapping[str, Way] = {
-    "with its chain": Way(THINKING, THINKS),
-    "thinking closed at once": Way(THINKING, CLOSED),
-    "closed, and the answer begun": Way(THINKING, CLOSED_FOR_GOOD),
-    "trained on answers alone": Way(ANSWERING, THINKS),
+    CHAINS: Way(THINKING, THINKS),
+    CONTROLS[0]: Way(THINKING, CLOSED),
+    CONTROLS[1]: Way(ANSWERING, THINKS),
+    "halfway, with its chain": Way(HALFWAY, THINKS),
+    "halfway, closed at once": Way(HALFWAY, CLOSED),
 }
-CHAINS, *CONTROLS = WAYS
 
 
 def main() -> None:
@@ -159,7 +162,7 @@ def tax(setting: Setting) -> str:
         runs[label] = setting.measured(
             _model(setting, name),
             [plain_cell(how) for how in CONDITIONS],
-            setting.out / "second-reasoner" / "tax" / name,
+            setting.out / "second-reasoner" / "tax" / label.replace(" ", "-"),
             setting.reference(PRIMARY),
             "report",
             count,
@@ -222,7 +225,7 @@ def _gains(
     records: Mapping[str, list[Record]], kinds: Mapping[int, str], template_of: Callable[[str], str]
 ) -> str:
     """A line for each kind of item: accuracies, the gain over the better control, how long and how often open."""
-    columns = ("items", *WAYS, "gain", "resampled by template", "chain's tokens", "never closed", "reached")
+    columns = ("items", *records, "gain", "resampled by template", *LENGTHS, "never closed", "reached")
     lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for kind, prefix in kinds.items():
         some = {label: _starting(written, prefix) for label, written in records.items()}
@@ -235,13 +238,15 @@ def _gains(
         }
         wider = compared(grouped)[CHAINS].changes["accuracy"]
         tokens, unclosed = rows[CHAINS].levels["thinking_tokens"], _share_open(some[CHAINS])
+        closed = rows[CONTROLS[0]].levels["tokens"]
         met = gain.value >= GAIN and gain.low > 0 and tokens.value >= CHAIN and unclosed <= UNCLOSED
         cells = (
             str(len(some[CHAINS])),
-            *(estimate(rows[label].levels["accuracy"]) for label in WAYS),
+            *(estimate(rows[label].levels["accuracy"]) for label in records),
             estimate(gain, "+"),
             f"[{number(wider.low, '+')}, {number(wider.high, '+')}]",
             estimate(tokens),
+            estimate(closed),
             f"{unclosed:.3f}",
             "yes" if met else "no",
         )

@@ -9,6 +9,7 @@ initialisation and data are drawn from fixed seeds.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -18,16 +19,18 @@ from typing import Any
 
 import torch
 from rich.progress import Progress
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
 import steerkit as sk
 from experiments.reasoning_tax.batches import TokenRow, encode, plan, portions, tensors
 from experiments.reasoning_tax.data import SEED, VARIANTS, digest, dress, training_rows
-from experiments.reasoning_tax.low_rank import adapt
+from experiments.reasoning_tax.low_rank import adapt, named
 from experiments.reasoning_tax.publish import write_adapter
 from steerkit.core.errors import MisuseError
 from steerkit.core.files import replacing
+from steerkit.models.adapters import WEIGHTS_FILE
 from steerkit.models.fingerprint import weights_digest
 
 BASE = "smollm2-135m-instruct"
@@ -41,7 +44,8 @@ class Preset:
     """How to train: one pass over `rows` rows, `rows_a_step` at a time.
 
     The rate climbs linearly over the share `warm_up` of the steps, then falls to zero along a cosine. `compiled` takes
-    a C++ compiler and some minutes at the start, and makes a step on a CPU half again as fast.
+    a C++ compiler and a minute at the start, and makes a step on a CPU half again as fast. The rows are those from
+    place `first` on.
     """
 
     device: str
@@ -56,6 +60,7 @@ class Preset:
     clip: float = 1.0
     checkpoint_seconds: float = 120.0
     compiled: bool = False
+    first: int = 0
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -79,6 +84,19 @@ PRESETS = {
         learning_rate=1.5e-3,
         compiled=True,
     ),
+    # To go on from an adapter of cpu-2, on rows that it has not seen.
+    "cpu-2-on": Preset(
+        device="cpu",
+        dtype="bfloat16",
+        rows=5120,
+        rows_a_step=16,
+        tokens_a_portion=2048,
+        rank=19,
+        alpha=38,
+        learning_rate=1e-3,
+        compiled=True,
+        first=6400 + HELD_OUT,
+    ),
     "gpu": Preset(device="cuda", dtype="bfloat16", rows=25_600, rows_a_step=32, tokens_a_portion=32_768),
 }
 
@@ -91,6 +109,7 @@ def main() -> None:
     parser.add_argument("--variant", choices=VARIANTS, required=True)
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="an adapter of the same rank to go on from")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rows", type=int, help="fewer rows than the preset's, for a trial")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="another format than the preset's")
@@ -98,26 +117,30 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     preset = PRESETS[asked.preset]
     changed = {"rows": asked.rows or preset.rows, "dtype": asked.dtype or preset.dtype}
-    print(train(asked.variant, Preset(**(asdict(preset) | changed)), asked.out))
+    print(train(asked.variant, Preset(**(asdict(preset) | changed)), asked.out, start=asked.start))
 
 
-def train(variant: str, preset: Preset, out: Path, base: str = BASE) -> Path:
-    """Train a variant and write its adapter to `out`; returns that folder.
+def train(variant: str, preset: Preset, out: Path, base: str = BASE, *, start: Path | None = None) -> Path:
+    """Train a variant, from the adapter in `start` on if one is given, and write its adapter to `out`; returns that.
 
-    Raises MisuseError where `out` holds the checkpoint of another run.
+    Raises MisuseError where `out` holds the checkpoint of another run, and where `start` does not fit.
     """
     lm = sk.load_model(base, device=preset.device, dtype=preset.dtype)
     base_digest = weights_digest(lm.hf)
     dress(lm.tokenizer, variant)
-    rows = training_rows(variant, preset.rows + HELD_OUT)
+    rows = training_rows(variant, preset.rows + HELD_OUT, first=preset.first)
     encoded = [encode(lm.renderer, row, lm.tokenizer.eos_token_id) for row in rows]
     held_out = encoded[preset.rows :]
-    run = _Training(lm, preset, encoded[: preset.rows], [variant, base_digest, digest(rows)])
+    begun = "" if start is None else hashlib.sha256((start / WEIGHTS_FILE).read_bytes()).hexdigest()
+    run = _Training(lm, preset, encoded[: preset.rows], [variant, base_digest, digest(rows), begun])
+    if start is not None:
+        run.start_from(start)
     before = run.held_out_loss(held_out)
     run.resume(out / CHECKPOINT)
     run.go_on(out / CHECKPOINT)
     facts = {
         "variant": variant,
+        **({} if start is None else {"goes on from": start.name}),
         "rows": preset.rows,
         "steps": len(run.steps),
         "tokens learnt": run.tokens,
@@ -192,6 +215,17 @@ class _Training:
         count = _wanted(rows)
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # too few rows to compile for
             return sum(float(part) for part in self._losses(rows, count))
+
+    def start_from(self, adapter: Path) -> None:
+        """Take over an adapter's factors. Raises MisuseError where they are not of this rank and these projections."""
+        saved = load_file(adapter / WEIGHTS_FILE)
+        own = named(self.changes)
+        if {name: tensor.shape for name, tensor in saved.items()} != {n: t.shape for n, t in own.items()}:
+            raise MisuseError(f"{adapter} is an adapter of other projections or of another rank")
+        with torch.no_grad():
+            for name, factor in own.items():
+                factor.copy_(saved[name])
+        self._merge()
 
     def resume(self, checkpoint: Path) -> None:
         """Go back to a checkpoint, if there is one."""

@@ -114,23 +114,23 @@ def test_a_step_in_small_steps_is_true_and_ends_in_its_result(left: int, operato
     assert written.startswith(f"{left} {operator} {right}")
 
 
-@pytest.mark.parametrize("variant", ["long", "short", "none", "long-2", "none-2"])
+@pytest.mark.parametrize("variant", ["long", "short", "none", "long-2", "closable-2", "none-2"])
 def test_every_question_ends_in_its_answer(variant: str) -> None:
     for place, row in enumerate(ROWS[variant]):
         asked = VARIANTS[variant].question(SEED, place)
-        said = final_reply(row.completion)
+        said = final_reply(row.given + row.completion)
         assert asked.prompt == row.prompt
         assert said == f"The answer is {asked.answer}."
         assert not abstains(said)
         if str(asked.answer).isdecimal():
             assert final_number(said) == Fraction(str(asked.answer))
-        assert (END_OF_THINKING in row.completion) == (VARIANTS[variant].style != "none")
+        assert (END_OF_THINKING.strip() in row.given + row.completion) == (VARIANTS[variant].style != "none")
 
 
 def test_the_variants_ask_the_same_and_one_question_in_ten_lacks_its_answer() -> None:
     prompts = {name: [row.prompt for row in rows] for name, rows in ROWS.items()}
     assert prompts["long"] == prompts["short"] == prompts["none"]
-    assert prompts["long-2"] == prompts["none-2"]
+    assert prompts["long-2"] == prompts["closable-2"] == prompts["none-2"]
     differing = [
         i for i, (a, b) in enumerate(zip(prompts["long"], prompts["long-idk"], strict=True)) if a != b
     ]
@@ -224,6 +224,28 @@ def test_thinking_is_open_from_the_prompt_on_and_closed_by_the_rows_own_marker(s
         answer = kinds[::-1].index("thinking")
         assert 0 < answer < 30
         assert found.ids[-1] in smollm.stop_ids
+
+
+def test_where_the_thinking_is_closed_at_once_the_answer_alone_is_learnt(smollm: LanguageModel) -> None:
+    renderer = reasoner(smollm, "closable-2")
+    closed = [row for row in ROWS["closable-2"] if row.given]
+    assert len(closed) == COUNT // 4
+    tracker = Tracker(renderer, DEFAULT)
+    for row in closed[:50]:
+        found = encode(renderer, row, 2)
+        learnt = renderer.decode_raw(found.ids[found.prompt_length : -1])
+        assert learnt == row.completion == f"\nThe answer is {row.completion[15:]}"
+        assert renderer.decode_raw(found.ids[: found.prompt_length]).endswith("<think>\n</think>")
+        assert set(tracker.kinds(found.ids[: found.prompt_length], found.ids[found.prompt_length :])) == {
+            "answer"
+        }
+    assert [row for row in ROWS["closable-2"] if not row.given] == [
+        row for place, row in enumerate(ROWS["long-2"]) if place % 4 != 3
+    ]
+
+
+def test_rows_further_on_are_those_that_a_longer_run_would_meet() -> None:
+    assert training_rows("closable-2", 8, first=100) == ROWS["closable-2"][100:108]
 
 
 def test_without_a_chain_the_template_is_the_bases_own(smollm: LanguageModel) -> None:

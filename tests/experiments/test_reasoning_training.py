@@ -74,6 +74,21 @@ def test_another_run_does_not_go_on_from_it(trained: Path, base: str) -> None:
         train("none", replace(TINY, learning_rate=1e-3), trained, base)
 
 
+def test_a_run_that_goes_on_from_an_adapter_begins_where_it_ended(
+    trained: Path, base: str, tmp_path: Path
+) -> None:
+    before = float((trained / "README.md").read_text().split("loss on held-out rows | ")[1].split()[2])
+    on = train("none", replace(TINY, first=48 + 32, learning_rate=1e-4), tmp_path / "on", base, start=trained)
+    card = (on / "README.md").read_text()
+    assert "| goes on from | none |" in card
+    assert float(card.split("loss on held-out rows | ")[1].split()[0]) == pytest.approx(before, abs=0.5)
+    assert not torch.equal(*(next(iter(load_file(f / WEIGHTS_FILE).values())) for f in (on, trained)))
+    with pytest.raises(MisuseError, match="is of another run"):
+        train("none", replace(TINY, first=48 + 32, learning_rate=1e-4), on, base)
+    with pytest.raises(MisuseError, match="another rank"):
+        train("none", replace(TINY, rank=2), tmp_path / "rank", base, start=trained)
+
+
 def test_the_adapter_loads_without_peft_as_peft_has_it(trained: Path, base: str) -> None:
     peft = pytest.importorskip("peft")
     lm = load_model(trained)

@@ -80,7 +80,7 @@ def test_the_page_on_a_tiny_model_resumes_and_leaves_out_what_has_no_data(
     lm = tiny_model()
     lm.hf.config.max_position_embeddings = 4096
     base = save_model(lm, tmp_path / "base")
-    for name in (study.THINKING, study.ANSWERING):
+    for name in (study.THINKING, study.HALFWAY, study.ANSWERING):
         write(tmp_path / "adapters" / name, base, random_factors(lm.hf))
     monkeypatch.setattr(study, "TOKENS", 4)
     monkeypatch.setattr(study, "FIRST", str(tmp_path / "adapters" / study.THINKING))
