@@ -12,9 +12,11 @@ from steerkit.interventions.gate import ProbeGate
 from steerkit.interventions.store import recommended_use
 from steerkit.interventions.vector import published_vectors
 from steerkit.models import LanguageModel
+from steerkit.models.adapters import published_adapters, read_adapter
 
 NAME = "abstain-smollm2-135m-instruct"
 REASONER = "smollm2-135m-reasoner"
+SECOND_REASONER = "smollm2-135m-reasoner-2"
 CARDS = Path(__file__).parent.parent / "vectors"
 
 
@@ -77,3 +79,42 @@ def test_the_reasoner_thinks_checks_itself_and_answers_what_cannot_be_answered()
     assert sound.answers
     assert done[sound.id].text.endswith(f"The answer is {sound.answers[0]}.")
     assert done[lacking.id].text.split("</think>")[1].strip().startswith("The answer is")  # the tax
+
+
+@pytest.mark.models
+def test_the_second_reasoner_works_it_out_and_answers_at_once_where_its_thinking_is_closed() -> None:
+    folder = CARDS / "adapters" / SECOND_REASONER
+    assert (folder / "adapter_model.safetensors").stat().st_size < 12_000_000
+    assert (folder / "README.md").read_text(encoding="utf-8").startswith(f"# {SECOND_REASONER}\n")
+    lm = sk.load_model(SECOND_REASONER)
+    assert lm.name == SECOND_REASONER
+    items = [item for item in sk.load_suite("brevity:2") if not item.should_abstain][:12]
+    closed = (sk.ThinkingBudget(0),)
+    requests = [
+        sk.Request(item.prompt, acting, sk.Decoding(400), key=(item.id, bool(acting)))
+        for item in items
+        for acting in ((), closed)
+    ]
+    done = {c.request.key: c for c in sk.TransformersEngine(lm).generate(requests)}
+    right = 0
+    for item in items:
+        thought, at_once = done[item.id, False], done[item.id, True]
+        assert thought.finish == at_once.finish == "stop"
+        assert thought.text.count("</think>") == 1
+        assert thought.thinking_tokens > 60
+        assert at_once.tokens < 20
+        assert at_once.answer.startswith("The answer is")
+        assert item.answers
+        right += thought.answer == f"The answer is {item.answers[0]}."
+    assert right >= len(items) / 2
+
+
+def test_what_is_superseded_says_so_and_is_there() -> None:
+    for card in (f"adapters/{REASONER}/README.md", f"brief-{REASONER}.md"):
+        text = (CARDS / card).read_text(encoding="utf-8")
+        assert "**Superseded**" in text
+        assert f"`{SECOND_REASONER}`" in text
+    assert sk.load_vector(f"brief-{REASONER}").name == f"brief-{REASONER}"
+    note = read_adapter(published_adapters()[REASONER]).note
+    assert note is not None
+    assert note.summary.startswith(f"superseded by {SECOND_REASONER}")
