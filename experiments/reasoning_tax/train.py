@@ -13,7 +13,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,7 @@ class Preset:
     """How to train: one pass over `rows` rows, `rows_a_step` at a time.
 
     The rate climbs linearly over the share `warm_up` of the steps, then falls to zero along a cosine. `compiled` takes
-    a C++ compiler and a minute at the start, and makes a step on a CPU half again as fast. The rows are those from
-    place `first` on.
+    a C++ compiler and a minute at the start. The rows are those from place `first` on.
     """
 
     device: str
@@ -70,33 +69,23 @@ class Preset:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
+# Of the largest rank that twelve megabytes hold.
+SECOND = Preset(
+    device="cpu",
+    dtype="bfloat16",
+    rows=6400,
+    rows_a_step=16,
+    tokens_a_portion=2048,
+    rank=19,
+    alpha=38,
+    learning_rate=1.5e-3,
+    compiled=True,
+)
 PRESETS = {
     "cpu": Preset(device="cpu", dtype="bfloat16", rows=2560, rows_a_step=16, tokens_a_portion=2048),
-    # The largest rank that twelve megabytes hold.
-    "cpu-2": Preset(
-        device="cpu",
-        dtype="bfloat16",
-        rows=6400,
-        rows_a_step=16,
-        tokens_a_portion=2048,
-        rank=19,
-        alpha=38,
-        learning_rate=1.5e-3,
-        compiled=True,
-    ),
+    "cpu-2": SECOND,
     # To go on from an adapter of cpu-2, on rows that it has not seen.
-    "cpu-2-on": Preset(
-        device="cpu",
-        dtype="bfloat16",
-        rows=5120,
-        rows_a_step=16,
-        tokens_a_portion=2048,
-        rank=19,
-        alpha=38,
-        learning_rate=1e-3,
-        compiled=True,
-        first=6400 + HELD_OUT,
-    ),
+    "cpu-2-on": replace(SECOND, rows=5120, learning_rate=1e-3, first=SECOND.rows + HELD_OUT),
     "gpu": Preset(device="cuda", dtype="bfloat16", rows=25_600, rows_a_step=32, tokens_a_portion=32_768),
 }
 
@@ -116,8 +105,8 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     preset = PRESETS[asked.preset]
-    changed = {"rows": asked.rows or preset.rows, "dtype": asked.dtype or preset.dtype}
-    print(train(asked.variant, Preset(**(asdict(preset) | changed)), asked.out, start=asked.start))
+    preset = replace(preset, rows=asked.rows or preset.rows, dtype=asked.dtype or preset.dtype)
+    print(train(asked.variant, preset, asked.out, start=asked.start))
 
 
 def train(variant: str, preset: Preset, out: Path, base: str = BASE, *, start: Path | None = None) -> Path:
