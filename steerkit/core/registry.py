@@ -156,9 +156,21 @@ ESTIMATORS: Registry[Any] = Registry("estimator", "estimators", "steerkit.extrac
 OPERATIONS: Registry[Any] = Registry("operation", "operations", "steerkit.interventions.operations")
 LOGIT_RULES: Registry[Any] = Registry("logit rule", "rules", "steerkit.interventions.logit_rules")
 GATES: Registry[Any] = Registry("gate", "gates", "steerkit.interventions.detectors")
+READERS: Registry[Any] = Registry("reader", "readers", "steerkit.interventions.readers")
 SCORERS: Registry[Any] = Registry("scorer", "scorers", "steerkit.scoring", "steerkit.chains.measures")
 SUITES: Registry[Any] = Registry("suite", "suites", "steerkit.suites")
 EXPORTERS: Registry[Any] = Registry("exporter", "exporters", "steerkit.interchange")
 IMPORTERS: Registry[Any] = Registry("importer", "importers", "steerkit.interchange")
 ENGINES: Registry[Any] = Registry("engine", "engines", "steerkit.engines.catalogue")
-REGISTRIES = (ESTIMATORS, OPERATIONS, LOGIT_RULES, GATES, SCORERS, SUITES, EXPORTERS, IMPORTERS, ENGINES)
+REGISTRIES = (
+    ESTIMATORS,
+    OPERATIONS,
+    LOGIT_RULES,
+    GATES,
+    READERS,
+    SCORERS,
+    SUITES,
+    EXPORTERS,
+    IMPORTERS,
+    ENGINES,
+)

@@ -16,6 +16,7 @@ from steerkit.core.numbers import check_number, check_whole, plain
 from steerkit.core.prompts import Prompt, Renderer
 from steerkit.engines.generation_config import own_decoding
 from steerkit.interventions.base import Intervention, as_interventions
+from steerkit.interventions.readers import Reader, Reading, as_readers
 from steerkit.interventions.steering import Steering
 from steerkit.models.markers import DEFAULT, ThinkingMarkers
 from steerkit.models.thinking import Kind, Span
@@ -105,6 +106,7 @@ class Request:
 
     Row gates of any of them read the prompt without edits. `key` comes back untouched on the completion: completions
     may arrive in any order. `sample` numbers repeated draws of one prompt; it only changes a sampled row's seed.
+    `readers` read each token of the prompt, as it is edited, and of the completion; they change nothing.
     """
 
     prompt: Prompt
@@ -113,9 +115,11 @@ class Request:
     system: str | None = None
     sample: int = 0
     key: Hashable = None
+    readers: tuple[Reader, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "interventions", as_interventions(self.interventions))
+        object.__setattr__(self, "readers", as_readers(self.readers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +147,8 @@ class Completion:
     stand, and tile `text` and tokens; all else that tells thinking from an answer is read from them (see
     `steerkit.models.thinking`). `thinking_tokens` counts the tokens that came out of thinking, the closing marker's
     among them. `gates` has a reading for each gate of the request, in the order of its interventions. `forced` says
-    that a thinking budget wrote a closing marker. `markers` are the texts between which the model thinks.
+    that a thinking budget wrote a closing marker. `markers` are the texts between which the model thinks. `readings`
+    are what the request's readers read, in their order.
     """
 
     request: Request
@@ -156,6 +161,7 @@ class Completion:
     forced: bool = False
     markers: ThinkingMarkers = DEFAULT
     spans: tuple[Span, ...] = ()
+    readings: tuple[Reading, ...] = ()
 
     @property
     def tokens(self) -> int:

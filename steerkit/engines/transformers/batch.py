@@ -14,10 +14,12 @@ from torch import Tensor
 
 from steerkit.engines import stops
 from steerkit.engines.base import Completion, Decoding, Finish, GateReading, Request
+from steerkit.engines.transformers.reading import Noted, ReadingTable, RowReadings
 from steerkit.engines.transformers.sampling import Bias, Choosing
 from steerkit.engines.transformers.table import PHASE_OF_KIND, Program
 from steerkit.interventions.gate import PositionGate
 from steerkit.interventions.logit_rules import BoundRule, Edits, ForcedClosing
+from steerkit.interventions.readers import Reader
 from steerkit.models import LanguageModel
 
 
@@ -29,7 +31,8 @@ class Row:
     rules and random numbers have the same completion. `following` are the rules that are not over, each with its
     state behind the newest token; `forced` says whether a thinking budget has taken a token by force; `cut` is what a
     stop text leaves of what was generated. `thinking` is where thinking stands behind the newest token, once somebody
-    has asked.
+    has asked. `readers` read it, in passes of which it has taken `passes` so far; where any reads states, the row takes
+    one pass more than it has tokens (`over`), in which its last token is read.
     """
 
     asked: list[tuple[Request, tuple[GateReading, ...]]]
@@ -37,11 +40,15 @@ class Row:
     program: Program
     uniforms: np.ndarray | None
     rules: tuple[BoundRule, ...] = ()
+    readers: tuple[Reader, ...] = ()
     generated: list[int] = field(init=False)
     following: list[tuple[BoundRule, Any]] = field(init=False)
     forced: bool = field(init=False)
     gate_counts: Counter[tuple[str, bool]] = field(init=False)
     thinking: int | None = field(init=False)
+    passes: int = field(init=False)
+    over: bool = field(init=False)
+    read: RowReadings = field(init=False)
     finish: Finish | None = None
     cut: stops.Cut | None = None
 
@@ -55,6 +62,8 @@ class Row:
         self.forced = False
         self.gate_counts = Counter()
         self.thinking = None
+        self.passes, self.over = 0, False
+        self.read = RowReadings(self.readers)
 
     @property
     def decoding(self) -> Decoding:
@@ -62,9 +71,9 @@ class Row:
         return self.asked[0][0].decoding
 
     @property
-    def prefix_key(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        """Rows with equal keys have the same past up to the last prompt token."""
-        return self.prompt_ids, self.program.prompt_key
+    def prefix_key(self) -> tuple[tuple[int, ...], tuple[str, ...], tuple[Reader, ...]]:
+        """Rows with equal keys have the same past up to the last prompt token, and the same read of it."""
+        return self.prompt_ids, self.program.prompt_key, self.readers
 
     @property
     def cached(self) -> int:
@@ -79,6 +88,10 @@ class Row:
     def take(self, token: int, lm: LanguageModel) -> None:
         """Append a sampled token, or end the row."""
         decoding = self.decoding
+        self.passes += 1
+        if self.over:
+            self.finish = "length"
+            return
         if token in lm.stop_ids or token in decoding.stop_token_ids:
             self.finish = "stop"
             return
@@ -89,7 +102,8 @@ class Row:
             behind = [(rule, rule.after(state, token)) for rule, state in self.following]
             self.following = [(rule, state) for rule, state in behind if state is not None]
         if len(self.generated) == decoding.max_new_tokens:
-            self.finish = "length"
+            self.over = self.read.of_states
+            self.finish = None if self.over else "length"
         if decoding.stop:
             self.cut = stops.cut_by_newest(lm.renderer, self.generated, decoding.stop)
             self.finish = "stop" if self.cut is not None else self.finish
@@ -123,6 +137,7 @@ class Row:
                 forced=self.forced,
                 markers=lm.markers,
                 spans=reading.spans,
+                readings=self.read.of(request.readers, len(self.prompt_ids), len(kept)),
             )
 
     def _cut_to(self, cut: stops.Cut) -> tuple[list[int], str]:
@@ -140,6 +155,8 @@ class RunningBatch(ABC):
         self._choosing = Choosing((), lm.device)
         self._biased: Bias | None = None
         self._forced: tuple[Tensor, ...] | None = None
+        self._reads = ReadingTable(lm, ())
+        self._noted = Noted()
 
     @property
     def live(self) -> list[Row]:
@@ -149,6 +166,7 @@ class RunningBatch(ABC):
     def clear(self) -> None:
         """Forget all rows and let go of what the model keeps of them."""
         self.rows = []
+        self._noted = Noted()
 
     @abstractmethod
     def admit(self, joining: Sequence[Row], waiting: Sequence[Row], most: int) -> None:
@@ -180,12 +198,23 @@ class RunningBatch(ABC):
             places, tokens = self._forced
             chosen = chosen.index_put((places,), tokens)
         self._choosing.take(chosen)
+        if self._reads.of_logits:
+            self._noted.logits(self._reads.logits_read(nats, chosen))
         self._took(chosen)
         for row, token in zip(self.rows, chosen.tolist(), strict=True):  # the step's one wait for the device
             if row.finish is None:
                 row.take(token, lm)
         if self._edits:
             self._edit_logits()
+
+    def _fetch(self) -> None:
+        """Give the rows what was read of them since the last time; waits for the device where anything was."""
+        self._noted.fetch(self._reads)
+
+    def _bind_readers(self) -> None:
+        """Read what the rows at hand ask for from here on."""
+        self._reads = ReadingTable(self._lm, [reader for row in self.rows for reader in row.readers])
+        self._noted = Noted(self.rows if self._reads else ())
 
     def _edit_logits(self) -> None:
         """Put on the device what rules do to the next step; nothing once no row follows any."""

@@ -40,6 +40,7 @@ from steerkit.engines.transformers.whole_texts import WholeTextBatch
 from steerkit.interventions.base import Intervention
 from steerkit.interventions.logit_rules import BoundRule, ForcedBeginning, LogitRule
 from steerkit.interventions.prompt_edit import PromptEdit, edited_prompt
+from steerkit.interventions.readers import Reader
 from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
 from steerkit.models.language_model import check_loaded
@@ -106,7 +107,7 @@ class TransformersEngine:
 
     def check(self, request: Request) -> None:
         """Raise what `generate` would raise for this request before running it."""
-        self._check(request.interventions)
+        self._check(request.interventions, request.readers)
         plain = self._prompt_ids(request.prompt, request.system)
         edited = self._prompt_ids(*edited_prompt(request.prompt, request.system, request.interventions))
         self._check_length(max(len(plain), len(edited)) + request.decoding.max_new_tokens)
@@ -175,7 +176,7 @@ class TransformersEngine:
         """One row for all requests that come to the same completion, in order of the first of them."""
         plain = [self._prompt_ids(r.prompt, r.system) for r in requests]
         for request, ids in zip(requests, plain, strict=True):
-            self._check(request.interventions)
+            self._check(request.interventions, request.readers)
             self._check_length(len(ids) + request.decoding.max_new_tokens)
         self._read(readings, requests, plain)
         rows: dict[object, Row] = {}
@@ -186,8 +187,11 @@ class TransformersEngine:
             verdicts = readings.verdicts(request.interventions, ids)
             ids = self._prompt_ids(*edited_prompt(request.prompt, request.system, acting))
             self._check_length(len(ids) + decoding.max_new_tokens)
-            key = ids, program.key, decoding, None if uniforms is None else uniforms.tobytes(), rules
-            row = rows.get(key) or rows.setdefault(key, Row([], ids, program, uniforms, rules))
+            drawn = None if uniforms is None else uniforms.tobytes()
+            key = ids, program.key, decoding, drawn, rules, request.readers
+            row = rows.get(key) or rows.setdefault(
+                key, Row([], ids, program, uniforms, rules, request.readers)
+            )
             row.asked.append((request, verdicts))
         return list(rows.values())
 
@@ -231,9 +235,12 @@ class TransformersEngine:
             self._prompts[key] = tuple(self.lm.renderer.encode_prompt(prompt, system))
         return self._prompts[key]
 
-    def _check(self, interventions: Sequence[Intervention]) -> None:
-        refuse(self, interventions)
-        for each in interventions:
+    def _check(self, acting: Sequence[Intervention], readers: Sequence[Reader] = ()) -> None:
+        refuse(self, acting)
+        for reader in readers:
+            if reader.place is not None:
+                self.lm.like(*reader.place)  # refuses a place that the model does not have
+        for each in (*acting, *readers):
             for part in each.tensors:
                 if part.digest not in self._checked:
                     part.check(self.lm, exact=self._exact)

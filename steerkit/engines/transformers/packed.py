@@ -46,8 +46,10 @@ class PackedBatch(RunningBatch):
     def _join(self, joining: Sequence[Joining]) -> None:
         for row in self.live:  # their counts are brought up to date before the table is made anew
             self.settle(row)
+        self._fetch()
         for row, prefix in joining:
             row.gate_counts = Counter(prefix.gate_counts)  # set, not added: a row may try to join twice
+            row.read.take_prompt(prefix.read)
         free = sum(row.finish is not None for row in self.rows)
         there_are_places = 0 < len(joining) <= free and not self.is_full
         if there_are_places and max(row.cached for row, _ in joining) <= self._width:
@@ -59,6 +61,8 @@ class PackedBatch(RunningBatch):
         """Bring the gate counts of a row up to date; waits for the device where the table has any."""
         if self._table.counts_gates:
             row.gate_counts.update(self._table.gate_counts(self.rows.index(row)))
+        if row.readers:
+            self._fetch()
 
     def _repack(self, joining: Sequence[Joining]) -> None:
         """Drop finished rows, let new ones in, and trim positions that no row needs any more."""
@@ -116,6 +120,7 @@ class PackedBatch(RunningBatch):
         if not self._table.changes_as_it_goes and not self._table.follows_kinds:
             self._table.point(torch.full((len(rows), 1), ANSWER, device=device))
         self._choosing = Choosing(rows, device)
+        self._bind_readers()
         self._edit_logits()
 
     def _point(self) -> None:
@@ -139,9 +144,12 @@ class PackedBatch(RunningBatch):
         lm = self._lm
         self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=True)
         self._point()
-        with self._table.one_pass():
+        with self._reads.one_pass(), self._table.one_pass():
             mask = self._states.mask(self._mask, 1)
-            return logits(lm, Rows(self._newest, mask, self._positions), 1, self._cache)[:, -1]
+            found = logits(lm, Rows(self._newest, mask, self._positions), 1, self._cache)[:, -1]
+        if self._reads.of_states:
+            self._noted.states(self._reads.states_read()[:, -1])
+        return found
 
     def _took(self, chosen: Tensor) -> None:
         self._width += 1

@@ -10,33 +10,40 @@ forward pass, at the last block's output that comes before it or is it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from torch import Tensor
 from transformers.cache_utils import Cache
 
-from steerkit.engines.forward import chunk_by_tokens, expanded_after, left_padded, prefill
-from steerkit.engines.row_states import RowStates
+from steerkit.engines.forward import chunk_by_tokens, expanded_after, left_padded, logits, run
+from steerkit.engines.row_states import RowStates, empty_cache
 from steerkit.engines.shortcuts import Shortcuts, expands
 from steerkit.engines.transformers.batch import Row
+from steerkit.engines.transformers.reading import ReadingTable
 from steerkit.engines.transformers.table import NOWHERE, PROMPT, RowTable
+from steerkit.interventions.readers import Reader
 from steerkit.models import LanguageModel
 
 PREFILL_TOKENS = 2048
+PREFILL_TOKENS_WITH_LOGITS = 512  # of a large vocabulary they weigh more than what is kept
 
 
 @dataclass(frozen=True)
 class Prefix:
     """What the model keeps of a prompt without its last token: row `index` of a prefilled batch, right-aligned.
 
-    `gate_counts` is what the row's position gates read on the way; see `RowTable.gate_counts`.
+    `gate_counts` is what the row's position gates read on the way; see `RowTable.gate_counts`. `read` is what its readers
+    did, as `RowReadings` takes it.
     """
 
     source: Cache
     index: int
     gate_counts: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    read: Mapping[Reader, np.ndarray] = field(default_factory=dict)
 
 
 class Prefixes:
@@ -63,7 +70,9 @@ class Prefixes:
             ]
             unique = {r.prefix_key: r for r in [row, *alike] if r.prefix_key not in self._known}
             rows = list(unique.values())[:most]
-            self._run(chunk_by_tokens(rows, lambda r: len(r.prompt_ids), PREFILL_TOKENS), first)
+            needs_logits = any(reader.place is None for r in rows for reader in r.readers)
+            budget = PREFILL_TOKENS_WITH_LOGITS if needs_logits else PREFILL_TOKENS
+            self._run(chunk_by_tokens(rows, lambda r: len(r.prompt_ids), budget), first)
         return self._known[row.prefix_key]
 
     def keep_only(self, waiting: Iterable[Row]) -> None:
@@ -87,17 +96,47 @@ class Prefixes:
         owner = torch.tensor(owners, device=lm.device)
         table = RowTable(lm, [row.program for row in rows], counts_gates=True)
         table.point(torch.where(padded.mask[owner], PROMPT, NOWHERE))
+        reads = ReadingTable(lm, [reader for row in rows for reader in row.readers])
+        source, nats = empty_cache(lm), None
         with ExitStack() as stack:
-            if below is not None:  # its hook goes in first, so the table's sees one row a steering
+            if below is not None:  # its hook goes in first, so the tables' see one row a steering
                 stack.enter_context(expanded_after(lm.blocks, below, owner))
+            stack.enter_context(reads.one_pass())
             stack.enter_context(table.one_pass())
-            source = prefill(lm, padded)
+            if reads.of_logits:
+                nats = logits(lm, padded, 0, source)
+            else:
+                run(lm, padded, source)
         if below is not None:
             source = states.joined_below(source, below + 1, owner)
         if empty := [i for i, text in enumerate(every) if not text]:
             states.forget(source, torch.tensor(empty, device=lm.device))
-        self._known |= {row.prefix_key: Prefix(source, i, table.gate_counts(i)) for i, row in enumerate(rows)}
+        columns = _columns(reads, rows, padded.ids[owner], owner, nats) if reads else {}
+        for i, row in enumerate(rows):
+            read = {
+                reader: columns[reader][i, columns[reader].shape[1] - len(every[i]) :]
+                for reader in row.readers
+            }
+            self._known[row.prefix_key] = Prefix(source, i, table.gate_counts(i), read)
 
     def _may_join(self, row: Row, other: Row) -> bool:
         """Whether the prompts of two rows may be run in one pass."""
         return self._taken.pads or len(row.prompt_ids) == len(other.prompt_ids)
+
+
+def _columns(
+    reads: ReadingTable, rows: Sequence[Row], ids: Tensor, owner: Tensor, nats: Tensor | None
+) -> dict[Reader, np.ndarray]:
+    """What each reader read of the prefixes just run, `[row, position]` on the host.
+
+    `ids` `[row, position]` are theirs, and `nats` the logits behind each: they chose the token that comes next.
+    """
+    found: dict[Reader, np.ndarray] = {}
+    if reads.of_states:
+        values = reads.states_read(owner).cpu().numpy()
+        found |= {reader: values[..., i] for i, reader in enumerate(reads.of_states)}
+    if nats is not None:
+        last = torch.tensor([[row.prompt_ids[-1]] for row in rows], device=ids.device)
+        values = reads.logits_read(nats, torch.cat([ids[:, 1:], last], dim=1)).cpu().numpy()
+        found |= {reader: values[..., i] for i, reader in enumerate(reads.of_logits)}
+    return found

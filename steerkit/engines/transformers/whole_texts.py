@@ -32,6 +32,8 @@ class WholeTextBatch(RunningBatch):
         """Let rows join in place of the finished ones; there is nothing to run ahead."""
         self.rows = [*self.live, *joining]
         self._choosing = Choosing(self.rows, self._lm.device)
+        self._fetch()
+        self._bind_readers()
         self._edit_logits()
 
     def settle(self, row: Row) -> None:
@@ -51,24 +53,40 @@ class WholeTextBatch(RunningBatch):
                 [i for i, other in enumerate(lengths) if other == length] for length in sorted(set(lengths))
             ]
         )
-        found = [self._logits_of([self.rows[i] for i in places]) for places in passes]
-        order = torch.tensor([i for places in passes for i in places], device=self._lm.device)
-        return torch.cat(found)[order.argsort()]
+        found, read = zip(*(self._run([self.rows[i] for i in places]) for places in passes), strict=True)
+        order = torch.tensor([i for places in passes for i in places], device=self._lm.device).argsort()
+        if self._reads.of_states:
+            self._noted.states(torch.cat(read)[order])
+        return torch.cat(found)[order]
 
-    def _logits_of(self, rows: Sequence[Row]) -> Tensor:
-        lm = self._lm
+    def _run(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        """Logits `[row, vocabulary]` behind the rows' texts, and what was read of their last states `[row, reader]`."""
+        lm, reads = self._lm, self._reads
         texts = [[*row.prompt_ids, *row.generated] for row in rows]
         padded = right_padded(texts, lm)
         ends = torch.tensor([len(text) - 1 for text in texts], device=lm.device)
         first = torch.tensor([len(row.prompt_ids) - 1 for row in rows], device=lm.device)
         table = RowTable(lm, [row.program for row in rows], counts_gates=True)
         point_at_text(table, lm, padded.ids, padded.mask, first)
-        newest = padded.ids.shape[1] - min(map(len, texts)) + 1
-        with table.one_pass():
+        width = padded.ids.shape[1]
+        joined = [row for row in rows if not row.passes]
+        of_prompts = reads.of_logits if any(row.readers for row in joined) else []
+        newest = width if of_prompts else width - min(map(len, texts)) + 1
+        with reads.one_pass(), table.one_pass():
             found = logits(lm, padded, newest)
+        states = reads.states_read() if reads.of_states else found.new_zeros(*padded.ids.shape, 0)
         for i, row in enumerate(rows):  # set, not added, as all positions are read again
             row.gate_counts = Counter(table.gate_counts(i))
-        return found[torch.arange(len(rows), device=lm.device), ends - padded.ids.shape[1] + newest]
+            if not row.passes and row.readers:
+                prompt = len(row.prompt_ids) - 1
+                read = dict(zip(reads.of_states, states[i, :prompt].T.cpu().numpy(), strict=True))
+                if of_prompts:
+                    chosen = padded.ids[i, 1 : prompt + 1]
+                    values = reads.logits_read(found[i, :prompt], chosen)
+                    read |= dict(zip(of_prompts, values.T.cpu().numpy(), strict=True))
+                row.read.take_prompt(read)
+        every = torch.arange(len(rows), device=lm.device)
+        return found[every, ends - width + newest], states[every, ends]
 
     def _took(self, chosen: Tensor) -> None:
         """Note nothing: the rows' texts say it."""
