@@ -183,7 +183,7 @@ class ScoreRequest:
     """A given continuation of a prompt, to be scored under an ordered composition of interventions.
 
     Steerings and prompt edits act; a rule on logits changes what is sampled, not what the model says of a text, and is
-    refused, as is a forced beginning.
+    refused, as is a forced beginning. `readers` read each token of both; with any, the continuation may be empty.
     """
 
     prompt: Prompt
@@ -191,17 +191,24 @@ class ScoreRequest:
     interventions: tuple[Intervention, ...] = ()
     system: str | None = None
     key: Hashable = None
+    readers: tuple[Reader, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "interventions", as_interventions(self.interventions))
+        object.__setattr__(self, "readers", as_readers(self.readers))
 
 
 @dataclass(frozen=True, slots=True)
 class ContinuationScore:
-    """Log-probability of each continuation token in nats, teacher-forced."""
+    """Log-probability of each continuation token in nats, teacher-forced, and what the request's readers read.
+
+    `token_ids` are those of the prompt and the continuation, in that order.
+    """
 
     request: ScoreRequest
     log_probabilities: tuple[float, ...]
+    token_ids: tuple[int, ...] = ()
+    readings: tuple[Reading, ...] = ()
 
     @property
     def total(self) -> float:

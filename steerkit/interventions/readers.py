@@ -13,8 +13,8 @@ A reader gives a number a token. There are three kinds:
 
 1. States are read as the place is given them, before the steerings of that very place edit them, as a gate reads them:
    what is read is what the layers below, steered or not, made of the text.
-2. A function of states takes `[…, width]` to `[…]`; one of logits takes `[…, vocabulary]` and the tokens `[…]` that came
-   next to `[…]`. Logits are the model's own, before rules, temperature and penalties. Both run where the tensors are.
+2. A function of states takes `[…, width]` to `[…]`; one of logits takes `[…, vocabulary]`, and the tokens `[…]` that
+   came next, to `[…]`. Logits are the model's own, before rules, temperature and penalties. Both run where the tensors are.
 3. A reading of states is that of the token at its position; a reading of logits that of the token which they chose, so
    the first token of a prompt has none.
 4. A reader refers to vectors and probes as interventions do: `spec` and `to_json` round-trip, and the digest covers

@@ -11,6 +11,7 @@
              vector: along (a vector; with threshold) for a gate that decides position by position
     VALUE    a number, a word, or a text in double quotes with JSON's escapes; several joined by +, as in layer=4+8
     SPECS    several specs, parted by ";", compose in order
+    READER   a vector or probe with a layer, or a registered reader         abstain@layer=14   entropy   norm@layer=3
 
 A path may hold anything: the options are what stands behind the last `@` that a known `KEY=` follows, and a comma
 that no `KEY=` follows belongs to the path or text before it. A quotation mark begins a quoted text at the beginning of
@@ -36,15 +37,18 @@ from itertools import chain, takewhile
 from typing import Any
 
 from steerkit.core.errors import MisuseError
-from steerkit.core.registry import GATES, LOGIT_RULES
+from steerkit.core.registry import GATES, LOGIT_RULES, READERS
+from steerkit.core.sites import RESID_POST
 from steerkit.interventions.base import Intervention, quoted, written_text
 from steerkit.interventions.gate import DetectorGate, Gate, PositionGate, ProbeGate
 from steerkit.interventions.logit_rules import OpenerBias
 from steerkit.interventions.presets import presets
 from steerkit.interventions.probe import Probe
 from steerkit.interventions.prompt_edit import TEXTS, PromptEdit, means_no_vector
+from steerkit.interventions.readers import NamedReader, ProbeReader, Reader, VectorReader
 from steerkit.interventions.steering import MANNER, Steering
 from steerkit.interventions.store import Parts, Store, as_store, recommended_use
+from steerkit.interventions.vector import SteeringVector
 
 STEERING_KEYS = ("layer", "site", *MANNER)
 WORDS, NUMBERS = ("operation", "scope", "positions"), ("strength", "target", "half_life")
@@ -95,6 +99,41 @@ def parse_gate(text: str, vectors: Vectors = None) -> Gate:
     gate = _gate(fields, text, as_store(vectors))
     assert gate is not None
     return gate
+
+
+def parse_reader(text: str | Reader, vectors: Vectors = None) -> Reader:
+    """Return the reader that a spec string names; a reader as it is. What is both a vector and a probe is the vector.
+
+    Without a layer a probe reads at its own, and a vector at that of its recommended use. Raises MisuseError for a text
+    that cannot be read.
+    """
+    if isinstance(text, Reader):
+        return text
+    head, options = parted(text)
+    fields = _fields(options, text)
+    check_keys(fields, ("layer", "site"), text)
+    layer = int(number(fields["layer"], "layer", text, whole=True)) if "layer" in fields else None
+    if head in READERS:
+        site = unquoted(fields.get("site", RESID_POST), text)
+        return NamedReader(head, layer, site)  # type: ignore[arg-type]  # it refuses what is no site
+    part = _vector_or_probe(unquoted(head, text), as_store(vectors))
+    if fields.get("site", part.site) != part.site:
+        raise MisuseError(f"spec {text!r}: {part.name!r} was read at site {part.site}, and reads there alone")
+    if isinstance(part, Probe):
+        return ProbeReader(part, -1 if layer is None else layer)
+    if layer is None:
+        layers = {at for each in recommended_use(part) if isinstance(each, Steering) for at in each.layers}
+        if len(layers) != 1:
+            raise MisuseError(f"spec {text!r} names no layer; write {head}@layer=14")
+        (layer,) = layers
+    return VectorReader(part, layer)
+
+
+def _vector_or_probe(name: str, store: Store) -> SteeringVector | Probe:
+    try:
+        return store.vector(name)
+    except MisuseError:
+        return store.gate(name)
 
 
 def _parse(text: str, store: Store) -> tuple[Intervention, ...]:

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
+import numpy as np
 import torch
 
 from steerkit.core.errors import MisuseError, SteerkitError
@@ -34,6 +35,7 @@ from steerkit.engines.transformers.layout import point_at_text
 from steerkit.engines.transformers.memory import fitting_rows
 from steerkit.engines.transformers.packed import PackedBatch
 from steerkit.engines.transformers.prefixes import Prefixes
+from steerkit.engines.transformers.reading import ReadingTable, RowReadings
 from steerkit.engines.transformers.sampling import row_uniforms
 from steerkit.engines.transformers.table import Program, RowTable
 from steerkit.engines.transformers.whole_texts import WholeTextBatch
@@ -160,17 +162,19 @@ class TransformersEngine:
             encoded.append(text)
             programs.append(Program.of(steerings_of(acting)))
 
-        def score(some: Sequence[int]) -> list[tuple[float, ...]]:
-            return self._score_rows([encoded[i] for i in some], [programs[i] for i in some])
+        def score(some: Sequence[int]) -> list[ContinuationScore]:
+            return self._score_rows(
+                [requests[i] for i in some], [encoded[i] for i in some], [programs[i] for i in some]
+            )
 
         length = [len(text.ids) for text in encoded].__getitem__
         taken = self._shortcuts(())
-        scores: dict[int, tuple[float, ...]] = {}
+        scores: dict[int, ContinuationScore] = {}
         by_length = sorted(range(len(encoded)), key=length)
         passes = in_passes(by_length, length, SCORED_TOKENS, score, alike=not (taken.pads or taken.aligns))
         for some, rows in passes:
             scores.update(zip(some, rows, strict=True))
-        return [ContinuationScore(request, scores[i]) for i, request in enumerate(requests)]
+        return [scores[i] for i in range(len(requests))]
 
     def _rows(self, requests: Sequence[Request], readings: Readings) -> list[Row]:
         """One row for all requests that come to the same completion, in order of the first of them."""
@@ -224,6 +228,9 @@ class TransformersEngine:
                     f"{str(each)!r} changes what is sampled, which a given text is not: leave it out"
                 )
         prompt, system = edited_prompt(request.prompt, request.system, acting)
+        if not request.continuation and request.readers:
+            ids = tuple(self.lm.renderer.encode_prompt(prompt, system))
+            return EncodedText(ids, len(ids))
         return self.lm.renderer.encode_pair(prompt, request.continuation, system)
 
     def _prompt_ids(self, prompt: Prompt, system: str | None) -> PromptIds:
@@ -316,7 +323,7 @@ class TransformersEngine:
     def _opened(self, requests: Sequence[ScoreRequest]) -> list[tuple[Intervention, ...]]:
         """What acts on each request once its row gates are read."""
         for request in requests:
-            self._check(request.interventions)
+            self._check(request.interventions, request.readers)
         readings = Readings(self.lm)
         prompts = [self._prompt_ids(r.prompt, r.system) for r in requests]
         self._read(readings, requests, prompts)
@@ -324,21 +331,43 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _score_rows(
-        self, texts: Sequence[EncodedText], programs: Sequence[Program]
-    ) -> list[tuple[float, ...]]:
+        self, requests: Sequence[ScoreRequest], texts: Sequence[EncodedText], programs: Sequence[Program]
+    ) -> list[ContinuationScore]:
         lm = self.lm
         aligned = left_padded if self._shortcuts(()).pads else right_padded
         rows = aligned([text.ids for text in texts], lm)
-        ends = [len(text.ids) if aligned is right_padded else rows.ids.shape[1] for text in texts]
+        width = rows.ids.shape[1]
+        ends = [len(text.ids) if aligned is right_padded else width for text in texts]
         first = torch.tensor([end - t.completion_length - 1 for end, t in zip(ends, texts, strict=True)])
         table = RowTable(lm, programs)
         point_at_text(table, lm, rows.ids, rows.mask, first.to(lm.device))
-        start = int(first.min())
-        with alone(lm), table.one_pass():
-            found = logits(lm, rows, rows.ids.shape[1] - start)[:, :-1].float().log_softmax(-1)
-        taken = found.gather(-1, rows.ids[:, start + 1 :, None]).squeeze(-1).tolist()
-        stops = [end - start - 1 for end in ends]
-        return [
-            tuple(row[stop - text.completion_length : stop])
-            for row, stop, text in zip(taken, stops, texts, strict=True)
-        ]
+        reads = ReadingTable(lm, [reader for request in requests for reader in request.readers])
+        start = 0 if reads.of_logits else int(first.min())
+        with alone(lm), reads.one_pass(), table.one_pass():
+            nats = logits(lm, rows, width - start)[:, :-1]
+        chosen = rows.ids[:, start + 1 :]
+        taken = nats.float().log_softmax(-1).gather(-1, chosen[..., None]).squeeze(-1).tolist()
+        read: dict[Reader, np.ndarray] = {}  # [row, position]; of logits, from the second position on
+        if reads.of_states:
+            values = reads.states_read().cpu().numpy()
+            read |= {reader: values[..., i] for i, reader in enumerate(reads.of_states)}
+        if reads.of_logits:
+            values = reads.logits_read(nats, chosen).cpu().numpy()
+            read |= {reader: values[..., i] for i, reader in enumerate(reads.of_logits)}
+        scores = []
+        for i, (request, text, end) in enumerate(zip(requests, texts, ends, strict=True)):
+            row = RowReadings(request.readers)
+            begin = end - len(text.ids)
+            row.take_prompt(
+                {reader: read[reader][i, begin : end - (reader.place is None)] for reader in request.readers}
+            )
+            stop = end - start - 1
+            scores.append(
+                ContinuationScore(
+                    request,
+                    tuple(taken[i][stop - text.completion_length : stop]),
+                    text.ids,
+                    row.of(request.readers, text.prompt_length, text.completion_length),
+                )
+            )
+        return scores

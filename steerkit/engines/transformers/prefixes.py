@@ -36,8 +36,8 @@ PREFILL_TOKENS_WITH_LOGITS = 512  # of a large vocabulary they weigh more than w
 class Prefix:
     """What the model keeps of a prompt without its last token: row `index` of a prefilled batch, right-aligned.
 
-    `gate_counts` is what the row's position gates read on the way; see `RowTable.gate_counts`. `read` is what its readers
-    did, as `RowReadings` takes it.
+    `gate_counts` is what the row's position gates read on the way; see `RowTable.gate_counts`. `read` is what its
+    readers did, as `RowReadings` takes it.
     """
 
     source: Cache

@@ -1,8 +1,8 @@
 """What the readers of a batch's rows read, pass by pass: computed where the states are, fetched when rows change.
 
 1. All readers of a batch are read of all its rows: those that are linear in the states of one place come of one product
-   `[row, position, width] · [width, reader]`, which costs less than it would to gather each row's own. A row's readings
-   are picked out when they are fetched.
+   `[row, position, width] · [width, reader]`, which costs less than it would to gather each row's own. A row's own are
+   picked out when they are fetched.
 2. Hooks only compute and keep; nothing waits for the device before `fetched`, which the batch calls when its rows change
    or one of them is done, once for all passes since.
 3. Its hooks go in before those of a row-bound table, and so see a place's states as that place's steerings find them.
@@ -76,7 +76,7 @@ class ReadingTable:
         return torch.cat(parts, dim=-1)
 
     def logits_read(self, logits: Tensor, chosen: Tensor) -> Tensor:
-        """What is read of logits `[…, vocabulary]` that chose tokens `[…]`: `[…, reader]` in the order of `of_logits`."""
+        """What is read of logits `[…, vocabulary]` that chose tokens `[…]`, `[…, reader]` as in `of_logits`."""
         found = [reader.registered.function(logits, chosen).float() for reader in self.of_logits]
         return torch.stack(found, dim=-1)
 

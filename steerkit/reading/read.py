@@ -1,0 +1,86 @@
+"""Read texts: what readers say of every token of prompts and completions that are given, in one pass a text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from steerkit.core.errors import MisuseError
+from steerkit.core.prompts import Prompt
+from steerkit.engines.base import ScoreRequest
+from steerkit.engines.transformers.engine import TransformersEngine
+from steerkit.interventions.base import Intervention
+from steerkit.interventions.readers import Reader, Reading, as_readers
+from steerkit.models import LanguageModel
+
+Given = Prompt | tuple[Prompt, str]
+
+
+@dataclass(frozen=True)
+class ReadText:
+    """A text that was read: its tokens as texts, how many of them are the prompt's, and the readings, in order.
+
+    The tokens join to the text as the model has it, chat template and special tokens included.
+    """
+
+    tokens: tuple[str, ...]
+    prompt_tokens: int
+    readings: tuple[Reading, ...]
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "".join(self.tokens)
+
+    def values(self, reader: int = 0) -> tuple[float | None, ...]:
+        """What one reader read, by its place: a number a token; None where there is none."""
+        reading = self.readings[reader]
+        return reading.prompt + reading.completion
+
+    def __repr__(self) -> str:
+        readers = ", ".join(reading.reader.label for reading in self.readings)
+        return f"ReadText({len(self.tokens)} tokens, {self.prompt_tokens} of the prompt, read by {readers})"
+
+
+def read(
+    lm: LanguageModel,
+    texts: Given | Iterable[Given],
+    readers: Reader | str | Iterable[Reader | str],
+    interventions: Intervention | Sequence[Intervention] = (),
+    *,
+    system: str | None = None,
+) -> list[ReadText]:
+    """Return what each reader reads of every token of each text, steered by `interventions` if any are given.
+
+    A text is a prompt, a question or a conversation, or a pair of a prompt and its completion; prompts are rendered as
+    they are for generation. `readers` are readers, or names of registered ones of logits. One forward pass a text.
+
+    Raises MisuseError without readers, and for a reader of a place that the model does not have.
+    """
+    asked = as_readers(readers)
+    if not asked:
+        raise MisuseError('nothing reads: give readers, as "entropy" or VectorReader(vector, layer)')
+    several = [texts] if isinstance(texts, str | tuple) or _is_conversation(texts) else list(texts)
+    pairs = [text if isinstance(text, tuple) else (text, "") for text in several]
+    requests = [
+        ScoreRequest(prompt, completion, interventions, system, readers=asked)  # type: ignore[arg-type]
+        for prompt, completion in pairs
+    ]
+    scored = TransformersEngine(lm).score(requests)
+    return [
+        ReadText(_pieces(lm, score.token_ids), len(score.readings[0].prompt), score.readings)
+        for score in scored
+    ]
+
+
+def _is_conversation(texts: Any) -> bool:
+    return isinstance(texts, list) and bool(texts) and isinstance(texts[0], dict)
+
+
+def _pieces(lm: LanguageModel, ids: Sequence[int]) -> tuple[str, ...]:
+    """What each token adds to the text: parts of one character stand with the token that ends it."""
+    text = lm.renderer.decode_raw(ids)
+    begins = lm.renderer.offsets(ids, text)
+    return tuple(text[a:b] for a, b in pairwise(begins))
