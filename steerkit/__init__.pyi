@@ -55,8 +55,15 @@ from steerkit.interventions.operations import operation as operation
 from steerkit.interventions.probe import Probe as Probe
 from steerkit.interventions.probe import load_probe as load_probe
 from steerkit.interventions.prompt_edit import PromptEdit as PromptEdit
+from steerkit.interventions.readers import NamedReader as NamedReader
+from steerkit.interventions.readers import ProbeReader as ProbeReader
+from steerkit.interventions.readers import Reader as Reader
+from steerkit.interventions.readers import Reading as Reading
+from steerkit.interventions.readers import VectorReader as VectorReader
+from steerkit.interventions.readers import reader as reader
 from steerkit.interventions.spec import parse as parse
 from steerkit.interventions.spec import parse_all as parse_all
+from steerkit.interventions.spec import parse_reader as parse_reader
 from steerkit.interventions.steering import Steering as Steering
 from steerkit.interventions.store import Store as Store
 from steerkit.interventions.store import from_json as from_json
@@ -64,6 +71,8 @@ from steerkit.interventions.vector import SteeringVector as SteeringVector
 from steerkit.interventions.vector import load_vector as load_vector
 from steerkit.models.language_model import LanguageModel as LanguageModel
 from steerkit.models.load import load_model as load_model
+from steerkit.reading.read import ReadText as ReadText
+from steerkit.reading.read import read as read
 from steerkit.runs.cells import Cell as Cell
 from steerkit.runs.cells import RunCell as RunCell
 from steerkit.runs.record import Record as Record

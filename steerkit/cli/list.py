@@ -16,7 +16,7 @@ def list_registered(
     kind: Annotated[str | None, Argument(help="One kind alone, such as suites.", show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
-    """List estimators, operations, rules, edits, gates, scorers, suites, exporters and engines by name."""
+    """List estimators, operations, rules, edits, gates, readers, scorers, suites, exporters and engines by name."""
     from steerkit.core.registry import REGISTRIES, origin
     from steerkit.interventions.presets import presets
 

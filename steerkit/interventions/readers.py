@@ -14,7 +14,8 @@ A reader gives a number a token. There are three kinds:
 1. States are read as the place is given them, before the steerings of that very place edit them, as a gate reads them:
    what is read is what the layers below, steered or not, made of the text.
 2. A function of states takes `[…, width]` to `[…]`; one of logits takes `[…, vocabulary]`, and the tokens `[…]` that
-   came next, to `[…]`. Logits are the model's own, before rules, temperature and penalties. Both run where the tensors are.
+   came next, to `[…]`. Logits are the model's own, before rules, temperature and penalties. Both run where the
+   tensors are.
 3. A reading of states is that of the token at its position; a reading of logits that of the token which they chose, so
    the first token of a prompt has none.
 4. A reader refers to vectors and probes as interventions do: `spec` and `to_json` round-trip, and the digest covers
@@ -210,8 +211,8 @@ class ProbeReader(LinearReader):
         return {"kind": "probe", "probe": json_reference(self.probe), "layer": self.layer}
 
     def spec(self, names: Names) -> str:
-        """Return `NAME@layer=L`."""
-        return spec_of(quoted(names(self.probe)), [("layer", str(self.layer))])
+        """Return `NAME@as=probe,layer=L`: a vector that brings its probe may have the same name."""
+        return spec_of(quoted(names(self.probe)), [("as", "probe"), ("layer", str(self.layer))])
 
 
 @dataclass(frozen=True, eq=False, repr=False)

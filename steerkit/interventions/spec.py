@@ -12,6 +12,7 @@
     VALUE    a number, a word, or a text in double quotes with JSON's escapes; several joined by +, as in layer=4+8
     SPECS    several specs, parted by ";", compose in order
     READER   a vector or probe with a layer, or a registered reader         abstain@layer=14   entropy   norm@layer=3
+             as: "probe" means the probe that a vector brings               abstain@as=probe
 
 A path may hold anything: the options are what stands behind the last `@` that a known `KEY=` follows, and a comma
 that no `KEY=` follows belongs to the path or text before it. A quotation mark begins a quoted text at the beginning of
@@ -102,21 +103,24 @@ def parse_gate(text: str, vectors: Vectors = None) -> Gate:
 
 
 def parse_reader(text: str | Reader, vectors: Vectors = None) -> Reader:
-    """Return the reader that a spec string names; a reader as it is. What is both a vector and a probe is the vector.
+    """Return the reader that a spec string names; a reader as it is.
 
-    Without a layer a probe reads at its own, and a vector at that of its recommended use. Raises MisuseError for a text
-    that cannot be read.
+    What is both a vector and a probe is the vector, or with `as=probe` the probe. Without a layer a probe reads at its
+    own, and a vector at that of its recommended use. Raises MisuseError for a text that cannot be read.
     """
     if isinstance(text, Reader):
         return text
     head, options = parted(text)
     fields = _fields(options, text)
-    check_keys(fields, ("layer", "site"), text)
+    check_keys(fields, ("as", "layer", "site"), text)
     layer = int(number(fields["layer"], "layer", text, whole=True)) if "layer" in fields else None
     if head in READERS:
         site = unquoted(fields.get("site", RESID_POST), text)
         return NamedReader(head, layer, site)  # type: ignore[arg-type]  # it refuses what is no site
-    part = _vector_or_probe(unquoted(head, text), as_store(vectors))
+    kind = unquoted(fields.get("as", ""), text)
+    if kind not in ("", "vector", "probe"):
+        raise MisuseError(f"spec {text!r}: as is vector or probe, got {kind!r}")
+    part = _vector_or_probe(unquoted(head, text), as_store(vectors), kind)
     if fields.get("site", part.site) != part.site:
         raise MisuseError(f"spec {text!r}: {part.name!r} was read at site {part.site}, and reads there alone")
     if isinstance(part, Probe):
@@ -129,11 +133,19 @@ def parse_reader(text: str | Reader, vectors: Vectors = None) -> Reader:
     return VectorReader(part, layer)
 
 
-def _vector_or_probe(name: str, store: Store) -> SteeringVector | Probe:
-    try:
-        return store.vector(name)
-    except MisuseError:
-        return store.gate(name)
+def _vector_or_probe(name: str, store: Store, kind: str) -> SteeringVector | Probe:
+    if kind != "probe":
+        try:
+            return store.vector(name)
+        except MisuseError:
+            if kind:
+                raise
+    found = store.gate(name)
+    if isinstance(found, Probe):
+        return found
+    if found.probe is None:
+        raise MisuseError(f"{name!r} brings no probe: read along it, as {name}@layer=14")
+    return found.probe
 
 
 def _parse(text: str, store: Store) -> tuple[Intervention, ...]:

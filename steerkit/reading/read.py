@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -62,8 +62,8 @@ def read(
     asked = as_readers(readers)
     if not asked:
         raise MisuseError('nothing reads: give readers, as "entropy" or VectorReader(vector, layer)')
-    several = [texts] if isinstance(texts, str | tuple) or _is_conversation(texts) else list(texts)
-    pairs = [text if isinstance(text, tuple) else (text, "") for text in several]
+    several = [texts] if isinstance(texts, str) or _is_pair(texts) or _is_conversation(texts) else texts
+    pairs = [text if _is_pair(text) else (text, "") for text in several]
     requests = [
         ScoreRequest(prompt, completion, interventions, system, readers=asked)  # type: ignore[arg-type]
         for prompt, completion in pairs
@@ -75,8 +75,13 @@ def read(
     ]
 
 
-def _is_conversation(texts: Any) -> bool:
-    return isinstance(texts, list) and bool(texts) and isinstance(texts[0], dict)
+def _is_pair(given: Any) -> bool:
+    """Whether it is a prompt and its completion, and not two prompts in a list."""
+    return isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], str)
+
+
+def _is_conversation(given: Any) -> bool:
+    return isinstance(given, Sequence) and bool(given) and all(isinstance(part, Mapping) for part in given)
 
 
 def _pieces(lm: LanguageModel, ids: Sequence[int]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import torch
 
 from steerkit.core.errors import SteerkitError
 from steerkit.core.prompts import EncodedText
-from steerkit.engines.base import Decoding, Request, steerings_of
+from steerkit.engines.base import Decoding, Request, ScoreRequest, steerings_of
 from steerkit.engines.remote.vectors import ServedVectors
 from steerkit.engines.remote.wire import read_argument
 from steerkit.engines.transformers.engine import TransformersEngine
@@ -75,9 +75,9 @@ class Steering:
     def _scored(self, ids: list[int], start: int, acting: tuple[Intervention, ...]) -> dict[str, Any]:
         with torch.inference_mode():
             [row] = self._engine._score_rows(
-                [EncodedText(tuple(ids), start)], [Program.of(steerings_of(acting))]
+                [ScoreRequest("?", "?")], [EncodedText(tuple(ids), start)], [Program.of(steerings_of(acting))]
             )
-        scores = [0.0] * start + list(row)
+        scores = [0.0] * start + list(row.log_probabilities)
         entries = [{str(token): {"logprob": score}} for token, score in zip(ids, scores, strict=True)]
         return {"choices": [{"token_ids": [1], "finish_reason": "length", "prompt_logprobs": entries}]}
 

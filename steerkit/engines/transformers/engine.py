@@ -17,7 +17,7 @@ import json
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -247,11 +247,11 @@ class TransformersEngine:
         for reader in readers:
             if reader.place is not None:
                 self.lm.like(*reader.place)  # refuses a place that the model does not have
-        for each in (*acting, *readers):
-            for part in each.tensors:
-                if part.digest not in self._checked:
-                    part.check(self.lm, exact=self._exact)
-                    self._checked.add(part.digest)
+        needed = [*(each.tensors for each in acting), *(reader.tensors for reader in readers)]
+        for part in chain.from_iterable(needed):
+            if part.digest not in self._checked:
+                part.check(self.lm, exact=self._exact)
+                self._checked.add(part.digest)
 
     def _check_length(self, tokens: int) -> None:
         if tokens > self.lm.context_length:

@@ -3,8 +3,8 @@
 1. All readers of a batch are read of all its rows: those that are linear in the states of one place come of one product
    `[row, position, width] · [width, reader]`, which costs less than it would to gather each row's own. A row's own are
    picked out when they are fetched.
-2. Hooks only compute and keep; nothing waits for the device before `fetched`, which the batch calls when its rows change
-   or one of them is done, once for all passes since.
+2. Hooks only compute and keep; nothing waits for the device before `Noted.fetch`, which the batch calls when its rows
+   change or one of them is done, once for all passes since.
 3. Its hooks go in before those of a row-bound table, and so see a place's states as that place's steerings find them.
 """
 
