@@ -2,8 +2,8 @@
 
 A permutation test of the energy distance (Székely & Rizzo 2013, "Energy statistics", J. Stat. Plan. Inference 143)
 between few features of a reference sample and of new questions: the detector's own score, and the states along the
-principal directions of questions that it was fitted on. It is exact: where both samples come of one kind, the p-value is
-at most p in at most the share p of all draws, whatever the features.
+principal directions of questions that it was fitted on. It is exact: where both samples come of one kind, the p-value
+is at most p in at most the share p of all draws, whatever the features.
 
 Two things would break that. The directions must come of other questions than the reference, for a sample lies better
 along its own directions than any new one does; and no two rows may be twins: give one question of each group.
