@@ -182,6 +182,17 @@ def test_the_models_own_decoding_is_read_from_its_folder(
     assert found.stop_ids == (2, 77)
 
 
+def test_a_reader_that_cannot_be_read_is_refused_by_name(served: ServedModel, start: Start) -> None:
+    client = engine(served, start())
+    for call in (
+        lambda: client.check(Request("why?", readers=("entropy",))),
+        lambda: list(client.generate([Request("why?", readers=("entropy",))])),
+        lambda: client.score([ScoreRequest("why?", "so", readers=("entropy",))]),
+    ):
+        with pytest.raises(MisuseError, match="the server engine cannot read 'entropy'"):
+            call()
+
+
 def test_scores_are_those_of_the_continuation(lm: LanguageModel, served: ServedModel, start: Start) -> None:
     server = start()
     requests = [ScoreRequest("2 + 2?", text, (random_vector(lm).at(2),)) for text in ("four", "fish")]

@@ -20,6 +20,7 @@ from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.core.http import Answer, Client, PassingError, RefusedError, Replica, spread
 from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest, refuse, steerings_of
 from steerkit.engines.remote.arguments import ARGUMENT, PROMPT_TOKENS
+from steerkit.engines.remote.readers import refuse_readers
 from steerkit.engines.remote.served_model import ServedModel, log_probabilities, sampling
 from steerkit.engines.remote.wire import supports, to_argument
 from steerkit.interventions.base import Intervention
@@ -93,7 +94,7 @@ class ServerEngine:
         tried before are tried on every server, at the price of one token. A server that cannot be reached is left
         out, as it is later; SteerkitError where none can be.
         """
-        self._check(request.interventions)
+        self._check(request)
         self.model.encode(request, self._context_length)
         self._try_everywhere(request.interventions)
         self.model.encode(request, self._context_length)  # which a server may have said is shorter
@@ -108,7 +109,7 @@ class ServerEngine:
         return [scores[place] for place in range(len(requests))]
 
     def _complete(self, request: Request, gone: threading.Event) -> Completion:
-        self._check(request.interventions)
+        self._check(request)
         ids = self.model.encode(request, self._context_length)
         decoding = request.decoding
         body = {
@@ -131,7 +132,7 @@ class ServerEngine:
 
     def _score(self, job: tuple[int, ScoreRequest], gone: threading.Event) -> tuple[int, ContinuationScore]:
         place, request = job
-        self._check(request.interventions)
+        self._check(request)
         text = self.model.encode_scored(request)
         start = text.prompt_length
         body = {"prompt": list(text.ids), "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
@@ -142,9 +143,10 @@ class ServerEngine:
         taken = log_probabilities(scored[i][str(text.ids[i])]["logprob"] for i in range(start, len(text.ids)))
         return place, ContinuationScore(request, taken)
 
-    def _check(self, interventions: Sequence[Intervention]) -> None:
-        refuse(self, interventions)
-        self.model.check(interventions, exact=self._exact)
+    def _check(self, request: Request | ScoreRequest) -> None:
+        refuse(self, request.interventions)
+        refuse_readers(self.name, request.readers)
+        self.model.check(request.interventions, exact=self._exact)
 
     def _try_everywhere(self, interventions: Sequence[Intervention]) -> None:
         steered = _steered(interventions)

@@ -13,6 +13,7 @@ from typing import Any
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest, refuse, steerings_of
 from steerkit.engines.remote.arguments import ARGUMENT, PROMPT_TOKENS
+from steerkit.engines.remote.readers import refuse_readers
 from steerkit.engines.remote.served_model import ServedModel, log_probabilities, sampling
 from steerkit.engines.remote.wire import supports
 from steerkit.interventions.base import Intervention
@@ -98,7 +99,7 @@ class VllmEngine:
         """Return each continuation token's log-probability in nats, teacher-forced, in the order of the requests."""
         prepared = []
         for place, request in enumerate(requests):
-            self._check(request.interventions)
+            self._check(request)
             text = self.model.encode_scored(request)
             if len(text.ids) >= self.context_length:
                 raise MisuseError(
@@ -117,12 +118,13 @@ class VllmEngine:
         """Return what a module-level function returns in each of vLLM's workers, called with the worker."""
         return list(self._llm.collective_rpc(function))
 
-    def _check(self, interventions: Sequence[Intervention]) -> None:
-        refuse(self, interventions)
-        self.model.check(interventions, exact=self._exact)
+    def _check(self, request: Request | ScoreRequest) -> None:
+        refuse(self, request.interventions)
+        refuse_readers(self.name, request.readers)
+        self.model.check(request.interventions, exact=self._exact)
 
     def _encode(self, request: Request) -> tuple[int, ...]:
-        self._check(request.interventions)
+        self._check(request)
         return self.model.encode(request, self.context_length)
 
     def _job(self, request: Request) -> tuple[Request, tuple[int, ...], Any]:
