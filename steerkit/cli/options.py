@@ -59,6 +59,14 @@ Steer = Annotated[
         "a rule ({rules}) as thinking-budget@tokens=128; RUN#CELL of a sweep. Repeat to compose.",
     ),
 ]
+Read = Annotated[
+    list[str] | None,
+    Option(
+        metavar="SPEC",
+        help="Read every token: {readers}; VECTOR@layer=14, a probe's file, or a vector's probe as "
+        "VECTOR@as=probe. Repeat for several.",
+    ),
+]
 MaxNewTokens = Annotated[int, Option(min=1, help="Cut completions off here.")]
 Temperature = Annotated[float | None, Option(min=0.0, help="0, the default, is greedy.")]
 TopP = Annotated[

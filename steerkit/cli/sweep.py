@@ -58,6 +58,15 @@ def sweep(
     scorer: Annotated[
         list[str] | None, Option(metavar="NAME", help="Score with this too: {scorers}; repeat for several.")
     ] = None,
+    read: options.Read = None,
+    reading: Annotated[
+        str | None,
+        Option(
+            metavar="WHAT",
+            help="What records keep of --read: per-token, or one number: mean (the default), max, last, first-answer, "
+            "prompt-end.",
+        ),
+    ] = None,
     model: options.Model = options.DEFAULT_MODEL,
     device: options.Device = None,
     device_map: options.DeviceMap = None,
@@ -127,7 +136,19 @@ def sweep(
         stop=stop,
         seed=seed,
     )
-    measurement = Measurement(given.file(suite), split, limit, how.alone, samples, system, scorer or ())
+    if reading is not None and not read:
+        raise MisuseError("--reading says what is kept of --read: give --read too")
+    measurement = Measurement(
+        given.file(suite),
+        split,
+        limit,
+        how.alone,
+        samples,
+        system,
+        scorer or (),
+        read or (),
+        reading or "mean",
+    )
     measurement.check()
     if rule is not None:
         check_measurable(rule, measurement)

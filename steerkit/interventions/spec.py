@@ -46,7 +46,7 @@ from steerkit.interventions.logit_rules import OpenerBias
 from steerkit.interventions.presets import presets
 from steerkit.interventions.probe import Probe
 from steerkit.interventions.prompt_edit import TEXTS, PromptEdit, means_no_vector
-from steerkit.interventions.readers import NamedReader, ProbeReader, Reader, VectorReader
+from steerkit.interventions.readers import NamedReader, ProbeReader, Reader, VectorReader, as_readers
 from steerkit.interventions.steering import MANNER, Steering
 from steerkit.interventions.store import Parts, Store, as_store, recommended_use
 from steerkit.interventions.vector import SteeringVector
@@ -131,6 +131,22 @@ def parse_reader(text: str | Reader, vectors: Vectors = None) -> Reader:
             raise MisuseError(f"spec {text!r} names no layer; write {head}@layer=14")
         (layer,) = layers
     return VectorReader(part, layer)
+
+
+def readers_of(
+    given: Reader | str | Iterable[Reader | str] | None, vectors: Vectors = None
+) -> tuple[Reader, ...]:
+    """Return the readers that are given, one or several, each a reader or a spec string.
+
+    Raises MisuseError for anything else, for a text that cannot be read, and for one that is given twice.
+    """
+    several = [given] if isinstance(given, str) or not isinstance(given, Iterable) else given
+    store = as_store(vectors)
+    return as_readers(
+        None
+        if given is None
+        else [parse_reader(each, store) if isinstance(each, str) else each for each in several]
+    )
 
 
 def _vector_or_probe(name: str, store: Store, kind: str) -> SteeringVector | Probe:

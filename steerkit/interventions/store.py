@@ -12,6 +12,7 @@ from steerkit.interventions.gate import DetectorGate, Gate, PositionGate, ProbeG
 from steerkit.interventions.layer_tensors import LayerTensors
 from steerkit.interventions.probe import HEADER_KEY, Probe, load_probe
 from steerkit.interventions.prompt_edit import PromptEdit
+from steerkit.interventions.readers import NamedReader, ProbeReader, Reader, VectorReader
 from steerkit.interventions.steering import Steering
 from steerkit.interventions.vector import SELF, SteeringVector, load_vector, published_vectors, resolve_file
 
@@ -133,6 +134,25 @@ def from_json(form: Json, vectors: Store | Parts | None = None) -> Intervention:
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"an intervention's JSON form is incomplete or has other fields: {error}") from error
     raise InputError(f"an intervention is of kind steering, prompt or rule, got {kind!r}")
+
+
+def reader_from_json(form: Json, vectors: Store | Parts | None = None) -> Reader:
+    """Return the reader of a JSON form, its vector or probe taken from `vectors` by digest.
+
+    Raises InputError for a form that is none, MisuseError where a vector or probe is missing.
+    """
+    store = as_store(vectors)
+    try:
+        match form["kind"]:
+            case "vector":
+                return VectorReader(store.by_digest(form["vector"]["sha256"], SteeringVector), form["layer"])
+            case "probe":
+                return ProbeReader(store.by_digest(form["probe"]["sha256"], Probe), form["layer"])
+            case "registered":
+                return NamedReader(form["reader"], form["layer"], form["site"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"a reader's JSON form is incomplete or has other fields: {error}") from error
+    raise InputError(f"a reader is of kind vector, probe or registered, got {form['kind']!r}")
 
 
 def recommended_use(vector: SteeringVector) -> tuple[Intervention, ...]:

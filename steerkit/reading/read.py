@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from steerkit.core.errors import MisuseError
@@ -12,8 +11,10 @@ from steerkit.core.prompts import Prompt
 from steerkit.engines.base import ScoreRequest
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.interventions.base import Intervention
-from steerkit.interventions.readers import Reader, Reading, as_readers
+from steerkit.interventions.readers import Reader, Reading
+from steerkit.interventions.spec import Vectors, readers_of
 from steerkit.models import LanguageModel
+from steerkit.reading.tokens import pieces
 
 Given = Prompt | tuple[Prompt, str]
 
@@ -51,15 +52,16 @@ def read(
     interventions: Intervention | Sequence[Intervention] = (),
     *,
     system: str | None = None,
+    vectors: Vectors = None,
 ) -> list[ReadText]:
     """Return what each reader reads of every token of each text, steered by `interventions` if any are given.
 
     A text is a prompt, a question or a conversation, or a pair of a prompt and its completion; prompts are rendered as
-    they are for generation. `readers` are readers, or names of registered ones of logits. One forward pass a text.
+    they are for generation. `readers` are readers or spec strings, whose names `vectors` may have. One pass a text.
 
     Raises MisuseError without readers, and for a reader of a place that the model does not have.
     """
-    asked = as_readers(readers)
+    asked = readers_of(readers, vectors)
     if not asked:
         raise MisuseError('nothing reads: give readers, as "entropy" or VectorReader(vector, layer)')
     several = [texts] if isinstance(texts, str) or _is_pair(texts) or _is_conversation(texts) else texts
@@ -70,7 +72,7 @@ def read(
     ]
     scored = TransformersEngine(lm).score(requests)
     return [
-        ReadText(_pieces(lm, score.token_ids), len(score.readings[0].prompt), score.readings)
+        ReadText(pieces(lm.renderer, score.token_ids), len(score.readings[0].prompt), score.readings)
         for score in scored
     ]
 
@@ -82,10 +84,3 @@ def _is_pair(given: Any) -> bool:
 
 def _is_conversation(given: Any) -> bool:
     return isinstance(given, Sequence) and bool(given) and all(isinstance(part, Mapping) for part in given)
-
-
-def _pieces(lm: LanguageModel, ids: Sequence[int]) -> tuple[str, ...]:
-    """What each token adds to the text: parts of one character stand with the token that ends it."""
-    text = lm.renderer.decode_raw(ids)
-    begins = lm.renderer.offsets(ids, text)
-    return tuple(text[a:b] for a, b in pairwise(begins))

@@ -269,7 +269,10 @@ class RunCell:
         """
         from steerkit.interventions.store import Store, from_json  # heavy, and for those who steer alone
 
-        store = Store([self._part(noun, digest) for noun, _, digest in self.tensors], files=False)
+        needs = f"cell {self.id}"
+        folder = self.folder or Path()
+        parts = [stored_part(folder, noun, digest, needs) for noun, _, digest in self.tensors]
+        store = Store(parts, files=False)
         cell = Cell(tuple(from_json(form, store) for form in self.forms), self.controls)
         if cell.id != self.id:
             raise InputError(
@@ -304,17 +307,22 @@ class RunCell:
         ]
         return [f"{self.vector} ({', '.join(map(str, manner))})" if manner else str(self.vector)]
 
-    def _part(self, noun: str, digest: str) -> SteeringVector | Probe:
-        from steerkit.interventions.probe import load_probe
-        from steerkit.interventions.vector import load_vector
 
-        path = tensor_file(self.folder or Path(), digest)
-        if not path.is_file():
-            raise InputError(f"cell {self.id} needs {path}, which is not there: restore it, or sweep anew")
-        part: SteeringVector | Probe = load_vector(path) if noun == "vector" else load_probe(path)
-        if part.digest != digest:
-            raise InputError(f"{path} has other contents than its name says: restore it, or sweep anew")
-        return part
+def stored_part(folder: Path, noun: str, digest: str, needed_by: str) -> SteeringVector | Probe:
+    """Return the vector or probe of this digest from a run's folder `vectors`.
+
+    Raises InputError where it is not there or has other contents than its name says.
+    """
+    from steerkit.interventions.probe import load_probe
+    from steerkit.interventions.vector import load_vector
+
+    path = tensor_file(folder, digest)
+    if not path.is_file():
+        raise InputError(f"{needed_by} needs {path}, which is not there: restore it, or sweep anew")
+    part: SteeringVector | Probe = load_vector(path) if noun == "vector" else load_probe(path)
+    if part.digest != digest:
+        raise InputError(f"{path} has other contents than its name says: restore it, or sweep anew")
+    return part
 
 
 def tensor_file(folder: Path, digest: str) -> Path:

@@ -1,8 +1,8 @@
 """The run directory: a run as data.
 
-    run.json         the protocol, and the environments that carried it out
+    run.json         the protocol, its readers among it, and the environments that carried it out
     cells.jsonl      a line a cell: its id, its interventions as JSON
-    vectors/         every vector and probe of the cells, once, as DIGEST.safetensors
+    vectors/         every vector and probe of cells and readers, once, as DIGEST.safetensors
     records.jsonl    a line a completion
     scores/          scores that were added afterwards, a file a scorer (see `steerkit.runs.scores`)
 
@@ -28,16 +28,19 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steerkit.core.errors import InputError, MisuseError, RunLockedError, SteerkitError
 from steerkit.core.files import fault_of, replacing
-from steerkit.runs.cells import Cell, RunCell, tensor_file
+from steerkit.runs.cells import Cell, RunCell, stored_part, tensor_file
 from steerkit.runs.protocol import Environment, Protocol
 from steerkit.runs.record import Key, Record
 from steerkit.runs.scores import read_scores
+
+if TYPE_CHECKING:
+    from steerkit.interventions.readers import Reader
 
 RUN_FILE, CELLS_FILE, RECORDS_FILE, LOCK_FILE = "run.json", "cells.jsonl", "records.jsonl", ".lock"
 VECTORS_FOLDER, SCORES_FOLDER = "vectors", "scores"
@@ -115,6 +118,26 @@ class RunDirectory:
         with _explained(self.path):
             return {cell.id: cell for cell, _ in _cells(self.path)}
 
+    @property
+    def readers(self) -> tuple[Reader, ...]:
+        """What is read of each row, in the protocol's order, from the run's own files alone.
+
+        Raises InputError where a vector or probe is not there or has other contents than it had.
+        """
+        from steerkit.interventions.store import (  # heavy, and not needed to read a run
+            Store,
+            reader_from_json,
+        )
+
+        parts = [
+            stored_part(self.path / VECTORS_FOLDER, noun, form[noun]["sha256"], f"a reader of {self.path}")
+            for form in self.protocol.readers
+            for noun in ("vector", "probe")
+            if noun in form
+        ]
+        store = Store(parts, files=False)
+        return tuple(reader_from_json(form, store) for form in self.protocol.readers)
+
     def cell(self, cell: str) -> RunCell:
         """Return the cell of this id, or of the one id that begins so. Raises MisuseError where there is not one."""
         cells = self.cells
@@ -142,7 +165,8 @@ class RunDirectory:
 class RunWriter:
     """The one writer of a run directory; `key in writer` says whether a record is there already.
 
-    Opening begins the run or continues it; `cells` are those to be measured, with their vectors. Raises RunLockedError
+    Opening begins the run or continues it; `cells` are those to be measured, with their vectors, and `readers` those of
+    the protocol, with theirs. Raises RunLockedError
     while another process writes, ProtocolMismatchError where the recorded protocol is another one, InputError where a
     file is damaged, SteerkitError where the folder cannot be written.
     """
@@ -153,6 +177,7 @@ class RunWriter:
         protocol: Protocol,
         environment: Environment,
         cells: Sequence[Cell] = (),
+        readers: Sequence[Reader] = (),
     ) -> None:
         self.path = Path(path)
         self._index = RecordIndex()
@@ -164,7 +189,7 @@ class RunWriter:
             _repair(self.path / RECORDS_FILE, _records(self.path / RECORDS_FILE, self._index))
             _repair(self.path / CELLS_FILE, _cells(self.path))
             _write_run_file(self.path / RUN_FILE, run)  # only now: damaged files leave the run as it was
-            self._cells = _add_cells(self.path, cells)
+            self._cells = _add_cells(self.path, cells, readers)
             self._file: BinaryIO = opened.enter_context((self.path / RECORDS_FILE).open("ab", buffering=0))
             self._opened = opened.pop_all()
 
@@ -260,14 +285,14 @@ def _repair(path: Path, lines: Iterator[tuple[object, bytes]]) -> None:
             file.write(b"\n")
 
 
-def _add_cells(path: Path, cells: Sequence[Cell]) -> set[str]:
-    """Write the vectors and lines of the cells that the run does not have yet; the ids of all that it has."""
+def _add_cells(path: Path, cells: Sequence[Cell], readers: Sequence[Reader]) -> set[str]:
+    """Write the vectors and lines that the run does not have yet; the ids of all cells that it has."""
     from steerkit.interventions.store import Store, tensors_of  # heavy, and not needed to read a run
 
     known = {cell.id for cell, _ in _cells(path)}
     added = {cell.id: cell for cell in cells if cell.id not in known}
     parts = tensors_of(each for cell in cells for each in cell.interventions)
-    for part in parts:
+    for part in (*parts, *(part for reader in readers for part in reader.tensors)):
         file = tensor_file(path / VECTORS_FOLDER, part.digest)
         if not file.exists():
             with part.save(file).open("rb") as saved:

@@ -20,7 +20,9 @@ from steerkit.core.errors import MisuseError, ProtocolMismatchError
 from steerkit.core.prompts import TemplateOption
 from steerkit.core.registry import PLUGINS
 from steerkit.engines.base import Decoding
+from steerkit.interventions.base import without_names
 from steerkit.models.markers import DEFAULT, ThinkingMarkers
+from steerkit.reading.reduction import check_reduction
 
 PACKAGES = ("steerkit", "torch", "transformers")
 
@@ -31,8 +33,9 @@ class Protocol:
 
     `suite_digest` is that of the whole suite, before any split or limit. `template_digest` says how prompts are
     rendered, `template_options` what went to the chat template beside the messages, `markers` between which texts the
-    model thinks. `scorers` are the names of those whose scores the records
-    hold.
+    model thinks. `scorers` are the names of those whose scores the records hold. `readers` are the JSON forms of what
+    is read of each row, vectors and probes by digest, and `reading` says what the records keep of it, as in
+    `steerkit.reading.reduction`.
     """
 
     suite: str
@@ -48,12 +51,16 @@ class Protocol:
     markers: ThinkingMarkers = DEFAULT
     scorers: tuple[str, ...] = ()
     template_options: Mapping[str, TemplateOption] = field(default_factory=dict)
+    readers: tuple[Mapping[str, Any], ...] = ()
+    reading: str | None = None
 
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise MisuseError(
                 f"samples counts completions per prompt and cell, at least 1, got {self.samples}"
             )
+        if self.reading is not None:
+            check_reduction(self.reading)
 
     def check_continues(self, recorded: Protocol) -> None:
         """Raise ProtocolMismatchError, naming what differs, unless this is the recorded protocol."""
@@ -64,6 +71,9 @@ class Protocol:
             for name in names
             if ours.get(name) != theirs.get(name)
         ]
+        if without_names(self.readers) != without_names(recorded.readers):
+            was, now = (", ".join(map(_reader_name, p.readers)) or "none" for p in (recorded, self))
+            differing.append(f"readers was {was}, now {now}")
         if differing:
             raise ProtocolMismatchError(
                 f"this run was begun under another protocol: {'; '.join(differing)}; "
@@ -73,6 +83,7 @@ class Protocol:
     def _fields(self) -> dict[str, Any]:
         """Its fields by dotted name."""
         fields = dataclasses.asdict(self)
+        del fields["readers"]  # which are the same by contents, whatever they are called
         for name in ("decoding", "markers", "template_options"):
             fields |= {f"{name}.{part}": value for part, value in fields.pop(name).items()}
         return fields
@@ -102,6 +113,14 @@ class Environment:
             for package, version in self.versions.items()
             if recorded.versions.get(package, version) != version
         ]
+
+
+def _reader_name(form: Mapping[str, Any]) -> str:
+    """How a message names a reader: its name or its vector's, the layer, and the beginning of the digest."""
+    part = form.get(form["kind"])
+    name = form["reader"] if part is None else part["name"]
+    layer = "" if form.get("layer") is None else f"@layer={form['layer']}"
+    return f"{name}{layer}" + ("" if part is None else f" (sha256:{part['sha256'][:12]})")
 
 
 def _version(package: str) -> str:

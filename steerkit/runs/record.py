@@ -15,6 +15,7 @@ from typing import Any
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.core.prompts import Prompt, check_prompt
 from steerkit.engines.base import GateReading
+from steerkit.reading.reduction import Kept
 
 Score = bool | int | float | None
 Key = tuple[str, str, int]
@@ -26,7 +27,8 @@ class Record:
 
     `group` is shared by twins, which are resampled together. `should_abstain`, `answers` and `kind` are the item's.
     `tokens` is the completion's length and `finish` how it ended. `scores` are what the run's scorers gave, by name,
-    and `gates` what each gate of the cell read, in the order of its interventions.
+    and `gates` what each gate of the cell read, in the order of its interventions. `readings` are what is kept of each
+    of the run's readers, in the protocol's order: a number, or one for each token, whose texts are then `pieces`.
     """
 
     cell: str
@@ -43,6 +45,8 @@ class Record:
     finish: str
     scores: Mapping[str, Score]
     gates: tuple[GateReading, ...] = ()
+    readings: tuple[Kept, ...] = ()
+    pieces: tuple[str, ...] = ()
 
     @property
     def key(self) -> Key:
@@ -59,6 +63,9 @@ class Record:
                 )
         form = dict(zip(_NAMES, _values(self), strict=True))
         form["gates"] = [asdict(gate) for gate in self.gates]
+        for name in _ONLY_READ:
+            if not form[name]:
+                del form[name]
         # A lone surrogate has no UTF-8; as a backslash escape it is valid JSON for itself.
         return _ENCODER.encode(form).encode("utf-8", "backslashreplace") + b"\n"
 
@@ -69,6 +76,8 @@ class Record:
         form, end = _DECODER.raw_decode(text)
         if type(form) is not dict or text[end:].strip():
             raise ValueError("not one object")
+        for name in _ONLY_READ:
+            form.setdefault(name, [])
         shape = (*form, *map(type, form.values()))
         if shape not in _SOUND:  # of a million records, few are the first of their shape
             _check_shape(form, _KINDS, "")
@@ -85,6 +94,10 @@ class Record:
             except MisuseError as error:
                 raise ValueError(str(error)) from error
         form["gates"] = tuple(map(_reading, form["gates"]))
+        form["readings"] = tuple(map(_kept, form["readings"]))
+        if not all(type(piece) is str for piece in form["pieces"]):
+            raise ValueError("pieces are texts")
+        form["pieces"] = tuple(form["pieces"])
         record = object.__new__(cls)  # the __init__ of a frozen dataclass takes three times as long
         for name, put in _SLOTS:
             put(record, form[name])
@@ -96,6 +109,13 @@ def _reading(form: Any) -> GateReading:
         raise ValueError("a gate's reading is an object")
     _check_shape(form, _READING, "a gate's reading: ")
     return GateReading(**form)
+
+
+def _kept(form: Any) -> Kept:
+    several = form if type(form) is list else [form]
+    if not _NUMBERS.issuperset(map(type, several)):
+        raise ValueError("a reading is a number, null or a list of them")
+    return tuple(form) if type(form) is list else form
 
 
 def _check_shape(form: Mapping[str, Any], kinds: Mapping[str, set[type]], what: str) -> None:
@@ -116,10 +136,13 @@ def _no_number(text: str) -> Any:
 _SOUND: set[tuple[object, ...]] = set()  # names and types of fields that were found to be those of a record
 _NONE = type(None)
 _SCORES = {bool, int, float, _NONE}
+_NUMBERS = {int, float, _NONE}
+_ONLY_READ = ("readings", "pieces")  # fields that stand in a line only where something was read
 _KINDS: Mapping[str, set[type]] = {
     "cell": {str}, "item": {str}, "sample": {int}, "split": {str}, "group": {str}, "should_abstain": {bool, _NONE},
     "answers": {list, _NONE}, "kind": {str}, "prompt": {str, list}, "completion": {str}, "tokens": {int},
     "finish": {str}, "scores": {dict}, "gates": {list},
+    "readings": {list}, "pieces": {list},
 }  # fmt: skip
 _READING: Mapping[str, set[type]] = {
     "intervention": {int}, "gate": {str}, "probability": {int, float, _NONE}, "fired": {bool, int, float},

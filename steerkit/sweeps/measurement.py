@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from steerkit.core.errors import MisuseError
 from steerkit.core.numbers import check_whole
 from steerkit.engines.base import Decoding
+from steerkit.interventions.readers import Reader
+from steerkit.interventions.spec import readers_of
+from steerkit.reading.reduction import check_reduction
 from steerkit.scoring.metrics import Scorer, scorers_of
 from steerkit.suites.items import SuiteItem
 from steerkit.suites.splits import SPLITS
@@ -22,7 +25,9 @@ class Measurement:
 
     `suite` is a suite, its name or a `.jsonl` file; it is read once. `limit` takes a balanced part of the split's
     items. `samples` counts completions per item and cell. `system` stands before every prompt. `scorers` are names or
-    scorers beside those that the suite names. Raises MisuseError for a split that there is not and for counts below 1.
+    scorers beside those that the suite names. `readers` read every token, each a reader or its spec string, and
+    `reading` says what the records keep of that: `per-token`, or one number (see `steerkit.reading.reduction`). Raises
+    MisuseError for a split or reading that there is not, counts below 1, and readers that cannot be read.
     """
 
     suite: Suite | str | os.PathLike[str] = "abstention"
@@ -32,10 +37,14 @@ class Measurement:
     samples: int = 1
     system: str | None = None
     scorers: Scorer | str | Sequence[Scorer | str] = ()
+    readers: Reader | str | Iterable[Reader | str] = ()
+    reading: str = "mean"
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise MisuseError(f"unknown split {self.split!r}: choose one of {', '.join(SPLITS)}")
+        check_reduction(self.reading)
+        object.__setattr__(self, "readers", readers_of(self.readers))
         for name in ("limit", "samples"):
             if (count := getattr(self, name)) is not None:
                 object.__setattr__(self, name, check_whole(name, count, 1))
@@ -59,6 +68,11 @@ class Measurement:
             if scorer.needs == "run":
                 raise MisuseError(f"no sweep can ask the scorer {scorer.name!r}: {scorer.doc}")
         return tuple({scorer.name: scorer for scorer in scorers}.values())
+
+    @property
+    def read_by(self) -> tuple[Reader, ...]:
+        """What reads every row."""
+        return readers_of(self.readers)
 
     def check(self) -> None:
         """Raise what `items` and `scored_by` raise, where that is to be known beforehand."""

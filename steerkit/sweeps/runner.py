@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import cast
 
 from steerkit.core.errors import SteerkitError
+from steerkit.core.prompts import Renderer
 from steerkit.engines.base import Completion, Engine, Request, UnmetScopes
+from steerkit.interventions.readers import Reader
+from steerkit.reading.reduction import PER_TOKEN, kept_of
+from steerkit.reading.tokens import pieces
 from steerkit.runs.cells import Cell
 from steerkit.runs.directory import RunWriter
 from steerkit.runs.record import Record
@@ -29,11 +34,12 @@ def run_sweep(
     writer: RunWriter,
     scorers: Sequence[Scorer],
     *,
+    readers: Sequence[Reader] = (),
     progress: Progress | None = None,
 ) -> None:
     """Complete, score and record every (cell, item, sample) that the run does not hold yet.
 
-    Decoding, samples and system prompt are those of the run's protocol. `items` and `cells` hold no repeats.
+    Decoding, samples, system prompt and `readers` are those of the run's protocol. `items` and `cells` hold no repeats.
     Requests are made as the engine draws them, all samples and cells of an item in a row, because they share
     a prompt. Scorers that need the engine get chunks of 256 completions, which are recorded together. `progress` is
     called with the records there and those asked for. Raises SteerkitError where the engine returned too few
@@ -44,11 +50,14 @@ def run_sweep(
     if progress is not None:
         progress(done, total)
     scopes = UnmetScopes(writer.protocol.markers)
-    for completion, more in _completions(engine, _requests(items, cells, writer), scorers):
+    for completion, more in _completions(engine, _requests(items, cells, writer, readers), scorers):
         scopes.take(completion)
         i, c, sample = cast(Place, completion.request.key)
         scores = score_completion(items[i], completion, scorers) | more
-        writer.append(make_record(cells[c], items[i], sample, completion, scores))
+        record = make_record(cells[c], items[i], sample, completion, scores)
+        if (reading := writer.protocol.reading) is not None:
+            record = _with_readings(record, completion, reading, engine.model.renderer)
+        writer.append(record)
         done += 1
         if progress is not None:
             progress(done, total)
@@ -81,6 +90,12 @@ def make_record(
     )
 
 
+def _with_readings(record: Record, completion: Completion, reading: str, renderer: Renderer) -> Record:
+    """The record with what is kept of the readings, and the texts of the tokens where each has its own."""
+    texts = pieces(renderer, completion.token_ids) if reading == PER_TOKEN else ()
+    return replace(record, readings=kept_of(completion, reading), pieces=texts)
+
+
 def _missing(items: Sequence[SuiteItem], cells: Sequence[Cell], writer: RunWriter) -> Iterator[Place]:
     """What is not recorded yet, item by item."""
     for i, item in enumerate(items):
@@ -90,12 +105,20 @@ def _missing(items: Sequence[SuiteItem], cells: Sequence[Cell], writer: RunWrite
                     yield i, c, sample
 
 
-def _requests(items: Sequence[SuiteItem], cells: Sequence[Cell], writer: RunWriter) -> Iterator[Request]:
+def _requests(
+    items: Sequence[SuiteItem], cells: Sequence[Cell], writer: RunWriter, readers: Sequence[Reader] = ()
+) -> Iterator[Request]:
     protocol = writer.protocol
     for place in _missing(items, cells, writer):
         i, c, sample = place
         yield Request(
-            items[i].prompt, cells[c].interventions, protocol.decoding, protocol.system, sample, key=place
+            items[i].prompt,
+            cells[c].interventions,
+            protocol.decoding,
+            protocol.system,
+            sample,
+            key=place,
+            readers=tuple(readers),
         )
 
 

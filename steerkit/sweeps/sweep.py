@@ -72,11 +72,22 @@ def sweep(
         markers=engine.model.markers,
         scorers=tuple(scorer.name for scorer in measurement.scored_by),
         template_options=dict(engine.model.renderer.options),
+        readers=tuple(reader.to_json() for reader in measurement.read_by),
+        reading=measurement.reading if measurement.read_by else None,
     )
     environment = Environment.current(engine.batch_size, command)
     environment = replace(environment, versions={**environment.versions, "engine": engine.name})
-    with RunWriter(out, protocol, environment, cells) as writer:
-        run_sweep(engine, measurement.items, cells, writer, measurement.scored_by, progress=progress)
+    readers = measurement.read_by
+    with RunWriter(out, protocol, environment, cells, readers) as writer:
+        run_sweep(
+            engine,
+            measurement.items,
+            cells,
+            writer,
+            measurement.scored_by,
+            readers=readers,
+            progress=progress,
+        )
     return Run(out)
 
 
@@ -106,7 +117,8 @@ def _check(engine: Engine, cells: Sequence[Cell], measurement: Measurement) -> N
     decoding, system = measurement.decoding, measurement.system
     edits = {tuple(each for each in cell.interventions if isinstance(each, PromptEdit)) for cell in cells}
     for cell in cells:
-        engine.check(Request(measurement.items[0].prompt, cell.interventions, decoding, system))
+        request = Request(measurement.items[0].prompt, cell.interventions, decoding, system)
+        engine.check(replace(request, readers=measurement.read_by))
     for edit in edits | {()}:
         for item in measurement.items:
             try:

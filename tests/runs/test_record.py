@@ -20,6 +20,7 @@ messages = st.lists(
 readings = st.builds(
     GateReading, st.integers(0, 3), texts, st.none() | st.floats(0, 1), st.booleans() | st.floats(0, 1)
 )
+values = st.none() | numbers
 records = st.builds(
     Record,
     cell=texts,
@@ -36,6 +37,8 @@ records = st.builds(
     finish=texts,
     scores=st.dictionaries(texts, st.none() | st.booleans() | st.integers() | numbers, max_size=3),
     gates=st.lists(readings, max_size=2).map(tuple),
+    readings=st.lists(values | st.lists(values, max_size=3).map(tuple), max_size=2).map(tuple),
+    pieces=st.lists(texts, max_size=3).map(tuple),
 )
 ONE = Record("c", "i", 0, "choose", "g", None, None, "text", "Why?", "So.", 2, "stop", {"tokens": 2})
 
@@ -72,6 +75,9 @@ def test_half_a_character_survives():
         ({"more": 1}, r"unknown fields more"),
         ({"completion": None}, "completion is None"),
         ({"gates": ["open"]}, "a gate's reading is an object"),
+        ({"readings": ["high"]}, "a reading is a number"),
+        ({"readings": [[1, [2]]]}, "a reading is a number"),
+        ({"pieces": [1]}, "pieces are texts"),
     ],
 )
 def test_what_is_no_record_is_said_in_one_line(changed, said):
