@@ -101,8 +101,36 @@ class Rule:
         return f"{self.objective} s.t. {bounds}" if bounds else str(self.objective)
 
 
+class CertifiedBound(BaseModel):
+    """What is guaranteed of a chosen cell, and by what: see `steerkit.analysis.guarantees`.
+
+    `losses` of `n` groups lost on `choose`, with a `p_value` that had to be at most `level`: 1 - confidence, shared
+    among `sequences`. `order` says in which order cells were tested, `assumption` for which questions the bound holds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    guarantee: str
+    losses: int
+    n: int
+    p_value: float
+    level: float
+    sequences: int
+    order: str
+    assumption: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.guarantee}: {self.losses} of {self.n} groups lost, p = {self.p_value:.2g}, "
+            f"at most {self.level:.2g}"
+        )
+
+
 class Choice(BaseModel):
-    """`choice.json`: the rule in its canonical form, and the cell that it picked on `choose`, as id and spec string."""
+    """`choice.json`: the rule in its canonical form, and the cell that it picked on `choose`, as id and spec string.
+
+    `bound` is what is guaranteed of that cell, where a guarantee was asked for.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -110,6 +138,12 @@ class Choice(BaseModel):
     rule: str
     cell: str
     spec: str
+    bound: CertifiedBound | None = None
+
+    @property
+    def asked(self) -> str:
+        """The rule, with the guarantee where there is one."""
+        return self.rule if self.bound is None else f"{self.rule} with {self.bound.guarantee}"
 
 
 def parse_rule(text: str) -> Rule:
@@ -119,12 +153,32 @@ def parse_rule(text: str) -> Rule:
         raise MisuseError(
             f"rule {text!r} cannot be read: write OBJECTIVE s.t. BOUND, BOUND, such as {EXAMPLE}"
         )
-    bounds = tuple(_bound(part, text) for part in rule[2].split(",")) if rule[2] else ()
+    said = f"rule {text!r}"
+    bounds = tuple(parse_bound(part, said) for part in rule[2].split(",")) if rule[2] else ()
     limited = [(str(bound.quantity), bound.relation) for bound in bounds]
     for quantity, relation in limited:
         if limited.count((quantity, relation)) > 1:
             raise MisuseError(f"rule {text!r} bounds {quantity} with {relation} twice")
     return Rule(_quantity(rule[1]), bounds)
+
+
+def parse_bound(text: str, said: str) -> Bound:
+    """The bound that a text writes down. Raises MisuseError, which begins with what was `said`, where it is none."""
+    found = _BOUND.fullmatch(text)
+    if found is None:
+        raise MisuseError(f"{said}: {text.strip()!r} is no bound; write QUANTITY<=VALUE or QUANTITY>=VALUE")
+    try:
+        limit = float(found[3])
+    except ValueError:
+        limit = math.nan
+    if not math.isfinite(limit):
+        raise MisuseError(f"{said}: {found[3]!r} is not a number; write a share as 0.05")
+    bound = Bound(_quantity(found[1]), "<=" if found[2] == "<=" else ">=", limit)
+    if bound.quantity.metric.unit == "share" and abs(limit) > 1:
+        raise MisuseError(
+            f"{said}: {bound.quantity} is a share, and no share is {limit:g}; write 0.05 for 5%"
+        )
+    return bound
 
 
 def choose_cell(
@@ -168,7 +222,7 @@ def read_choice(folder: Path) -> Choice | None:
 def write_choice(folder: Path, choice: Choice) -> None:
     """Say in the run directory what it confirms. Raises SteerkitError where it cannot be written."""
     with replacing(folder / CHOICE_FILE, "the choice") as scratch:
-        scratch.write_text(choice.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        scratch.write_text(choice.model_dump_json(indent=2, exclude_none=True) + "\n", encoding="utf-8")
 
 
 def _candidates(rows: Sequence[Row], rule: Rule) -> list[Row]:
@@ -193,26 +247,6 @@ def _dose(row: Row, doses: Mapping[str, float] | None) -> float:
 
 def _distance(row: Row, rule: Rule) -> float:
     return max((bound.excess(row) / (abs(bound.limit) or 1.0) for bound in rule.bounds), default=0.0)
-
-
-def _bound(part: str, rule: str) -> Bound:
-    found = _BOUND.fullmatch(part)
-    if found is None:
-        raise MisuseError(
-            f"rule {rule!r}: {part.strip()!r} is no bound; write QUANTITY<=VALUE or QUANTITY>=VALUE"
-        )
-    try:
-        limit = float(found[3])
-    except ValueError:
-        limit = math.nan
-    if not math.isfinite(limit):
-        raise MisuseError(f"rule {rule!r}: {found[3]!r} is not a number; write a share as 0.05")
-    bound = Bound(_quantity(found[1]), "<=" if found[2] == "<=" else ">=", limit)
-    if bound.quantity.metric.unit == "share" and abs(limit) > 1:
-        raise MisuseError(
-            f"rule {rule!r}: {bound.quantity} is a share, and no share is {limit:g}; write 0.05 for 5%"
-        )
-    return bound
 
 
 def _quantity(name: str) -> Quantity:

@@ -140,23 +140,54 @@ def show_choice(found: Confirmation, *, as_json: bool) -> None:
         rows = {run.protocol.split: [row.to_json() for row in run.summary()] for run in runs}
         chosen = found.chosen and found.chosen.to_json()
         nearest = found.nearest and found.nearest.to_json()
-        summary = {"rule": str(found.rule), "chosen": chosen, "nearest": nearest, "rows": rows}
+        summary: dict[str, Any] = {
+            "rule": str(found.rule),
+            "chosen": chosen,
+            "nearest": nearest,
+            "rows": rows,
+        }
+        if found.certification is not None:
+            summary["guarantee"] = str(found.certification.guarantee)
+            summary["certified"] = found.certification.certified
+            summary["bound"] = found.bound and found.bound.model_dump()
         console.print_json(summary | {"reports": [str(run.report()) for run in runs]})
         return
     for run in runs:
         print_rows(run, run.summary())
         console.say(f"wrote {run.report()} (open it in a browser)")
+    _show_certification(found)
     if found.chosen is not None:
         console.say(
             f"chosen on choose by {found.rule}: {found.chosen.at.spec}; what it gives is what report says"
         )
         console.say(f"next, use it: {_command(found.choose, found.chosen, ['generate', 'your question'])}")
     else:
-        console.say(f"no cell meets the bounds of {found.rule}: nothing was measured on report")
+        which = "no cell" if found.certification is None else "no certified cell"
+        console.say(f"{which} meets the bounds of {found.rule}: nothing was measured on report")
         if found.nearest is not None:
             read = [(each.quantity, each.quantity.of(found.nearest)) for each in found.rule.bounds]
             bounds = ", ".join(f"{quantity} {_shown(value)}" for quantity, value in read)
             console.say(f"the nearest is {found.nearest.at.spec}, with {bounds}")
+
+
+def _show_certification(found: Confirmation) -> None:
+    """Say what was guaranteed of how many cells, and of the chosen one; of the nearest where it is of none."""
+    held = found.certification
+    if held is None:
+        return
+    tested, certified = held.tested, held.certified
+    console.say(
+        f"{held.guarantee} holds of {len(certified)} of {len(tested)} cells, tested in {len(held.sequences)} sequences"
+    )
+    if found.bound is not None:
+        console.say(f"of the chosen cell {found.bound}; it holds where {found.bound.assumption}")
+    elif not certified and tested:
+        first = min(tested.values(), key=lambda each: each.p_value)
+        spec = next(row.at.spec for row in found.choose.summary() if row.cell == first.cell)
+        console.say(
+            f"the nearest to it is {spec}: {first.losses} of {first.n} groups lost, p = {first.p_value:.2g}, "
+            f"at most {held.level:.2g} was asked"
+        )
 
 
 def print_rows(run: Run, rows: Sequence[Row], what: str = "") -> None:

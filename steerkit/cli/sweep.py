@@ -52,6 +52,13 @@ def sweep(
             help='Pick a cell, then measure it on report, such as "recall s.t. over_abstention<=0.05".',
         ),
     ] = None,
+    guarantee: Annotated[
+        str | None,
+        Option(
+            metavar="BOUND@CONFIDENCE",
+            help='With --choose: pick among cells of which this holds, such as "over_abstention<=0.1@95%".',
+        ),
+    ] = None,
     suite: options.Suite = "abstention",
     split: options.Split = "choose",
     limit: options.Limit = None,
@@ -100,7 +107,9 @@ def sweep(
     With --engine the same requests run elsewhere, and the records are the same.
 
     With --choose, the grid runs on the split choose into OUT/choose; the cell that the rule picks is measured on
-    report into OUT/report, beside its negative and its random control.
+    report into OUT/report, beside its negative and its random control. With --guarantee only cells can be picked
+    that pass an exact test of the bound, in an order that the grid fixes: of the picked cell it then holds at that
+    confidence, for questions drawn as those of the suite were.
     """
     placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
     # Whatever can be wrong with the request is found before the model is loaded.
@@ -108,9 +117,10 @@ def sweep(
         engine, server or (), served_name, timeout, vllm_option or (), placement, template_option or ()
     )
     from steerkit.analysis.choosing import parse_rule
+    from steerkit.analysis.guarantees import parse_guarantee
     from steerkit.cli.report import show, show_choice
     from steerkit.sweeps.axes import axis_of, parse_axis
-    from steerkit.sweeps.confirmation import check_measurable, choose_then_report
+    from steerkit.sweeps.confirmation import check_guarantee, check_measurable, choose_then_report
     from steerkit.sweeps.grid import Grid
     from steerkit.sweeps.measurement import Measurement
     from steerkit.sweeps.sweep import sweep as measure
@@ -125,6 +135,11 @@ def sweep(
     rule = None if choose is None else parse_rule(choose)
     if rule is not None and split != "choose":
         raise MisuseError("--choose uses the splits choose and report: leave --split out")
+    promise = None if guarantee is None else parse_guarantee(guarantee)
+    if promise is not None and rule is None:
+        raise MisuseError(
+            "--guarantee bounds the cell that is chosen: give --choose RULE too, such as recall"
+        )
     how = DecodingChoice(
         decoding,
         max_new_tokens,
@@ -154,6 +169,8 @@ def sweep(
         check_measurable(rule, measurement)
     controls = () if control_strengths == "none" else control_strengths
     grid = Grid(vector or (), layers, strengths, axes, steer or (), controls, seed)
+    if promise is not None:
+        check_guarantee(promise, grid, measurement)
     runs_on = chosen.open(model, dtype, batch_size, allow_mismatch=allow_mismatch)
     measurement = replace(measurement, suite=measurement.whole, decoding=how.of(runs_on.model))
     command = shlex.join(["steerkit", *sys.argv[1:]])
@@ -162,7 +179,14 @@ def sweep(
             run = measure(runs_on, grid, measurement, out=out, command=command, progress=progress)
         else:
             found = choose_then_report(
-                runs_on, grid, rule, measurement, out=out, command=command, progress=progress
+                runs_on,
+                grid,
+                rule,
+                measurement,
+                guarantee=promise,
+                out=out,
+                command=command,
+                progress=progress,
             )
     if rule is None:
         show(run, as_json=as_json)

@@ -34,7 +34,7 @@ _COUNTING = re.compile(r"0[^0]*[=+*×·/−\n]|[=+*×·/−\n][^0]*0")  # a sum,
 
 METRICS = (
     Metric("degenerate", "degenerate", "lower", "degen."),
-    Metric("repetition", "repetition", "lower", show="hidden"),
+    Metric("repetition", "repetition", "lower", show="hidden", graded=True),
 )
 
 

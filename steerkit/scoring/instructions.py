@@ -59,7 +59,7 @@ def _price(first: Record, second: Record) -> float | None:
 
 METRICS = (
     Metric("instructions_hard", "all constraints followed", "higher", "followed", show="main"),
-    Metric("instructions_soft", "share of constraints followed", "higher", "of each"),
+    Metric("instructions_soft", "share of constraints followed", "higher", "of each", graded=True),
     Metric(
         "constrained_accuracy", "accuracy under constraints", "higher",
         measure=_correct_under_constraints, show="hidden",

@@ -41,7 +41,8 @@ class Metric:
     Its value in a record is the score of the name `score` (by default the metric's own), for the items that it
     `concerns`; or what `measure` gives, None where it does not concern the record. With `compare` it is a metric of
     twins instead: what that gives for the two records of a group under one cell and sample, in the order of
-    `in_order`; None where it does not concern them.
+    `in_order`; None where it does not concern them. A share is `graded` where the value of one completion is not yes or
+    no but a share itself: no exact test counts it (`steerkit.analysis.guarantees`).
     """
 
     name: str
@@ -54,6 +55,7 @@ class Metric:
     measure: Callable[[Record], float | None] | None = None
     compare: Callable[[Record, Record], float | None] | None = None
     show: Literal["main", "side", "hidden"] = "side"
+    graded: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

@@ -154,3 +154,37 @@ def test_a_judge_that_cannot_be_asked_is_one_line(chosen) -> None:
         outcome = steerkit("report", chosen / "report", *options)
         assert (outcome.code, len(outcome.err.strip().splitlines())) == (code, 1)
         assert said_so in outcome.err
+
+
+def test_a_guarantee_is_said_of_the_cell_that_was_chosen(tiny_folder, tiny_vector, tmp_path) -> None:
+    asked = ["--choose", "recall", "--guarantee", "over_abstention<=0.8@60%"]
+    command = [*sweep(tiny_folder, tiny_vector, tmp_path / "out"), *asked]
+    outcome = steerkit(*command)
+    assert outcome.code == 0, outcome.err
+    assert "over_abstention<=0.8@60% holds of 4 of 4 cells, tested in 2 sequences" in outcome.err
+    assert "of the chosen cell over_abstention<=0.8@60%: 0 of 2 groups lost" in outcome.err
+    bound = json.loads((tmp_path / "out" / "report" / "choice.json").read_text())["bound"]
+    assert bound["assumption"].startswith("questions are drawn as those of abstention / choose")
+    found = json.loads(steerkit(*command, "--json").out)
+    assert found["guarantee"] == "over_abstention<=0.8@60%"
+    assert found["bound"] == bound
+    assert found["chosen"]["cell"] in found["certified"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--guarantee", "over_abstention<=0.1@95%"], "give --choose RULE too"),
+        (["--choose", "recall", "--guarantee", "over_abstention<=0.1"], "write BOUND@CONFIDENCE"),
+        (["--choose", "recall", "--guarantee", "tokens<=9@95%"], "tokens is not yes or no"),
+        (["--choose", "recall", "--guarantee", "over_abstention<=0.1@95%"], "it takes at least 36 of them"),
+        (["--choose", "recall", "--guarantee", "instructions_hard>=0.5@95%"], "add the scorer instructions"),
+    ],
+)
+def test_a_guarantee_that_cannot_be_had_is_one_line_before_the_model_is_loaded(
+    tmp_path, tiny_vector, asked, said
+) -> None:
+    outcome = steerkit(*sweep("no-such-model", tiny_vector, tmp_path / "out"), *asked)
+    assert outcome.code == 2
+    assert said in outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1

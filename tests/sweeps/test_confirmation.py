@@ -151,3 +151,57 @@ def test_doses_are_known_only_where_the_norms_of_the_states_are():
     measured = replace(plain, activation_norm=norms)
     cells = [Cell(), Cell((POLITE, measured.at((2, 3), -2.0)))]
     assert relative_doses(cells) == {cells[0].id: 0.0, cells[1].id: pytest.approx(2 * 2 / 4)}
+
+
+def test_only_a_certified_cell_is_chosen_and_the_choice_says_the_bound(tmp_path, engine):
+    suite = Suite("boats", tuple(items(800)))
+    asked = Grid(vector(), [4, 6], "0.25:1.5:0.25")
+    found = choose_then_report(
+        engine,
+        asked,
+        "recall",
+        Measurement(suite),
+        guarantee="over_abstention<=0.35@95%",
+        out=tmp_path / "out",
+    )
+    certified = found.certification.certified
+    assert found.chosen.cell in certified
+    assert 0 < len(certified) < 12
+    assert found.chosen.levels["over_abstention"].value < 0.35
+    best = max(found.choose.summary(), key=lambda row: row.levels["abstention_recall"].value)
+    assert best.cell not in certified  # what a rule alone would have chosen
+    choice = read_choice(tmp_path / "out" / "report")
+    assert choice.bound == found.bound
+    assert choice.bound.guarantee == "over_abstention<=0.35@95%"
+    assert choice.bound.n == len({item.group for item in Measurement(suite).items})
+    assert "over_abstention&lt;=0.35@95%" in found.report.report().read_text()
+    with pytest.raises(MisuseError, match=r"measured .* on report already"):
+        choose_then_report(engine, asked, "recall", Measurement(suite), out=tmp_path / "out")
+
+
+def test_a_guarantee_that_so_few_groups_cannot_give_is_refused_before_anything_is_asked(engine, tmp_path):
+    with pytest.raises(
+        MisuseError, match=r"groups of items of boats / choose and 2 sequences.* at least 72 of them"
+    ):
+        choose_then_report(
+            engine,
+            Grid(vector(), [4, 6], [1.0]),
+            "recall",
+            ON_BOATS,
+            guarantee="over_abstention<=0.05@95%",
+            out=tmp_path / "out",
+        )
+    assert engine.drawn == 0
+
+
+def test_where_nothing_is_certified_report_stays_unseen(tmp_path, engine):
+    found = choose_then_report(
+        engine,
+        Grid(vector(), 6, [5.0]),
+        "recall",
+        ON_BOATS,
+        guarantee="over_abstention<=0.2@80%",
+        out=tmp_path / "out",
+    )
+    assert (found.chosen, found.report, found.nearest) == (None, None, None)
+    assert found.certification.certified == []
