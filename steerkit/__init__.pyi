@@ -1,3 +1,6 @@
+from steerkit.analysis.guarantees import Certification as Certification
+from steerkit.analysis.guarantees import Guarantee as Guarantee
+from steerkit.analysis.guarantees import parse_guarantee as parse_guarantee
 from steerkit.analysis.run import Run as Run
 from steerkit.analysis.run import open_run as open_run
 from steerkit.analysis.summary import Row as Row

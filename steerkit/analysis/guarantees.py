@@ -34,7 +34,13 @@ from steerkit.analysis.choosing import Bound, CertifiedBound, parse_bound
 from steerkit.analysis.outcomes import Outcomes
 from steerkit.core.bootstrap import Floats
 from steerkit.core.errors import MisuseError
-from steerkit.core.learn_then_test import binomial_p_value, fixed_sequence, group_losses, level_of
+from steerkit.core.learn_then_test import (
+    binomial_p_value,
+    check_enough,
+    fixed_sequence,
+    group_losses,
+    level_of,
+)
 from steerkit.runs.cells import RunCell
 
 EXAMPLE = '"over_abstention<=0.1@95%"'
@@ -154,7 +160,8 @@ def certify_cells(
     """Test the cells of `cells` that steer or edit, and return which of them are certified.
 
     `cells` are the candidates, by id, as they were fixed before anything was measured, the unsteered model and controls
-    among them or not. Raises MisuseError for a metric that `outcomes` do not have, and as `Guarantee.losses` does.
+    among them or not. Raises MisuseError for a metric that `outcomes` do not have, where fewer groups were measured
+    than the bound takes, and as `Guarantee.losses` does.
     """
     guarantee = parse_guarantee(guarantee)
     if guarantee.metric not in outcomes.values:
@@ -178,10 +185,13 @@ def certify_cells(
         counts = [counted(cell) for cell in sequence]
         p_values = [float(binomial_p_value(*count, guarantee.limit)) for count in counts]
         passed = fixed_sequence(p_values, level)
-        found = enumerate(zip(sequence, counts, p_values, strict=True))
-        return tuple(Tested(cell.id, *count, p, place < passed) for place, (cell, count, p) in found)
+        results = enumerate(zip(sequence, counts, p_values, strict=True))
+        return tuple(Tested(cell.id, *count, p, place < passed) for place, (cell, count, p) in results)
 
-    return Certification(guarantee, level, tuple(map(tested, sequences)))
+    found = tuple(map(tested, sequences))
+    most = max((each.n for sequence in found for each in sequence), default=0)
+    check_enough(most, guarantee.limit, guarantee.confidence, max(1, len(sequences)))
+    return Certification(guarantee, level, found)
 
 
 def sequences_of(cells: Iterable[RunCell]) -> list[list[RunCell]]:

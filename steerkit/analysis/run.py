@@ -11,6 +11,7 @@ from typing import Any
 
 from steerkit.analysis.choosing import Rule, choose_cell
 from steerkit.analysis.frontier import actuator_frontiers, pareto_frontier
+from steerkit.analysis.guarantees import Certification, Guarantee, certify_cells
 from steerkit.analysis.judging import Judged, judged
 from steerkit.analysis.outcomes import Outcomes, collect
 from steerkit.analysis.questions import questions
@@ -122,6 +123,14 @@ class Run:
         Choose on one split, report on another: `choose_then_report` does both.
         """
         return choose_cell(self._rows, rule, bounds)
+
+    def certify(self, guarantee: Guarantee | str) -> Certification:
+        """Return of which cells a guarantee such as `"over_abstention<=0.1@95%"` holds, all at once.
+
+        The run's cells are the candidates: they must have been fixed before anything was measured. Raises MisuseError
+        for a guarantee that cannot be had of the run.
+        """
+        return certify_cells(self.outcomes, self.cells, guarantee)
 
     def report(self) -> Path:
         """Write `summary.csv`, the plots and `report.html` into the run's directory and return the page."""

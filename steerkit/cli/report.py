@@ -14,6 +14,7 @@ from steerkit.core.errors import MisuseError
 from steerkit.core.registry import SUITES
 
 if TYPE_CHECKING:
+    from steerkit.analysis.guarantees import Certification
     from steerkit.analysis.run import Run
     from steerkit.analysis.summary import Row
     from steerkit.sweeps.confirmation import Confirmation
@@ -39,10 +40,20 @@ def report(
             "--detector", help="Let the bundled detector judge abstention too, on a small model's states."
         ),
     ] = False,
+    guarantee: Annotated[
+        str | None,
+        Option(
+            metavar="BOUND@CONFIDENCE",
+            help='Say of which cells this holds by an exact test, such as "over_abstention<=0.1@95%".',
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Print the trade-off table of RUN and write its summary.csv, plots and report.html."""
+    from steerkit.analysis.guarantees import parse_guarantee
     from steerkit.analysis.run import open_run
+
+    promise = None if guarantee is None else parse_guarantee(guarantee)
 
     if score_again:
         _score_again(run)
@@ -54,7 +65,7 @@ def report(
     if detector:
         _ask_detector(opened)
         opened = open_run(run)
-    show(opened, as_json=as_json)
+    show(opened, None if promise is None else opened.certify(promise), as_json=as_json)
 
 
 def _score_again(run: Path) -> None:
@@ -92,8 +103,8 @@ def _ask_judge(run: Run, base_url: str, model: str) -> None:
     console.say(f"wrote {path}")
 
 
-def show(run: Run, *, as_json: bool) -> None:
-    """Write the report, then print the rows, as a table or as JSON."""
+def show(run: Run, held: Certification | None = None, *, as_json: bool) -> None:
+    """Write the report, then print the rows, as a table or as JSON, and what a guarantee found."""
     from steerkit.analysis.questions import best_cell
     from steerkit.report.tables import JUDGED_NAME_WIDTH, judged_table, judged_title, room_for_names
 
@@ -108,6 +119,8 @@ def show(run: Run, *, as_json: bool) -> None:
                 "missing": judged.missing,
                 **judged.agreement.summary(),
             }
+        if held is not None:
+            summary |= {"guarantee": str(held.guarantee), "certified": held.certified}
         console.print_json(summary)
         return
     print_rows(run, rows)
@@ -118,6 +131,12 @@ def show(run: Run, *, as_json: bool) -> None:
         )
         if judged.missing:
             console.say(f"{judged.missing} completions have no verdict of the judge")
+    if held is not None:
+        _show_certified(held)
+        specs = {row.cell: row.at.spec for row in rows}
+        for name in held.certified:
+            test = held.tested[name]
+            console.say(f"  {specs[name]}: {test.losses} of {test.n} groups lost, p = {test.p_value:.2g}")
     console.say(f"wrote {page} (open it in a browser), summary.csv and plots beside it")
     if run.protocol.split == "report":  # nothing is chosen on the split that reports
         return
@@ -175,19 +194,23 @@ def _show_certification(found: Confirmation) -> None:
     held = found.certification
     if held is None:
         return
-    tested, certified = held.tested, held.certified
-    console.say(
-        f"{held.guarantee} holds of {len(certified)} of {len(tested)} cells, tested in {len(held.sequences)} sequences"
-    )
+    _show_certified(held)
     if found.bound is not None:
         console.say(f"of the chosen cell {found.bound}; it holds where {found.bound.assumption}")
-    elif not certified and tested:
-        first = min(tested.values(), key=lambda each: each.p_value)
+    elif held.tested and not held.certified:
+        first = min(held.tested.values(), key=lambda each: each.p_value)
         spec = next(row.at.spec for row in found.choose.summary() if row.cell == first.cell)
         console.say(
-            f"the nearest to it is {spec}: {first.losses} of {first.n} groups lost, p = {first.p_value:.2g}, "
-            f"at most {held.level:.2g} was asked"
+            f"the nearest to it is {spec}: {first.losses} of {first.n} groups lost, p = {first.p_value:.2g}"
         )
+
+
+def _show_certified(held: Certification) -> None:
+    sequences = f"{len(held.sequences)} sequence{'' if len(held.sequences) == 1 else 's'}"
+    console.say(
+        f"{held.guarantee} holds of {len(held.certified)} of {len(held.tested)} cells, tested in {sequences} at "
+        f"p ≤ {held.level:.2g}"
+    )
 
 
 def print_rows(run: Run, rows: Sequence[Row], what: str = "") -> None:

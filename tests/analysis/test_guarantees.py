@@ -143,9 +143,15 @@ def test_what_was_not_measured_or_is_no_share_is_refused():
 
 
 def test_a_cell_without_records_is_not_certified():
+    found = cells(strengths=(1.0, 2.0))
+    measured = outcomes(list(found)[:2], losing([0, 0]))
+    assert certify_cells(measured, found, "over_abstention<=0.1@95%").certified == [list(found)[1]]
+
+
+def test_fewer_groups_than_the_bound_takes_are_refused_with_their_number():
     found = cells(strengths=(1.0,))
-    measured = outcomes(list(found)[:1], losing([0]))
-    assert certify_cells(measured, found, "over_abstention<=0.1@95%").certified == []
+    with pytest.raises(MisuseError, match=r"28 groups cannot bound .* at least 29"):
+        certify_cells(outcomes(found, losing([0, 0], 28)), found, "over_abstention<=0.1@95%")
 
 
 def test_the_chosen_cell_breaks_its_guarantee_no_more_often_than_it_says():

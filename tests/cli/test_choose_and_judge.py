@@ -161,7 +161,7 @@ def test_a_guarantee_is_said_of_the_cell_that_was_chosen(tiny_folder, tiny_vecto
     command = [*sweep(tiny_folder, tiny_vector, tmp_path / "out"), *asked]
     outcome = steerkit(*command)
     assert outcome.code == 0, outcome.err
-    assert "over_abstention<=0.8@60% holds of 4 of 4 cells, tested in 2 sequences" in outcome.err
+    assert "over_abstention<=0.8@60% holds of 4 of 4 cells, tested in 2 sequences at p ≤ 0.2" in outcome.err
     assert "of the chosen cell over_abstention<=0.8@60%: 0 of 2 groups lost" in outcome.err
     bound = json.loads((tmp_path / "out" / "report" / "choice.json").read_text())["bound"]
     assert bound["assumption"].startswith("questions are drawn as those of abstention / choose")
@@ -169,6 +169,13 @@ def test_a_guarantee_is_said_of_the_cell_that_was_chosen(tiny_folder, tiny_vecto
     assert found["guarantee"] == "over_abstention<=0.8@60%"
     assert found["bound"] == bound
     assert found["chosen"]["cell"] in found["certified"]
+    run = tmp_path / "out" / "choose"
+    again = json.loads(steerkit("report", run, "--guarantee", "over_abstention<=0.8@60%", "--json").out)
+    assert again["certified"] == found["certified"]
+    outcome = steerkit("report", run, "--guarantee", "over_abstention<=0.8@60%")
+    assert "0 of 2 groups lost, p = 0.04" in outcome.err
+    outcome = steerkit("report", run, "--guarantee", "over_abstention<=0.1@95%")
+    assert (outcome.code, "it takes at least 36 of them" in outcome.err) == (2, True)
 
 
 @pytest.mark.parametrize(
