@@ -17,6 +17,7 @@ from steerkit.engines.catalogue import EngineOptions as EngineOptions
 from steerkit.engines.catalogue import engine as engine
 from steerkit.engines.catalogue import open_engine as open_engine
 from steerkit.engines.context import steer as steer
+from steerkit.engines.generate import generate as generate
 from steerkit.engines.remote.server import ServerEngine as ServerEngine
 from steerkit.engines.remote.vllm import VllmEngine as VllmEngine
 from steerkit.engines.transformers.engine import TransformersEngine as TransformersEngine
@@ -74,8 +75,12 @@ from steerkit.interventions.vector import SteeringVector as SteeringVector
 from steerkit.interventions.vector import load_vector as load_vector
 from steerkit.models.language_model import LanguageModel as LanguageModel
 from steerkit.models.load import load_model as load_model
+from steerkit.reading.html import readings_page as readings_page
 from steerkit.reading.read import ReadText as ReadText
 from steerkit.reading.read import read as read
+from steerkit.reading.read_map import ReadMap as ReadMap
+from steerkit.reading.read_map import read_map as read_map
+from steerkit.report.reading_map import plot_map as plot_map
 from steerkit.runs.cells import Cell as Cell
 from steerkit.runs.cells import RunCell as RunCell
 from steerkit.runs.record import Record as Record

@@ -15,10 +15,13 @@ from steerkit.analysis.guarantees import Certification, Guarantee, certify_cells
 from steerkit.analysis.judging import Judged, judged
 from steerkit.analysis.outcomes import Outcomes, collect
 from steerkit.analysis.questions import questions
+from steerkit.analysis.reliability import ReadCell, read_cells
 from steerkit.analysis.risk_coverage import RiskCoverage, risk_coverage
 from steerkit.analysis.summary import Row, summarise
 from steerkit.core.errors import SteerkitError
 from steerkit.core.registry import SCORERS
+from steerkit.interventions.readers import Reader
+from steerkit.reading.reduction import PER_TOKEN
 from steerkit.runs.cells import RunCell
 from steerkit.runs.directory import RunDirectory
 from steerkit.runs.protocol import Protocol
@@ -116,6 +119,20 @@ class Run:
         """Return how far a judge agrees with the phrase rules; None where none was asked."""
         settings = self._added.get(JUDGE)
         return None if settings is None else judged(self.outcomes, str(settings.get("model")))
+
+    @property
+    def readers(self) -> tuple[Reader, ...]:
+        """What read each row, with its vectors and probes, from the run's own files."""
+        return self.directory.readers
+
+    def read_cells(self, reduction: str | None = None) -> list[ReadCell]:
+        """Return what each reader read in each cell: its mean, how well it tells what to abstain from, the changes.
+
+        Of per-token readings it is the `reduction` that counts: `mean`, which is the default, `max` or `last`. Empty
+        where nothing was read.
+        """
+        chosen = (reduction or "mean") if self.protocol.reading == PER_TOKEN else None
+        return read_cells(self.records(), self.cells, len(self.protocol.readers), chosen)
 
     def choose(self, rule: Rule | str, bounds: Mapping[str, float] | None = None) -> Row | None:
         """Return the best cell by a rule such as `"recall s.t. over_abstention<=0.05"`; see `choose_cell`.

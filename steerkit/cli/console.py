@@ -53,6 +53,16 @@ def show_labelled(label: str, style: str, text: str) -> None:
     _write(out, (label, style), (f" {text}", ""))
 
 
+def has_colours() -> bool:
+    """Whether stdout is a terminal that shows colours."""
+    return out.is_terminal and out.color_system is not None and not out.no_color
+
+
+def show_made_text(text: Text) -> None:
+    """A text with styles of its own that somebody else made, in which nothing acts on a terminal."""
+    out.print(text, soft_wrap=True)
+
+
 def say(line: str) -> None:
     """A line about what is going on."""
     _write(err, (line, ""))

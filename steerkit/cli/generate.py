@@ -10,6 +10,7 @@ from typer import Argument, Option
 from steerkit.cli import console, given, options
 from steerkit.cli.decoding import DecodingChoice
 from steerkit.cli.engine import EngineChoice
+from steerkit.core.errors import MisuseError
 
 if TYPE_CHECKING:
     from steerkit.engines.base import Completion
@@ -38,6 +39,10 @@ def generate(
     samples: options.Samples = 1,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = None,
+    read: options.Read = None,
+    read_prompt: Annotated[
+        bool, Option("--read-prompt", help="Show what --read reads of the prompt too, as it is rendered.")
+    ] = False,
     compare: Annotated[bool, Option("--compare", help="Show the unsteered completion too.")] = False,
     allow_mismatch: options.AllowMismatch = False,
     engine: options.Engine = "transformers",
@@ -47,13 +52,18 @@ def generate(
     vllm_option: options.VllmOptions = None,
     as_json: options.Json = False,
 ) -> None:
-    """Complete PROMPTS with every --steer applied in order, here or, with --engine, in vLLM or on servers."""
+    """Complete PROMPTS with every --steer applied in order, here or, with --engine, in vLLM or on servers.
+
+    With --read the tokens of a completion are shown on the colours of their readings or, without colours, in a table.
+    """
     placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
     chosen = EngineChoice(
         engine, server or (), served_name, timeout, vllm_option or (), placement, template_option or ()
     )
+    from steerkit.cli import readings
     from steerkit.core.prompts import check_prompt
     from steerkit.engines.base import Request, UnmetScopes
+    from steerkit.interventions.spec import readers_of
     from steerkit.runs.references import read_interventions
 
     how = DecodingChoice(
@@ -67,7 +77,10 @@ def generate(
         stop=stop,
         seed=seed,
     )
+    if read_prompt and not read:
+        raise MisuseError("--read-prompt shows what --read reads: give --read too")
     interventions = read_interventions(steer or ())
+    readers = readers_of(read)
     prompts = given.prompts(prompts)
     for prompt in prompts:
         check_prompt(prompt)
@@ -76,7 +89,7 @@ def generate(
     runs_on = chosen.open(model, dtype, batch_size, allow_mismatch=allow_mismatch)
     sampled = how.of(runs_on.model)
     requests = [
-        Request(prompt, variant, sampled, system, sample)
+        Request(prompt, variant, sampled, system, sample, readers=readers)
         for prompt in prompts
         for sample in range(samples)
         for variant in ([(), interventions] if compare and interventions else [interventions])
@@ -90,21 +103,28 @@ def generate(
             progress(len(completed), len(requests))
     scopes.warn()
     completions = [completed[place] for place in range(len(requests))]
+    texts = readings.texts_of(completions, runs_on) if readers else []
     if as_json:
+        read_forms = [readings.to_json(text, prompt=read_prompt) for text in texts] or [{}] * len(completions)
         console.print_json(
             [
                 {"prompt": c.request.prompt, "sample": c.request.sample, "steered": _acts(c)}
                 | {"interventions": list(map(str, c.request.interventions))}
                 | {"completion": c.text, "tokens": c.tokens, "finish": c.finish}
                 | {"gates": list(map(asdict, c.gates))}
-                for c in completions
+                | read_form
+                for c, read_form in zip(completions, read_forms, strict=True)
             ]
         )
         return
-    for c in completions:
+    scales = readings.scales(texts, prompts=read_prompt) if texts else []
+    for place, c in enumerate(completions):
         if len(requests) > 1:
             console.show(f"{c.request.prompt}  [{_label(c, samples)}]", "dim")
-        console.show(c.text)
+        if not (texts and console.has_colours()):
+            console.show(c.text)
+        if texts:
+            readings.show(texts[place], scales, prompt=read_prompt)
         if c.finish == "length":
             console.say(f"(cut off at {c.tokens} tokens: raise --max-new-tokens)")
 

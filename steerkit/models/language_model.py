@@ -7,15 +7,15 @@ import functools
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from steerkit.core.errors import MisuseError, ModelInUseError
-from steerkit.core.prompts import Renderer, TemplateOption
+from steerkit.core.prompts import Prompt, Renderer, TemplateOption
 from steerkit.core.sites import RESID_POST, Place, SiteName
 from steerkit.models.blocks import adapter_of, decoder_of, entry_device, find_blocks, probe_ids, streams
 from steerkit.models.fingerprint import fingerprint, is_quantised, kept_digest
@@ -24,6 +24,10 @@ from steerkit.models.pretrained import longest_context
 from steerkit.models.sites import Site, SiteMap, seen_at
 from steerkit.models.state import State, acts_in_training
 from steerkit.models.thinking import Tracker
+
+if TYPE_CHECKING:
+    from steerkit.engines.base import Completion
+    from steerkit.interventions.base import Intervention
 
 # Parts of the names that configs give to lengths at which attention or its positions become others.
 LENGTHS = ("window", "chunk", "topk", "original_max_position", "floor_scale")
@@ -353,6 +357,17 @@ class LanguageModel:
     def is_steered(self) -> bool:
         """Whether a steering context is open on this model."""
         return self._owner is not None
+
+    def generate(
+        self,
+        prompts: Prompt | Iterable[Prompt],
+        interventions: Intervention | Sequence[Intervention] = (),
+        **options: Any,
+    ) -> list[Completion]:
+        """Complete prompts, steered by `interventions`, and read with `read=…`; see `steerkit.generate`."""
+        from steerkit.engines.generate import generate  # a lazy call up: it is read as one sentence
+
+        return generate(self, prompts, interventions, **options)
 
     def __repr__(self) -> str:
         return f"LanguageModel({self.name!r}, {self.n_layers} layers, width {self.d_model}, {self.device})"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from steerkit.core.errors import MisuseError
 from steerkit.core.prompts import Prompt
-from steerkit.engines.base import ScoreRequest
+from steerkit.engines.base import Completion, RunModel, ScoreRequest
+from steerkit.engines.generate import is_conversation
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.interventions.base import Intervention
+from steerkit.interventions.prompt_edit import edited_prompt
 from steerkit.interventions.readers import Reader, Reading
 from steerkit.interventions.spec import Vectors, readers_of
 from steerkit.models import LanguageModel
+from steerkit.reading import html
 from steerkit.reading.tokens import pieces
 
 Given = Prompt | tuple[Prompt, str]
@@ -30,6 +33,21 @@ class ReadText:
     prompt_tokens: int
     readings: tuple[Reading, ...]
 
+    @classmethod
+    def of(cls, completion: Completion, model: RunModel) -> Self:
+        """Return what a completion's readers read of its prompt, as it was edited, and of itself.
+
+        `model` is what completed it, a loaded model or an engine's. Raises MisuseError where nothing read it.
+        """
+        if not completion.readings:
+            raise MisuseError("nothing read this completion: give readers where it is generated (read)")
+        request, prompt_tokens = completion.request, len(completion.readings[0].prompt)
+        shut = {gate.intervention for gate in completion.gates if gate.fired is False}
+        acting = [each for place, each in enumerate(request.interventions) if place not in shut]
+        prompt = model.renderer.encode_prompt(*edited_prompt(request.prompt, request.system, acting))
+        ids = (*prompt, *completion.token_ids)
+        return cls(pieces(model.renderer, ids), prompt_tokens, completion.readings)
+
     @property
     def text(self) -> str:
         """All of it."""
@@ -39,6 +57,9 @@ class ReadText:
         """What one reader read, by its place: a number a token; None where there is none."""
         reading = self.readings[reader]
         return reading.prompt + reading.completion
+
+    def _repr_html_(self) -> str:
+        return html.text_html(self)
 
     def __repr__(self) -> str:
         readers = ", ".join(reading.reader.label for reading in self.readings)
@@ -64,7 +85,7 @@ def read(
     asked = readers_of(readers, vectors)
     if not asked:
         raise MisuseError('nothing reads: give readers, as "entropy" or VectorReader(vector, layer)')
-    several = [texts] if isinstance(texts, str) or _is_pair(texts) or _is_conversation(texts) else texts
+    several = [texts] if isinstance(texts, str) or _is_pair(texts) or is_conversation(texts) else texts
     pairs = [text if _is_pair(text) else (text, "") for text in several]
     requests = [
         ScoreRequest(prompt, completion, interventions, system, readers=asked)  # type: ignore[arg-type]
@@ -80,7 +101,3 @@ def read(
 def _is_pair(given: Any) -> bool:
     """Whether it is a prompt and its completion, and not two prompts in a list."""
     return isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], str)
-
-
-def _is_conversation(given: Any) -> bool:
-    return isinstance(given, Sequence) and bool(given) and all(isinstance(part, Mapping) for part in given)

@@ -51,22 +51,28 @@ def rounded(value: Value) -> Value:
     return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
 
 
-def _kept(reading: Reading, reduction: str, first_answer: int | None) -> Kept:
-    values = reading.completion
+def reduced(values: Sequence[Value], reduction: str) -> Value:
+    """Return one number of those of a completion's tokens. Raises MisuseError unless it is their mean, max or last."""
     there = [value for value in values if value is not None and math.isfinite(value)]
     match reduction:
-        case "per-token":
-            return tuple(map(rounded, values))
         case "mean":
             return rounded(sum(there) / len(there)) if there else None
         case "max":
             return rounded(max(there, default=None))
         case "last":
             return _at(values, len(values) - 1)
+    raise MisuseError(f"a completion's tokens are read as their mean, max or last, not as {reduction!r}")
+
+
+def _kept(reading: Reading, reduction: str, first_answer: int | None) -> Kept:
+    match reduction:
+        case "per-token":
+            return tuple(map(rounded, reading.completion))
         case "first-answer":
-            return None if first_answer is None else _at(values, first_answer)
-        case _:
+            return None if first_answer is None else _at(reading.completion, first_answer)
+        case "prompt-end":
             return _at(reading.prompt, len(reading.prompt) - 1)
+    return reduced(reading.completion, reduction)
 
 
 def _at(values: Sequence[Value], place: int) -> Value:

@@ -229,7 +229,8 @@ def test_what_is_wrong_with_a_sweep_is_said_before_the_model_is_loaded(tmp_path:
 def test_list_names_what_is_registered_and_whence() -> None:
     everything = parsed("list")
     assert {row["kind"] for row in everything} == {
-        "estimators", "operations", "rules", "gates", "scorers", "suites", "exporters", "importers", "engines", "edits"
+        "estimators", "operations", "rules", "gates", "readers", "scorers", "suites", "exporters", "importers",
+        "engines", "edits",
     }  # fmt: skip
     assert all(row["summary"] and row["from"].startswith("steerkit.") for row in everything)
     suites = parsed("list", "suites")
