@@ -44,6 +44,8 @@ from steerkit.interchange.base import importer as importer
 from steerkit.interchange.base import verify_export as verify_export
 from steerkit.interventions.base import Intervention as Intervention
 from steerkit.interventions.detectors import gate as gate
+from steerkit.interventions.following import StrengthRamp as StrengthRamp
+from steerkit.interventions.following import StrengthSwitch as StrengthSwitch
 from steerkit.interventions.gate import DetectorGate as DetectorGate
 from steerkit.interventions.gate import Gate as Gate
 from steerkit.interventions.gate import PositionGate as PositionGate
@@ -56,6 +58,9 @@ from steerkit.interventions.logit_rules import ThinkingBudget as ThinkingBudget
 from steerkit.interventions.logit_rules import logit_rule as logit_rule
 from steerkit.interventions.operations import Operation as Operation
 from steerkit.interventions.operations import operation as operation
+from steerkit.interventions.policies import ReplyNow as ReplyNow
+from steerkit.interventions.policies import StopAndSay as StopAndSay
+from steerkit.interventions.policies import Trigger as Trigger
 from steerkit.interventions.probe import Probe as Probe
 from steerkit.interventions.probe import load_probe as load_probe
 from steerkit.interventions.prompt_edit import PromptEdit as PromptEdit

@@ -76,6 +76,10 @@ def calibrate(
     questions = default_prompts() if prompts is None else list(prompts)
     if not questions:
         raise MisuseError("calibration needs at least one prompt")
+    if steering.follows is not None:
+        raise MisuseError(
+            "a strength that follows a reader is not calibrated: calibrate the strength without it"
+        )
     engine = engine_for(lm, batch_size, allow_mismatch=allow_mismatch)
     requests = [Request(prompt, (), Decoding(max_new_tokens=tokens), system) for prompt in questions]
     engine.check(replace(requests[0], interventions=(without_row_gate(steering),)))

@@ -154,7 +154,9 @@ def summary_of(thing: object) -> str:
 
 ESTIMATORS: Registry[Any] = Registry("estimator", "estimators", "steerkit.extraction.estimators")
 OPERATIONS: Registry[Any] = Registry("operation", "operations", "steerkit.interventions.operations")
-LOGIT_RULES: Registry[Any] = Registry("logit rule", "rules", "steerkit.interventions.logit_rules")
+LOGIT_RULES: Registry[Any] = Registry(
+    "logit rule", "rules", "steerkit.interventions.logit_rules", "steerkit.interventions.policies"
+)
 GATES: Registry[Any] = Registry("gate", "gates", "steerkit.interventions.detectors")
 READERS: Registry[Any] = Registry("reader", "readers", "steerkit.interventions.readers")
 SCORERS: Registry[Any] = Registry("scorer", "scorers", "steerkit.scoring", "steerkit.chains.measures")

@@ -25,3 +25,11 @@ class Place(NamedTuple):
     def last_block_before(self) -> int:
         """The last block whose output does not depend on what happens here, but for the place itself; -1: none."""
         return self.layer if self.site == RESID_POST else self.layer - 1
+
+    def comes_before(self, other: Place) -> bool:
+        """Whether the place's states are there before those of `other`, in every block alike; so for the same place."""
+        within = self == other or self.site == "resid_pre" or other.site == RESID_POST
+        return self.layer < other.layer or (self.layer == other.layer and within)
+
+    def __str__(self) -> str:
+        return f"{self.site} of layer {self.layer}"

@@ -137,6 +137,15 @@ class GateReading:
 
 
 @dataclass(frozen=True, slots=True)
+class Decision:
+    """What a policy decided while a row was written: behind how many of its tokens, and at what mean reading."""
+
+    policy: str
+    tokens: int
+    reading: float
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """What came out of one request.
 
@@ -148,7 +157,7 @@ class Completion:
     `steerkit.models.thinking`). `thinking_tokens` counts the tokens that came out of thinking, the closing marker's
     among them. `gates` has a reading for each gate of the request, in the order of its interventions. `forced` says
     that a thinking budget wrote a closing marker. `markers` are the texts between which the model thinks. `readings`
-    are what the request's readers read, in their order.
+    are what the request's readers read, in their order, and `decisions` those of its policies that acted.
     """
 
     request: Request
@@ -162,6 +171,7 @@ class Completion:
     markers: ThinkingMarkers = DEFAULT
     spans: tuple[Span, ...] = ()
     readings: tuple[Reading, ...] = ()
+    decisions: tuple[Decision, ...] = ()
 
     @property
     def tokens(self) -> int:

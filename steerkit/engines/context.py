@@ -81,6 +81,11 @@ def steer(
     for steering in (steering for row in per_row for steering in row):
         _check(lm, steering, exact=not allow_mismatch)
     table = RowTable(lm, [Program.of([without_row_gate(s) for s in row]) for row in per_row])
+    if table.keeps_state:
+        raise MisuseError(
+            "a strength that follows a switch, lines or logits depends on the passes before, whose rows the model may "
+            "reorder here: generate through an engine, or follow a ramp over states, renewed at every position"
+        )
     with (
         lm.steered_by_this_thread(),
         table.installed(),

@@ -47,7 +47,8 @@ if TYPE_CHECKING:
 
 Tokens = tuple[int, ...]
 SWITCHES = ("alternatively", "Alternatively", "wait", "Wait")
-RESERVED = ("kind", "rule", "gate_layer", "along", "threshold")  # beside the gate itself
+RESERVED = ("kind", "rule", "gate_layer", "along", "threshold")  # beside gate and trigger themselves
+BESIDE = ("gate", "when")  # fields that are no settings: objects with a form of their own
 REFLECTIONS = ("wait", "Wait", "but", "But", "Alternatively")
 
 
@@ -86,7 +87,7 @@ class LogitRule(Intervention):
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            if each.name != "gate":
+            if each.name not in BESIDE:
                 value = like_default(f"{self.rule}: {each.name}", getattr(self, each.name), each.default)
                 object.__setattr__(self, each.name, value)
         object.__setattr__(self, "gate", row_gate(self.gate, "a rule on logits"))
@@ -101,8 +102,8 @@ class LogitRule(Intervention):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Its settings by name, gate left out."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "gate"}
+        """Its settings by name, gate and trigger left out."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in BESIDE}
 
     @property
     def label(self) -> str:
@@ -117,12 +118,14 @@ class LogitRule(Intervention):
 
     def spec(self, names: Names) -> str:
         """Return the canonical spec string: the settings that are not the default ones."""
-        given = [
-            (f.name, _setting(value))
-            for f in fields(self)
-            if f.name != "gate" and (value := getattr(self, f.name)) != f.default
-        ]
-        return spec_of(self.rule, given + ([] if self.gate is None else self.gate.fields(names)))
+        gate = [] if self.gate is None else self.gate.fields(names)
+        return spec_of(self.rule, [*self.options(names), *gate])
+
+    def options(self, names: Names) -> list[tuple[str, str]]:
+        """Return the keys and values of a spec string, gate left out: the settings that are not the default ones."""
+        del names
+        given = ((f, getattr(self, f.name)) for f in fields(self) if f.name not in BESIDE)
+        return [(f.name, _setting(value)) for f, value in given if value != f.default]
 
 
 def like_default(what: str, value: Any, default: Any) -> Any:

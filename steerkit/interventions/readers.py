@@ -91,8 +91,20 @@ class Reader(ABC):
         """Return the JSON form; vectors and probes stand in it as `{"name", "sha256"}`."""
 
     @abstractmethod
+    def head(self, names: Names) -> str:
+        """Return what a spec string names: a vector or probe as `names` calls it, or a registered reader."""
+
+    @abstractmethod
+    def options(self) -> list[tuple[str, str]]:
+        """Return what else a spec string says, as keys and values."""
+
     def spec(self, names: Names) -> str:
         """Return the canonical spec string, in which `names` says how vectors and probes are called."""
+        return spec_of(self.head(names), self.options())
+
+    def fields(self, key: str, names: Names) -> list[tuple[str, str]]:
+        """Return its part of another spec string under a key: `key=HEAD`, and each option as `key_option`."""
+        return [(key, self.head(names)), *((f"{key}_{option}", value) for option, value in self.options())]
 
     @functools.cached_property
     def digest(self) -> str:
@@ -165,9 +177,13 @@ class VectorReader(LinearReader):
         """Return the JSON form."""
         return {"kind": "vector", "vector": json_reference(self.vector), "layer": self.layer}
 
-    def spec(self, names: Names) -> str:
-        """Return `NAME@layer=L`."""
-        return spec_of(quoted(names(self.vector)), [("layer", str(self.layer))])
+    def head(self, names: Names) -> str:
+        """Return the vector's name."""
+        return quoted(names(self.vector))
+
+    def options(self) -> list[tuple[str, str]]:
+        """Return the layer."""
+        return [("layer", str(self.layer))]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -210,9 +226,13 @@ class ProbeReader(LinearReader):
         """Return the JSON form."""
         return {"kind": "probe", "probe": json_reference(self.probe), "layer": self.layer}
 
-    def spec(self, names: Names) -> str:
-        """Return `NAME@as=probe,layer=L`: a vector that brings its probe may have the same name."""
-        return spec_of(quoted(names(self.probe)), [("as", "probe"), ("layer", str(self.layer))])
+    def head(self, names: Names) -> str:
+        """Return the probe's name."""
+        return quoted(names(self.probe))
+
+    def options(self) -> list[tuple[str, str]]:
+        """Return the layer, and that a probe is meant: a vector that brings its probe may have the same name."""
+        return [("as", "probe"), ("layer", str(self.layer))]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -256,13 +276,17 @@ class NamedReader(Reader):
         """Return the JSON form."""
         return {"kind": "registered", "reader": self.name, "layer": self.layer, "site": self.site}
 
-    def spec(self, names: Names) -> str:
-        """Return `NAME`, or `NAME@layer=L` with the site where it is not `resid_post`."""
+    def head(self, names: Names) -> str:
+        """Return the registered name."""
         del names
+        return self.name
+
+    def options(self) -> list[tuple[str, str]]:
+        """Return the layer, and the site where it is not `resid_post`; of a reader of logits nothing."""
         if self.layer is None:
-            return self.name
+            return []
         site = [("site", self.site)] * (self.site != RESID_POST)
-        return spec_of(self.name, [("layer", str(self.layer)), *site])
+        return [("layer", str(self.layer)), *site]
 
 
 @dataclass(frozen=True, slots=True)

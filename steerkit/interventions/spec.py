@@ -9,6 +9,9 @@
              vector: site, which says what the vector says itself and is refused where it says another
              any: gate (a probe's file or name, or a registered gate; with gate_layer, threshold)
              vector: along (a vector; with threshold) for a gate that decides position by position
+             vector: follows (a reader; with follows_as, follows_layer, follows_site), and either low, high, least, most
+             for a ramp or on, off for a switch, renewed          abstain@layer=14,follows=entropy,low=1,high=3
+             policy: when (a reader; with when_as, when_layer, when_site), on, off, smoothing, renewed
     VALUE    a number, a word, or a text in double quotes with JSON's escapes; several joined by +, as in layer=4+8
     SPECS    several specs, parted by ";", compose in order
     READER   a vector or probe with a layer, or a registered reader         abstain@layer=14   entropy   norm@layer=3
@@ -41,8 +44,10 @@ from steerkit.core.errors import MisuseError
 from steerkit.core.registry import GATES, LOGIT_RULES, READERS
 from steerkit.core.sites import RESID_POST
 from steerkit.interventions.base import Intervention, quoted, written_text
+from steerkit.interventions.following import Following, StrengthRamp, StrengthSwitch
 from steerkit.interventions.gate import DetectorGate, Gate, PositionGate, ProbeGate
 from steerkit.interventions.logit_rules import OpenerBias
+from steerkit.interventions.policies import Policy, Trigger
 from steerkit.interventions.presets import presets
 from steerkit.interventions.probe import Probe
 from steerkit.interventions.prompt_edit import TEXTS, PromptEdit, means_no_vector
@@ -53,13 +58,17 @@ from steerkit.interventions.vector import SteeringVector
 
 STEERING_KEYS = ("layer", "site", *MANNER)
 WORDS, NUMBERS = ("operation", "scope", "positions"), ("strength", "target", "half_life")
+READER_KEYS = ("as", "layer", "site")
+WHEN_KEYS = ("when", *(f"when_{key}" for key in READER_KEYS), "on", "off", "smoothing", "renewed")
+FOLLOWING_KEYS = tuple(f"follows_{key}" for key in READER_KEYS)
+FOLLOWED_KEYS = ("follows", *FOLLOWING_KEYS, "low", "high", "least", "most", "on", "off", "renewed")
 GATE_KEYS = ("gate", "gate_layer", "along", "threshold")
 LONGEST_RANGE = 10_000
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _OPENS = "@,=;+"  # behind which a quotation mark begins a quoted text
 _KEY = re.compile(r"\s*(\w+)\s*=")
 _BARE_VALUE = re.compile(r"[\s\d:+,.\[\]()-]+")  # numbers without their key
-_TEXT_KEYS = ("gate", "along", "name", *TEXTS)  # whose values may hold a comma
+_TEXT_KEYS = ("gate", "along", "follows", "when", "name", *TEXTS)  # whose values may hold a comma
 
 Vectors = Store | Parts | None
 
@@ -112,15 +121,67 @@ def parse_reader(text: str | Reader, vectors: Vectors = None) -> Reader:
         return text
     head, options = parted(text)
     fields = _fields(options, text)
-    check_keys(fields, ("as", "layer", "site"), text)
+    check_keys(fields, READER_KEYS, text)
+    return _reader(head, fields, text, as_store(vectors))
+
+
+def parse_following(text: str | Following, vectors: Vectors = None) -> Following:
+    """Return what a strength follows by `READER@low=1,high=3` or `READER@on=0.7,off=0.4`; see the module's grammar.
+
+    The reader's own keys are `follows_layer`, `follows_as` and `follows_site`, as in a steering's spec string. Raises
+    MisuseError for a text that cannot be read.
+    """
+    if isinstance(text, Following):
+        return text
+    head, options = parted(text)
+    fields = {"follows": head, **_fields(options, text)}
+    check_keys(fields, FOLLOWED_KEYS, text)
+    following = _following(fields, text, as_store(vectors))
+    assert following is not None
+    return following
+
+
+def _following(fields: Mapping[str, str], text: str, store: Store) -> Following | None:
+    given = [key for key in FOLLOWED_KEYS if key in fields]
+    if not given:
+        return None
+    if "follows" not in fields:
+        raise MisuseError(
+            f"spec {text!r}: {given[0]} belongs to a reader that the strength follows: write follows=READER"
+        )
+    of_reader = {key: fields[f"follows_{key}"] for key in READER_KEYS if f"follows_{key}" in fields}
+    reader = _reader(fields["follows"], of_reader, text, store)
+    made = StrengthSwitch if "on" in fields or "off" in fields else StrengthRamp
+    own = {"on", "off", "low", "high", "least", "most"}.intersection(fields)
+    if not own <= set(made.numbers) or not own >= set(made.numbers[:2]):
+        raise MisuseError(
+            f"spec {text!r}: a strength follows by low and high (a ramp), or by on and off (a switch)"
+        )
+    values: dict[str, Any] = {key: number(fields[key], key, text) for key in own}
+    return made(reader, **values, renewed=unquoted(fields.get("renewed", "every"), text))  # type: ignore[arg-type]
+
+
+def _trigger(fields: Mapping[str, str], text: str, store: Store) -> Trigger:
+    if not {"when", "on"} <= fields.keys():
+        raise MisuseError(f"spec {text!r} says not when: write when=READER,on=0.7 and, for hysteresis, off=0.5")
+    of_reader = {key: fields[f"when_{key}"] for key in READER_KEYS if f"when_{key}" in fields}
+    reader = _reader(fields["when"], of_reader, text, store)
+    on = number(fields["on"], "on", text)
+    off = number(fields["off"], "off", text) if "off" in fields else on
+    smoothing = number(fields["smoothing"], "smoothing", text) if "smoothing" in fields else 1.0
+    renewed = unquoted(fields.get("renewed", "every"), text)
+    return Trigger(reader, on, off, smoothing, renewed)  # type: ignore[arg-type]  # it refuses another word
+
+
+def _reader(head: str, fields: Mapping[str, str], text: str, store: Store) -> Reader:
     layer = int(number(fields["layer"], "layer", text, whole=True)) if "layer" in fields else None
     if head in READERS:
         site = unquoted(fields.get("site", RESID_POST), text)
         return NamedReader(head, layer, site)  # type: ignore[arg-type]  # it refuses what is no site
     kind = unquoted(fields.get("as", ""), text)
     if kind not in ("", "vector", "probe"):
-        raise MisuseError(f"spec {text!r}: as is vector or probe, got {kind!r}")
-    part = _vector_or_probe(unquoted(head, text), as_store(vectors), kind)
+        raise MisuseError(f"spec {text!r}: a reader is read as vector or probe, got {kind!r}")
+    part = _vector_or_probe(unquoted(head, text), store, kind)
     if fields.get("site", part.site) != part.site:
         raise MisuseError(f"spec {text!r}: {part.name!r} was read at site {part.site}, and reads there alone")
     if isinstance(part, Probe):
@@ -128,7 +189,7 @@ def parse_reader(text: str | Reader, vectors: Vectors = None) -> Reader:
     if layer is None:
         layers = {at for each in recommended_use(part) if isinstance(each, Steering) for at in each.layers}
         if len(layers) != 1:
-            raise MisuseError(f"spec {text!r} names no layer; write {head}@layer=14")
+            raise MisuseError(f"spec {text!r} names no layer to read at; write {head}@layer=14")
         (layer,) = layers
     return VectorReader(part, layer)
 
@@ -181,7 +242,7 @@ def _parse(text: str, store: Store) -> tuple[Intervention, ...]:
 
 
 def _steerings(head: str, fields: dict[str, str], text: str, store: Store) -> tuple[Intervention, ...]:
-    check_keys(fields, (*STEERING_KEYS, *GATE_KEYS), text)
+    check_keys(fields, (*STEERING_KEYS, *FOLLOWED_KEYS, *GATE_KEYS), text)
     vector = store.vector(unquoted(head, text))
     if fields.get("site", vector.site) != vector.site:
         raise MisuseError(
@@ -191,6 +252,8 @@ def _steerings(head: str, fields: dict[str, str], text: str, store: Store) -> tu
     given |= {key: number(fields[key], key, text) for key in NUMBERS if key in fields}
     if "layer" in fields:
         given["layers"] = parse_range(fields["layer"], int, separator="+", what=f"layer in {text!r}:")
+    if following := _following(fields, text, store):
+        given["follows"] = following
     if gate := _gate(fields, text, store):
         given["gate"] = gate
     if "layers" in given:
@@ -210,8 +273,9 @@ def _changed(preset: Intervention, fields: dict[str, str], text: str, store: Sto
 
 def _rule(rule: Any, fields: dict[str, str], text: str, store: Store) -> Intervention:
     """A rule with the settings that the spec gives, read by the types of those that it has."""
-    check_keys(fields, (*rule.settings, *GATE_KEYS), text)
-    given: dict[str, Any] = {}
+    decides = isinstance(rule, Policy)
+    check_keys(fields, (*rule.settings, *(WHEN_KEYS if decides else ()), *GATE_KEYS), text)
+    given: dict[str, Any] = {"when": _trigger(fields, text, store)} if decides else {}
     for key, value in rule.settings.items():
         if key not in fields:
             continue
@@ -286,7 +350,7 @@ def parted(text: str) -> tuple[str, str]:
 def known_keys() -> frozenset[str]:
     """Return every key that some spec string may have."""
     rules = (key for _, rule in LOGIT_RULES.items() for key in rule().settings)
-    return frozenset((*STEERING_KEYS, *GATE_KEYS, *TEXTS, "name", *rules))
+    return frozenset((*STEERING_KEYS, *FOLLOWED_KEYS, *WHEN_KEYS, *GATE_KEYS, *TEXTS, "name", *rules))
 
 
 def is_whole(text: str) -> bool:

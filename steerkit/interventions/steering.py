@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 from steerkit.core.errors import MisuseError
 from steerkit.core.numbers import check_number, check_several, plain
 from steerkit.core.registry import OPERATIONS
-from steerkit.core.sites import RESID_POST, SiteName
+from steerkit.core.sites import RESID_POST, Place, SiteName
 from steerkit.interventions.base import Intervention, Names, json_reference, shortest, spec_of
+from steerkit.interventions.following import Following, as_following
 from steerkit.interventions.gate import Gate, as_gate
 from steerkit.interventions.operations import Operation
 from steerkit.interventions.prompt_edit import head_of
@@ -48,7 +49,8 @@ class Steering(Intervention):
     read so far ends in an empty line (two newlines, in one token or two), as in SEAL (arXiv 2504.07986); to
     `lines`, where it ends in a newline, for models whose steps are lines; or to `last`, the last prompt token alone.
     With a `half_life` of H tokens the strength at the position from whose output completion token i is sampled,
-    counted from 0, is `strength` · 2^(-i / H); None: it stays the same.
+    counted from 0, is `strength` · 2^(-i / H); None: it stays the same. What it `follows`, a reader of the same row,
+    multiplies the strength position by position; see `steerkit.interventions.following`.
     """
 
     vector: SteeringVector
@@ -59,6 +61,7 @@ class Steering(Intervention):
     target: float | None = field(default=None, kw_only=True)
     half_life: float | None = field(default=None, kw_only=True)
     positions: Positions = field(default="every", kw_only=True)
+    follows: Following | None = field(default=None, kw_only=True)
     gate: Gate | None = field(default=None, kw_only=True)
 
     kind: ClassVar[str] = "steering"
@@ -78,7 +81,12 @@ class Steering(Intervention):
             raise MisuseError(f"operation {self.operation!r} {needs}")
         if self.half_life is not None:
             object.__setattr__(self, "half_life", check_half_life(self.half_life))
-        narrowing = {"half_life": self.half_life is not None, "positions": self.positions != "every"}
+        object.__setattr__(self, "follows", as_following(self.follows))
+        narrowing = {
+            "half_life": self.half_life is not None,
+            "positions": self.positions != "every",
+            "follows": self.follows is not None,
+        }
         for name, given in narrowing.items():
             if given and self.scope not in COMPLETION_SCOPES:
                 raise MisuseError(
@@ -93,6 +101,13 @@ class Steering(Intervention):
             )
         object.__setattr__(self, "layers", tuple(sorted(set(check_several("a layer", self.layers)))))
         self._check_layers()
+        if self.follows is not None and (place := self.follows.reader.place) is not None:
+            first = Place(self.layers[0], self.site)
+            if not place.comes_before(first):
+                raise MisuseError(
+                    f"a strength follows what is read before it acts: {str(self.follows.reader)!r} reads at {place}, "
+                    f"and the steering acts at {first}"
+                )
 
     def _check_layers(self) -> None:
         if not self.layers:
@@ -132,8 +147,9 @@ class Steering(Intervention):
 
     @property
     def tensors(self) -> tuple[Any, ...]:
-        """The vector, then its gate's."""
-        return (self.vector, *super().tensors)
+        """The vector, then those of what it follows, then its gate's."""
+        followed = () if self.follows is None else self.follows.reader.tensors
+        return (self.vector, *followed, *super().tensors)
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -142,6 +158,7 @@ class Steering(Intervention):
             "vector": json_reference(self.vector),
             "layers": list(self.layers),
             **{name: getattr(self, name) for name in MANNER},
+            **({} if self.follows is None else {"follows": self.follows.to_json()}),
             "gate": None if self.gate is None else self.gate.to_json(),
         }
 
@@ -160,6 +177,8 @@ class Steering(Intervention):
             fields.append(("half_life", shortest(self.half_life)))
         if self.positions != "every":
             fields.append(("positions", self.positions))
+        if self.follows is not None:
+            fields += self.follows.fields(names)
         if self.gate is not None:
             fields += self.gate.fields(names)
         return spec_of(head_of(names(self.vector)), fields)

@@ -8,9 +8,11 @@ from typing import Any, NoReturn, TypeVar
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.registry import LOGIT_RULES
 from steerkit.interventions.base import Intervention, Json, Tensors, reference
+from steerkit.interventions.following import FOLLOWINGS, Following
 from steerkit.interventions.gate import DetectorGate, Gate, PositionGate, ProbeGate
 from steerkit.interventions.layer_tensors import LayerTensors
 from steerkit.interventions.probe import HEADER_KEY, Probe, load_probe
+from steerkit.interventions.policies import Trigger
 from steerkit.interventions.prompt_edit import PromptEdit
 from steerkit.interventions.readers import NamedReader, ProbeReader, Reader, VectorReader
 from steerkit.interventions.steering import Steering
@@ -123,11 +125,16 @@ def from_json(form: Json, vectors: Store | Parts | None = None) -> Intervention:
         fields["gate"] = _gate(fields.get("gate"), store)
         if kind == "steering":
             fields["layers"] = tuple(fields["layers"])
+            if "follows" in fields:
+                fields["follows"] = _following(fields["follows"], store)
             return Steering(store.by_digest(fields.pop("vector")["sha256"], SteeringVector), **fields)
         if kind == "prompt":
             return PromptEdit(**fields)
         if kind == "rule":
             made = LOGIT_RULES[fields.pop("rule")]
+            if "when" in fields:
+                when = dict(fields["when"])
+                fields["when"] = Trigger(reader_from_json(when.pop("reader"), store), **when)
             settings = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
             rule: Intervention = made(**settings)
             return rule
@@ -172,6 +179,31 @@ def _bound(value: Any, vector: SteeringVector, key: str = "") -> Any:
             raise InputError(f"vector {vector.name!r} recommends a gate of its own and carries no probe")
         return {"name": part.name, "sha256": part.digest}
     return {name: _bound(part, vector, name) for name, part in value.items()}
+
+
+def _following(form: Json, store: Store) -> Following:
+    fields = dict(form)
+    reader = reader_from_json(fields.pop("reader"), store)
+    return FOLLOWINGS[fields.pop("kind")](reader, **fields)
+
+
+def reader_from_json(form: Json, vectors: Store | Parts | None = None) -> Reader:
+    """Return the reader of a JSON form, its vector or probe taken from `vectors` by digest.
+
+    Raises InputError for a form that is none, MisuseError where a vector or probe is missing.
+    """
+    store = as_store(vectors)
+    try:
+        match form["kind"]:
+            case "vector":
+                return VectorReader(store.by_digest(form["vector"]["sha256"], SteeringVector), form["layer"])
+            case "probe":
+                return ProbeReader(store.by_digest(form["probe"]["sha256"], Probe), form["layer"])
+            case "registered":
+                return NamedReader(form["reader"], form["layer"], form["site"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"a reader's JSON form is incomplete: {error}") from error
+    raise InputError(f"a reader is of kind vector, probe or registered, got {form['kind']!r}")
 
 
 def _gate(form: Json | None, store: Store) -> Gate | None:

@@ -27,6 +27,7 @@ from steerkit.core.files import fault_of, read_tensors, write_tensors
 from steerkit.core.numbers import check_number, check_several, check_whole
 from steerkit.core.sites import RESID_POST, Z
 from steerkit.interventions.base import Intervention
+from steerkit.interventions.following import Following
 from steerkit.interventions.gate import Gate, ProbeGate
 from steerkit.interventions.layer_tensors import LayerMetadata, LayerTensors
 from steerkit.interventions.probe import HEADER_KEY as PROBE_KEY
@@ -166,15 +167,20 @@ class SteeringVector(LayerTensors):
         target: float | None = None,
         half_life: float | None = None,
         positions: Positions = "every",
+        follows: Following | None = None,
         gate: Gate | None = None,
     ) -> Steering:
         """Return this vector applied at one layer or several; see `Steering` for the meaning of each field.
 
         With `kl` (nats per token) the strength is the one that calibration found to meet it there. Raises MisuseError
-        where there is none.
+        where there is none, and for a strength that follows a reader, which no calibration is of.
         """
         layers = check_several("a layer", layer)
         if kl is not None:
+            if follows is not None:
+                raise MisuseError(
+                    "a strength that follows a reader has no KL on record: give strength, not kl"
+                )
             kl = check_number("kl", kl)
             strength = self._calibrated(kl, (layers, operation, scope, target, half_life, positions))
         return Steering(
@@ -186,6 +192,7 @@ class SteeringVector(LayerTensors):
             target=target,
             half_life=half_life,
             positions=positions,
+            follows=follows,
             gate=gate,
         )
 

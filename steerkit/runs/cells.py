@@ -16,7 +16,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, cast
 
 from steerkit.core.errors import InputError
 from steerkit.interventions.base import Intervention, Json, Names, shortest
@@ -88,7 +88,7 @@ class Reference(TypedDict):
 
 
 class SteeringForm(TypedDict):
-    """The JSON form of a steering."""
+    """The JSON form of a steering; `follows` stands in it where its strength follows a reader."""
 
     vector: Reference
     layers: list[int]
@@ -98,6 +98,7 @@ class SteeringForm(TypedDict):
     target: float | None
     half_life: float | None
     positions: Literal["last", "boundaries", "lines", "every"]
+    follows: NotRequired[Json]
     gate: Json | None
 
 
@@ -204,6 +205,14 @@ class RunCell:
         return self._only and self._only["positions"]
 
     @property
+    def follows(self) -> str | None:
+        """What the strength of its one steering follows, as `ramp of entropy`."""
+        if self._only is None or "follows" not in self._only:
+            return None
+        form = self._only["follows"]
+        return f"{form['kind']} of {_reader_name(form['reader'])}"
+
+    @property
     def gates(self) -> list[GateField]:
         """The gates, in the order of the interventions, each once."""
         gates = (form["gate"] for form in self.forms if form["gate"] is not None)
@@ -256,7 +265,8 @@ class RunCell:
     def tensors(self) -> Iterator[tuple[str, str, str]]:
         """(noun, name, digest) of each vector and probe that it needs."""
         for form in self.forms:
-            for holder in (form, form["gate"] or {}):
+            followed = form["follows"]["reader"] if "follows" in form else {}
+            for holder in (form, followed, form["gate"] or {}):
                 for noun in ("vector", "probe"):
                     if noun in holder:
                         yield noun, holder[noun]["name"], holder[noun]["sha256"]
@@ -304,6 +314,7 @@ class RunCell:
             *([self.operation] if self.operation != "add" else []),
             *([f"half-life {self.half_life:g}"] if self.half_life is not None else []),
             *([self.positions] if self.positions != "every" else []),
+            *([self.follows] if self.follows else []),
         ]
         return [f"{self.vector} ({', '.join(map(str, manner))})" if manner else str(self.vector)]
 
@@ -338,6 +349,11 @@ def _role(kinds: Collection[str], controls: str | None) -> Role:
     return "steered" if controls is None else "random"
 
 
+def _reader_name(reader: Json) -> str:
+    part = reader.get("vector") or reader.get("probe") or reader["reader"]
+    return str(part["name"] if isinstance(part, Mapping) else part)
+
+
 def _gate_name(gate: Json) -> str:
     part = gate[gate["kind"] if gate["kind"] != "position" else "vector"]
     return str(part["name"] if isinstance(part, Mapping) else part)
@@ -363,6 +379,7 @@ def _order(form: SteeringForm) -> tuple[Any, ...]:
         form["scope"],
         -math.inf if form["target"] is None else form["target"],
         "" if form["gate"] is None else json.dumps(form["gate"], sort_keys=True),
+        json.dumps(form.get("follows"), sort_keys=True),
         POSITIONS.index(form["positions"]),
         math.inf if form["half_life"] is None else form["half_life"],
         form["layers"],

@@ -1,11 +1,11 @@
 """Axes: the fields of a steering that a grid crosses, and how their values are written.
 
     layer=8:16:4      half_life=none,64      scope=completion,all      gate=none,probe.safetensors@threshold=0.6
-    edit=none,dont-know-system,tip@alpha=3,beta=600
+    edit=none,dont-know-system,tip@alpha=3,beta=600                   follows=none,entropy@low=1,high=3
 
-A comma begins a new value. In `gate` and `edit`, whose values are spec strings, KEY=VALUE behind a comma goes on with
-the spec before it; whatever stands in quotes is one piece. `none` is without: no gate, no edit, no half-life. Layers
-joined by `+` are steered together: `layer=4+8,12` has two values.
+A comma begins a new value. In `gate`, `follows` and `edit`, whose values are spec strings, KEY=VALUE behind a comma
+goes on with the spec before it; whatever stands in quotes is one piece. `none` is without: no gate, no edit, no
+half-life. Layers joined by `+` are steered together: `layer=4+8,12` has two values.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any
 from steerkit.core.errors import MisuseError
 from steerkit.core.numbers import plain
 from steerkit.interventions.base import Intervention, as_interventions
-from steerkit.interventions.spec import known_keys, parse_gate, parse_range, split, unquoted
+from steerkit.interventions.spec import known_keys, parse_following, parse_gate, parse_range, split, unquoted
 from steerkit.interventions.steering import Steering
 from steerkit.runs.references import read_interventions
 
-EDIT, GATE, LAYER, STRENGTH = "edit", "gate", "layer", "strength"
+EDIT, GATE, LAYER, STRENGTH, FOLLOWS = "edit", "gate", "layer", "strength", "follows"
 PLURAL = {"layers": LAYER, "strengths": STRENGTH}
 AXES = (*(PLURAL.get(each.name, each.name) for each in fields(Steering) if each.name != "vector"), EDIT)
 _KEY = re.compile(r"\s*(\w+)\s*=")
@@ -53,6 +53,8 @@ def axis_values(axis: str, given: Any) -> tuple[Any, ...]:
         return tuple(interventions_of(value) for value in values)
     if axis == GATE:
         return tuple(parse_gate(value) if isinstance(value, str) else value for value in values)
+    if axis == FOLLOWS:
+        return tuple(parse_following(value) if isinstance(value, str) else value for value in values)
     return values
 
 
@@ -62,7 +64,7 @@ def parse_axis(axis: str, text: str) -> tuple[Any, ...]:
     Raises MisuseError for a text that cannot be read.
     """
     parts = split(text, ",")
-    if axis in (EDIT, GATE):
+    if axis in (EDIT, GATE, FOLLOWS):
         specs: list[str] = []
         for part in parts:
             if specs and _goes_on(specs[-1], part):

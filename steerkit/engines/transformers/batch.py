@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,14 +13,17 @@ import torch
 from torch import Tensor
 
 from steerkit.engines import stops
-from steerkit.engines.base import Completion, Decoding, Finish, GateReading, Request
+from steerkit.engines.base import Completion, Decision, Decoding, Finish, GateReading, Request
 from steerkit.engines.transformers.reading import Noted, ReadingTable, RowReadings
 from steerkit.engines.transformers.sampling import Bias, Choosing
 from steerkit.engines.transformers.table import PHASE_OF_KIND, Program
 from steerkit.interventions.gate import PositionGate
 from steerkit.interventions.logit_rules import BoundRule, Edits, ForcedClosing
+from steerkit.interventions.policies import BoundPolicy
 from steerkit.interventions.readers import Reader
 from steerkit.models import LanguageModel
+
+NOTHING_READ: Mapping[Reader, float] = {}
 
 
 @dataclass(eq=False)
@@ -85,8 +88,8 @@ class Row:
         """The token that the next step reads."""
         return self.generated[-1] if self.generated else self.prompt_ids[-1]
 
-    def take(self, token: int, lm: LanguageModel) -> None:
-        """Append a sampled token, or end the row."""
+    def take(self, token: int, lm: LanguageModel, read: Mapping[Reader, float] = NOTHING_READ) -> None:
+        """Append a sampled token, or end the row. `read` is what the readers of policies read in the same pass."""
         decoding = self.decoding
         self.passes += 1
         if self.over:
@@ -101,12 +104,28 @@ class Row:
         if self.following:
             behind = [(rule, rule.after(state, token)) for rule, state in self.following]
             self.following = [(rule, state) for rule, state in behind if state is not None]
+        if read:
+            self.following = [
+                (rule, rule.read(state, read[rule.trigger.reader]) if isinstance(rule, BoundPolicy) else state)
+                for rule, state in self.following
+            ]
         if len(self.generated) == decoding.max_new_tokens:
             self.over = self.read.of_states
             self.finish = None if self.over else "length"
         if decoding.stop:
             self.cut = stops.cut_by_newest(lm.renderer, self.generated, decoding.stop)
             self.finish = "stop" if self.cut is not None else self.finish
+
+    @property
+    def deciding_readers(self) -> list[Reader]:
+        """What the triggers of its policies read."""
+        return [rule.trigger.reader for rule in self.rules if isinstance(rule, BoundPolicy)]
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """What its policies decided."""
+        made = ((rule.name, state.decided) for rule, state in self.following if isinstance(rule, BoundPolicy))
+        return tuple(Decision(name, *decided) for name, decided in made if decided is not None)
 
     def phase(self, lm: LanguageModel) -> int:
         """What the newest token belongs to: THINKING, ANSWER or TOOL."""
@@ -138,6 +157,7 @@ class Row:
                 markers=lm.markers,
                 spans=reading.spans,
                 readings=self.read.of(request.readers, len(self.prompt_ids), len(kept)),
+                decisions=self.decisions,
             )
 
     def _cut_to(self, cut: stops.Cut) -> tuple[list[int], str]:
@@ -157,6 +177,8 @@ class RunningBatch(ABC):
         self._forced: tuple[Tensor, ...] | None = None
         self._reads = ReadingTable(lm, ())
         self._noted = Noted()
+        self._decide = False
+        self._states_read = torch.empty(0)  # of the newest pass, `[row, reader]`
 
     @property
     def live(self) -> list[Row]:
@@ -186,8 +208,8 @@ class RunningBatch(ABC):
         """Run the rows' newest tokens under their steerings; the logits `[row, vocabulary]` behind them."""
 
     @abstractmethod
-    def _took(self, chosen: Tensor) -> None:
-        """Note the tokens `[row]` that every row takes, for the step to come."""
+    def _took(self, chosen: Tensor, nats: Tensor) -> None:
+        """Note the tokens `[row]` that every row takes, and their logits, for the step to come."""
 
     def step(self) -> None:
         """One token for every row, finished ones included until others take their places."""
@@ -198,14 +220,29 @@ class RunningBatch(ABC):
             places, tokens = self._forced
             chosen = chosen.index_put((places,), tokens)
         self._choosing.take(chosen)
+        found = [self._states_read] if self._reads.of_states else []
         if self._reads.of_logits:
-            self._noted.logits(self._reads.logits_read(nats, chosen))
-        self._took(chosen)
-        for row, token in zip(self.rows, chosen.tolist(), strict=True):  # the step's one wait for the device
+            found.append(self._reads.logits_read(nats, chosen))
+            self._noted.logits(found[-1])
+        self._took(chosen, nats)
+        tokens, readings = self._on_host(chosen, found)
+        for row, token, read in zip(self.rows, tokens, readings, strict=True):
             if row.finish is None:
-                row.take(token, lm)
+                row.take(token, lm, read)
         if self._edits:
             self._edit_logits()
+
+    def _on_host(
+        self, chosen: Tensor, found: Sequence[Tensor]
+    ) -> tuple[list[int], Sequence[Mapping[Reader, float]]]:
+        """The tokens `[row]`, and what policies need of what was read: the step's one wait for the device."""
+        if not self._decide:
+            return chosen.tolist(), [NOTHING_READ] * len(self.rows)
+        # One copy: as a float of 64 bits every token is itself.
+        columns = torch.cat([chosen[:, None].double(), *(values.double() for values in found)], dim=1).tolist()
+        readers = [*self._reads.of_states, *self._reads.of_logits]
+        each = [dict(zip(readers, row[1:], strict=True)) for row in columns]
+        return [int(row[0]) for row in columns], each
 
     def _fetch(self) -> None:
         """Give the rows what was read of them since the last time; waits for the device where anything was."""
@@ -213,8 +250,10 @@ class RunningBatch(ABC):
 
     def _bind_readers(self) -> None:
         """Read what the rows at hand ask for from here on."""
-        self._reads = ReadingTable(self._lm, [reader for row in self.rows for reader in row.readers])
-        self._noted = Noted(self.rows if self._reads else ())
+        asked = [reader for row in self.rows for reader in row.readers]
+        deciding = [reader for row in self.rows for reader in row.deciding_readers]
+        self._reads, self._decide = ReadingTable(self._lm, [*asked, *deciding]), bool(deciding)
+        self._noted = Noted(self.rows if asked else ())
 
     def _edit_logits(self) -> None:
         """Put on the device what rules do to the next step; nothing once no row follows any."""

@@ -30,6 +30,7 @@ class PackedBatch(RunningBatch):
         self._prefixes = prefixes
         self._cache = Cache(layers=[])
         self._width = 0  # positions that the cache holds
+        self._table, self._bound = RowTable(lm, ()), tuple[Row, ...]()  # the table's rows
 
     def clear(self) -> None:
         """Forget all rows and let go of what the model keeps of them."""
@@ -111,7 +112,10 @@ class PackedBatch(RunningBatch):
         self._positions = lengths
         self._prompts = torch.tensor([[len(row.prompt_ids) - 1] for row in rows], device=device)
         self._newest = torch.tensor([[row.newest] for row in rows], device=device)
-        self._table = RowTable(lm, [row.program for row in rows], counts_gates=True)
+        before, self._table = self._table, RowTable(lm, [row.program for row in rows], counts_gates=True)
+        was = {id(row): place for place, row in enumerate(self._bound)}
+        self._table.carry(before, [was.get(id(row)) if row.generated else None for row in rows])
+        self._bound = tuple(rows)
         if self._table.tells_steps_apart:
             texts = [[*row.prompt_ids, *row.generated] for row in rows]
             padded = [[lm.pad_id] * (width + 1 - len(text)) + text for text in texts]
@@ -148,11 +152,13 @@ class PackedBatch(RunningBatch):
             mask = self._states.mask(self._mask, 1)
             found = logits(lm, Rows(self._newest, mask, self._positions), 1, self._cache)[:, -1]
         if self._reads.of_states:
-            self._noted.states(self._reads.states_read()[:, -1])
+            self._states_read = self._reads.states_read()[:, -1]
+            self._noted.states(self._states_read)
         return found
 
-    def _took(self, chosen: Tensor) -> None:
+    def _took(self, chosen: Tensor, nats: Tensor) -> None:
         self._width += 1
+        self._table.take_logits(nats, chosen)
         self._newest = chosen[:, None]
         # A finished row runs on until its place is taken, perhaps beyond the last position that the model knows.
         self._positions = (self._positions + 1).clamp_max(self._lm.context_length - 1)

@@ -94,7 +94,7 @@ class Prefixes:
         number = {text: i for i, text in enumerate(texts)}
         owners = range(len(rows)) if below is None else [number[text] for text in every]
         owner = torch.tensor(owners, device=lm.device)
-        table = RowTable(lm, [row.program for row in rows], counts_gates=True)
+        table = RowTable(lm, [row.program.of_prompt for row in rows], counts_gates=True)
         table.point(torch.where(padded.mask[owner], PROMPT, NOWHERE))
         reads = ReadingTable(lm, [reader for row in rows for reader in row.readers])
         source, nats = empty_cache(lm), None

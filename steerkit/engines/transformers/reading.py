@@ -40,10 +40,10 @@ class ReadingTable:
         self.of_logits = [
             reader for reader in distinct if isinstance(reader, NamedReader) and reader.place is None
         ]
-        self._places: dict[Place, _AtPlace] = {}
+        self._places: dict[Place, AtPlace] = {}
         for place in dict.fromkeys(reader.place for reader in self.of_states if reader.place is not None):
             here = [reader for reader in self.of_states if reader.place == place]
-            self._places[place] = _AtPlace(lm, place, here)
+            self._places[place] = AtPlace(lm, place, here)
         # As the places' parts are put together: within a place the linear ones come first.
         self.of_states = [reader for part in self._places.values() for reader in part.readers]
         self._found: dict[Place, Tensor] = {}
@@ -81,8 +81,8 @@ class ReadingTable:
         return torch.stack(found, dim=-1)
 
 
-class _AtPlace:
-    """The readers of one place, the linear ones stacked."""
+class AtPlace:
+    """The readers of one place, the linear ones stacked; `readers` are in the order in which they are read."""
 
     def __init__(self, lm: LanguageModel, place: Place, readers: Sequence[Reader]) -> None:
         like = lm.like(*place)
@@ -147,11 +147,13 @@ class Noted:
 
     def states(self, values: Tensor) -> None:
         """Note a pass's `[row, reader]`."""
-        self._of_states.append(values)
+        if self._rows:
+            self._of_states.append(values)
 
     def logits(self, values: Tensor) -> None:
         """Note a pass's `[row, reader]`."""
-        self._of_logits.append(values)
+        if self._rows:
+            self._of_logits.append(values)
 
     def fetch(self, table: ReadingTable) -> None:
         """Hand out to each row what was read of it in the passes that it took since the last time.

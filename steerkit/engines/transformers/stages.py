@@ -40,12 +40,13 @@ class Acting:
     target: float = 0.0
     own: str = ""
     gate: int = 0
+    follows: int = 0
 
     @classmethod
-    def of(cls, steering: Steering, layer: int, gate: int = 0) -> Acting:
+    def of(cls, steering: Steering, layer: int, gate: int = 0, follows: int = 0) -> Acting:
         """Return the constants of `steering` at `layer`, float32 on the CPU, as wide as its vector.
 
-        `gate` numbers its position gate from 1, for counting; 0 is for none.
+        `gate` numbers its position gate from 1, for counting, and `follows` what its strength follows; 0: none.
         """
         v = steering.vector.direction[layer]
         c = steering.acts_by.constants(v, steering.strength, steering.target)
@@ -55,7 +56,9 @@ class Acting:
         # Of a shorter half-life nothing is left after one token, and 1 / half-life might be infinite.
         halvings = 0.0 if steering.half_life is None else 1 / max(steering.half_life, 1e-3)
         own = steering.operation if steering.acts_by.has_own_arithmetic else ""
-        return cls(c.shift, c.unit, c.gain, c.amount, gate_unit, threshold, halvings, c.target, own, gate)
+        return cls(
+            c.shift, c.unit, c.gain, c.amount, gate_unit, threshold, halvings, c.target, own, gate, follows
+        )
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Stage:
     own: tuple[Own, ...] = ()
     halvings: Tensor | None = None
     gate: Tensor | None = None
+    follows: Tensor | None = None
 
     @classmethod
     def stack(cls, rows: Sequence[Acting | None], like: Tensor) -> Stage:
@@ -119,6 +123,7 @@ class Stage:
             own=tuple(of_operation(name) for name in dict.fromkeys(c.own for c in full if c.own)),
             halvings=_where_any([c.halvings for c in full], like),
             gate=_where_any([c.gate for c in full], like),
+            follows=_where_any([c.follows for c in full], like),
         )
 
     def gathered(self, slots: Tensor, ages: Tensor | None = None) -> Gathered:
@@ -138,6 +143,7 @@ class Stage:
             gate_unit=embedding(slots, self.gate_unit) if self.gates else None,
             gate_threshold=self.gate_threshold[slots] if self.gates else None,
             gate=None if self.gate is None else self.gate[slots],
+            follows=None if self.follows is None else self.follows[slots],
         )
         if self.halvings is None or ages is None:
             return whole
@@ -162,6 +168,7 @@ class Gathered:
     gate_unit: Tensor | None
     gate_threshold: Tensor | None
     gate: Tensor | None = None
+    follows: Tensor | None = None
 
     def times(self, left: Tensor) -> Gathered:
         """Return the same at the fraction `left` `[row, position, 1]` of the strength: operations are linear in it."""

@@ -25,7 +25,7 @@ The contract, which every engine shares:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +36,9 @@ from torch import Tensor
 
 from steerkit.core.errors import SteerkitError
 from steerkit.core.sites import Place
+from steerkit.engines.transformers.following import FollowedStrengths
 from steerkit.engines.transformers.stages import Acting, Gathered, Stage
+from steerkit.interventions.following import Following
 from steerkit.interventions.gate import RowGate
 from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
@@ -90,16 +92,31 @@ class Program:
 
     @property
     def places(self) -> set[Place]:
-        """Sites of layers that need a hook for this row."""
+        """Sites of layers that this row is steered at."""
         return set(self.compositions)
+
+    @property
+    def of_prompt(self) -> Program:
+        """What of it acts on the prompt but for its last token."""
+        there = {place: {PROMPT: by[PROMPT]} for place, by in self.compositions.items() if PROMPT in by}
+        return Program(there, self.prompt_key, self.prompt_key)
+
+    @property
+    def followings(self) -> Iterator[Following]:
+        """What its strengths follow."""
+        return (steering.follows for steering in self.steerings if steering.follows is not None)
 
     def last_block_before(self, phase: int) -> int | None:
         """The last block whose output is the unsteered one in a phase, but for an edit of that very output.
 
         -1 where there is none, None where nothing acts in the phase.
         """
-        acting = (place for place, by_phase in self.compositions.items() if phase in by_phase)
-        return min((place.last_block_before for place in acting), default=None)
+        there = [(place, by[phase]) for place, by in self.compositions.items() if phase in by]
+        followed = [
+            steering.follows.reader.place for _, some in there for steering in some if steering.follows
+        ]
+        depends = [place for place, _ in there] + [place for place in followed if place is not None]
+        return min((place.last_block_before for place in depends), default=None)
 
     @property
     def tells_thinking_apart(self) -> bool:
@@ -114,12 +131,16 @@ class Program:
     @property
     def tells_steps_apart(self) -> bool:
         """Whether positions that end a step or a line are steered differently from the others."""
+        if any(following.renewed != "every" for following in self.followings):
+            return True
         phases = [phase + at for phase in OF_COMPLETION for at in (0, LAST)]
         return any(self._differ(phase, phase + end) for phase in phases for end in ENDS)
 
     @property
     def tells_last_apart(self) -> bool:
         """Whether the last prompt token is steered otherwise than the rest of the completion."""
+        if any(following.renewed != "every" for following in self.followings):
+            return True
         return any(self._differ(base + end, base + end + LAST) for base in OF_COMPLETION for end in ENDS)
 
     @property
@@ -158,7 +179,8 @@ class RowTable:
     def __init__(self, lm: LanguageModel, programs: Sequence[Program], *, counts_gates: bool = False) -> None:
         self._lm = lm
         self._counts_gates = counts_gates
-        self.places = sorted(set().union(*(p.places for p in programs)))
+        self._following = FollowedStrengths(lm, _followings(programs), len(programs))
+        self.places = sorted(self._following.places.union(*(p.places for p in programs)))
         self._likes = [lm.like(*place) for place in self.places]
         self._sites = [lm.sites.at(place) for place in self.places]
         self.ran = dict.fromkeys(
@@ -170,6 +192,7 @@ class RowTable:
         """Compile the table for these rows instead; they may steer no place that the table does not hook."""
         by_key = {program.key: program for program in programs}
         distinct = by_key.values()
+        self._following = FollowedStrengths(self._lm, _followings(distinct), len(programs))
         self.tells_thinking_apart = any(p.tells_thinking_apart for p in distinct)
         self.tells_tools_apart = self._lm.calls_tools and any(p.tells_tools_apart for p in distinct)
         self.tells_steps_apart = any(p.tells_steps_apart for p in distinct)
@@ -201,7 +224,7 @@ class RowTable:
                     phase_slots.append(bank[key])
                 per_program.append(phase_slots)
             slots.append([per_program[number[program.key]] for program in programs])
-            self._stages.append(_stages(compositions, place.layer, like, self._gates))
+            self._stages.append(_stages(compositions, place.layer, like, self._gates, self._following.number))
         # [hooked place, row, phase]
         table = torch.tensor(slots, device=self._lm.device)
         self._slots = table.reshape(len(self.places), len(programs), PHASES)
@@ -211,8 +234,26 @@ class RowTable:
 
     @property
     def changes_as_it_goes(self) -> bool:
-        """Whether a completion position's steering depends on its place among them, or on where steps end."""
-        return self.tells_steps_apart or self.fades or self.tells_last_apart
+        """Whether a completion position's steering depends on its place among them, or on what is read of it."""
+        return self.tells_steps_apart or self.fades or self.tells_last_apart or self.follows
+
+    @property
+    def follows(self) -> bool:
+        """Whether a strength follows a reader."""
+        return bool(self._following)
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether what a row does depends on what was read of it in passes before."""
+        return any(f.keeps_state or f.reader.place is None for f in self._following.number)
+
+    def take_logits(self, nats: Tensor, chosen: Tensor) -> None:
+        """Take the logits `[row, vocabulary]` that chose the tokens `[row]` of the next pass."""
+        self._following.take_logits(nats, chosen)
+
+    def carry(self, before: RowTable, rows: Sequence[int | None]) -> None:
+        """Go on for each row from where another table left it: its place there, None for a row that was not in it."""
+        self._following.carry(before._following, rows)
 
     @property
     def follows_kinds(self) -> bool:
@@ -242,6 +283,8 @@ class RowTable:
                 )
             slots = slots.repeat_interleave(rows // slots.shape[1], dim=1)
         self._maps = self._placed(slots.gather(2, phases[None].expand(len(self.places), -1, -1)))
+        if self._following:
+            self._following.begin(phases)
         if self.fades:
             self._ages = [None if ages is None else ages.to(like.device) for like in self._likes]
         # A decoding step's constants are few and serve until rows change, so they are gathered ahead of the hooks.
@@ -292,23 +335,41 @@ class RowTable:
         self._lm.check_owner()
         self.ran[index] += 1
         counts = self._counts.get(hidden.device) if self._counts else None
-        if self._ready:
-            for constants in self._ready[index]:
-                hidden = constants.edit(hidden, counts)
-        else:
-            # Blocks that keep nothing of their own may be shown the last positions alone.
-            newest, ages = hidden.shape[1], self._ages[index]
-            slots, ages = self._maps[index][:, -newest:], None if ages is None else ages[:, -newest:]
-            for stage in self._stages[index]:
-                hidden = stage.apply(hidden, slots, ages, counts)
+        if self._following:
+            self._following.read(self.places[index], hidden)
+        newest = hidden.shape[
+            1
+        ]  # blocks that keep nothing of their own may be shown the last positions alone
+        for constants in self._ready[index] if self._ready else self._gathered_at(index, newest):
+            if constants.follows is not None:
+                constants = constants.times(self._following.of(constants.follows, newest, hidden))
+            hidden = constants.edit(hidden, counts)
         return hidden
+
+    def _gathered_at(self, index: int, newest: int) -> Iterator[Gathered]:
+        """The constants of a place's last `newest` positions, a stage after the other."""
+        slots, ages = self._maps[index][:, -newest:], self._ages[index]
+        ages = None if ages is None else ages[:, -newest:]
+        return (stage.gathered(slots, ages) for stage in self._stages[index])
+
+
+def _followings(programs: Iterable[Program]) -> Iterator[Following]:
+    return (following for program in programs for following in program.followings)
 
 
 def _stages(
-    compositions: Sequence[Composition], layer: int, like: Tensor, gates: Mapping[str, int]
+    compositions: Sequence[Composition],
+    layer: int,
+    like: Tensor,
+    gates: Mapping[str, int],
+    followings: Mapping[Following, int],
 ) -> list[Stage]:
     """The k-th steerings of all compositions, for every k: what a shorter one has no k-th of does nothing there."""
-    return [
-        Stage.stack([None if s is None else Acting.of(s, layer, gates.get(s.digest, 0)) for s in kth], like)
-        for kth in zip_longest(*compositions)
-    ]
+
+    def acting(steering: Steering | None) -> Acting | None:
+        if steering is None:
+            return None
+        follows = 0 if steering.follows is None else followings[steering.follows]
+        return Acting.of(steering, layer, gates.get(steering.digest, 0), follows)
+
+    return [Stage.stack(list(map(acting, kth)), like) for kth in zip_longest(*compositions)]

@@ -56,7 +56,8 @@ class WholeTextBatch(RunningBatch):
         found, read = zip(*(self._run([self.rows[i] for i in places]) for places in passes), strict=True)
         order = torch.tensor([i for places in passes for i in places], device=self._lm.device).argsort()
         if self._reads.of_states:
-            self._noted.states(torch.cat(read)[order])
+            self._states_read = torch.cat(read)[order]
+            self._noted.states(self._states_read)
         return torch.cat(found)[order]
 
     def _run(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
@@ -88,5 +89,5 @@ class WholeTextBatch(RunningBatch):
         every = torch.arange(len(rows), device=lm.device)
         return found[every, ends - width + newest], states[every, ends]
 
-    def _took(self, chosen: Tensor) -> None:
+    def _took(self, chosen: Tensor, nats: Tensor) -> None:
         """Note nothing: the rows' texts say it."""
