@@ -14,7 +14,7 @@ from typing import Any
 
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.core.prompts import Prompt, check_prompt
-from steerkit.engines.base import GateReading
+from steerkit.engines.base import Decision, GateReading
 from steerkit.reading.reduction import Kept
 
 Score = bool | int | float | None
@@ -29,6 +29,7 @@ class Record:
     `tokens` is the completion's length and `finish` how it ended. `scores` are what the run's scorers gave, by name,
     and `gates` what each gate of the cell read, in the order of its interventions. `readings` are what is kept of each
     of the run's readers, in the protocol's order: a number, or one for each token, whose texts are then `pieces`.
+    `decisions` are those of the cell's policies that acted.
     """
 
     cell: str
@@ -47,6 +48,7 @@ class Record:
     gates: tuple[GateReading, ...] = ()
     readings: tuple[Kept, ...] = ()
     pieces: tuple[str, ...] = ()
+    decisions: tuple[Decision, ...] = ()
 
     @property
     def key(self) -> Key:
@@ -63,7 +65,8 @@ class Record:
                 )
         form = dict(zip(_NAMES, _values(self), strict=True))
         form["gates"] = [asdict(gate) for gate in self.gates]
-        for name in _ONLY_READ:
+        form["decisions"] = [asdict(decision) for decision in self.decisions]
+        for name in _SELDOM:
             if not form[name]:
                 del form[name]
         # A lone surrogate has no UTF-8; as a backslash escape it is valid JSON for itself.
@@ -76,7 +79,7 @@ class Record:
         form, end = _DECODER.raw_decode(text)
         if type(form) is not dict or text[end:].strip():
             raise ValueError("not one object")
-        for name in _ONLY_READ:
+        for name in _SELDOM:
             form.setdefault(name, [])
         shape = (*form, *map(type, form.values()))
         if shape not in _SOUND:  # of a million records, few are the first of their shape
@@ -98,6 +101,7 @@ class Record:
         if not all(type(piece) is str for piece in form["pieces"]):
             raise ValueError("pieces are texts")
         form["pieces"] = tuple(form["pieces"])
+        form["decisions"] = tuple(map(_decision, form["decisions"]))
         record = object.__new__(cls)  # the __init__ of a frozen dataclass takes three times as long
         for name, put in _SLOTS:
             put(record, form[name])
@@ -109,6 +113,13 @@ def _reading(form: Any) -> GateReading:
         raise ValueError("a gate's reading is an object")
     _check_shape(form, _READING, "a gate's reading: ")
     return GateReading(**form)
+
+
+def _decision(form: Any) -> Decision:
+    if type(form) is not dict:
+        raise ValueError("a decision is an object")
+    _check_shape(form, _DECISION, "a decision: ")
+    return Decision(**form)
 
 
 def _kept(form: Any) -> Kept:
@@ -137,16 +148,17 @@ _SOUND: set[tuple[object, ...]] = set()  # names and types of fields that were f
 _NONE = type(None)
 _SCORES = {bool, int, float, _NONE}
 _NUMBERS = {int, float, _NONE}
-_ONLY_READ = ("readings", "pieces")  # fields that stand in a line only where something was read
+_SELDOM = ("readings", "pieces", "decisions")  # fields that stand in a line only where there are any
 _KINDS: Mapping[str, set[type]] = {
     "cell": {str}, "item": {str}, "sample": {int}, "split": {str}, "group": {str}, "should_abstain": {bool, _NONE},
     "answers": {list, _NONE}, "kind": {str}, "prompt": {str, list}, "completion": {str}, "tokens": {int},
     "finish": {str}, "scores": {dict}, "gates": {list},
-    "readings": {list}, "pieces": {list},
+    "readings": {list}, "pieces": {list}, "decisions": {list},
 }  # fmt: skip
 _READING: Mapping[str, set[type]] = {
     "intervention": {int}, "gate": {str}, "probability": {int, float, _NONE}, "fired": {bool, int, float},
 }  # fmt: skip
+_DECISION: Mapping[str, set[type]] = {"policy": {str}, "tokens": {int}, "reading": {int, float}}
 _NAMES = [field.name for field in fields(Record)]
 _SLOTS = [(name, getattr(Record, name).__set__) for name in _NAMES]
 _values = attrgetter(*_NAMES)

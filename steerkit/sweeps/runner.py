@@ -87,6 +87,7 @@ def make_record(
         finish=completion.finish,
         scores=scores,
         gates=completion.gates,
+        decisions=completion.decisions,
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerkit.engines.base import GateReading
+from steerkit.engines.base import Decision, GateReading
 from steerkit.runs.record import Record
 
 texts = st.text(max_size=20)
@@ -39,6 +39,7 @@ records = st.builds(
     gates=st.lists(readings, max_size=2).map(tuple),
     readings=st.lists(values | st.lists(values, max_size=3).map(tuple), max_size=2).map(tuple),
     pieces=st.lists(texts, max_size=3).map(tuple),
+    decisions=st.lists(st.builds(Decision, texts, st.integers(0, 99), numbers), max_size=2).map(tuple),
 )
 ONE = Record("c", "i", 0, "choose", "g", None, None, "text", "Why?", "So.", 2, "stop", {"tokens": 2})
 
