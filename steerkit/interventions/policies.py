@@ -33,12 +33,16 @@ from steerkit.interventions.logit_rules import (
     Tokens,
     logit_rule,
 )
-from steerkit.interventions.readers import NamedReader, Reader, as_readers
+from steerkit.interventions.readers import Reader, as_readers
 
 if TYPE_CHECKING:
     from steerkit.models import LanguageModel
 
-ENDS: dict[Renewed, int] = {"every": 0, "lines": 1, "boundaries": 2}  # newlines behind which a reading is renewed
+ENDS: dict[Renewed, int] = {
+    "every": 0,
+    "lines": 1,
+    "boundaries": 2,
+}  # newlines behind which a reading is renewed
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,12 @@ class BoundPolicy:
         begins = state.ends >= ENDS[self.trigger.renewed]
         thinking = self.followed.after(state.thinking, token)
         return state._replace(
-            thinking=thinking, tokens=state.tokens + 1, ends=ends, begins=begins, began=state.begins, said=said
+            thinking=thinking,
+            tokens=state.tokens + 1,
+            ends=ends,
+            begins=begins,
+            began=state.begins,
+            said=said,
         )
 
     def read(self, state: Deciding, reading: float) -> Deciding:

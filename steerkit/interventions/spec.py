@@ -163,7 +163,9 @@ def _following(fields: Mapping[str, str], text: str, store: Store) -> Following 
 
 def _trigger(fields: Mapping[str, str], text: str, store: Store) -> Trigger:
     if not {"when", "on"} <= fields.keys():
-        raise MisuseError(f"spec {text!r} says not when: write when=READER,on=0.7 and, for hysteresis, off=0.5")
+        raise MisuseError(
+            f"spec {text!r} says not when: write when=READER,on=0.7 and, for hysteresis, off=0.5"
+        )
     of_reader = {key: fields[f"when_{key}"] for key in READER_KEYS if f"when_{key}" in fields}
     reader = _reader(fields["when"], of_reader, text, store)
     on = number(fields["on"], "on", text)

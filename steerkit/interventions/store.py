@@ -11,8 +11,8 @@ from steerkit.interventions.base import Intervention, Json, Tensors, reference
 from steerkit.interventions.following import FOLLOWINGS, Following
 from steerkit.interventions.gate import DetectorGate, Gate, PositionGate, ProbeGate
 from steerkit.interventions.layer_tensors import LayerTensors
-from steerkit.interventions.probe import HEADER_KEY, Probe, load_probe
 from steerkit.interventions.policies import Trigger
+from steerkit.interventions.probe import HEADER_KEY, Probe, load_probe
 from steerkit.interventions.prompt_edit import PromptEdit
 from steerkit.interventions.readers import NamedReader, ProbeReader, Reader, VectorReader
 from steerkit.interventions.steering import Steering
@@ -185,25 +185,6 @@ def _following(form: Json, store: Store) -> Following:
     fields = dict(form)
     reader = reader_from_json(fields.pop("reader"), store)
     return FOLLOWINGS[fields.pop("kind")](reader, **fields)
-
-
-def reader_from_json(form: Json, vectors: Store | Parts | None = None) -> Reader:
-    """Return the reader of a JSON form, its vector or probe taken from `vectors` by digest.
-
-    Raises InputError for a form that is none, MisuseError where a vector or probe is missing.
-    """
-    store = as_store(vectors)
-    try:
-        match form["kind"]:
-            case "vector":
-                return VectorReader(store.by_digest(form["vector"]["sha256"], SteeringVector), form["layer"])
-            case "probe":
-                return ProbeReader(store.by_digest(form["probe"]["sha256"], Probe), form["layer"])
-            case "registered":
-                return NamedReader(form["reader"], form["layer"], form["site"])
-    except (KeyError, TypeError) as error:
-        raise InputError(f"a reader's JSON form is incomplete: {error}") from error
-    raise InputError(f"a reader is of kind vector, probe or registered, got {form['kind']!r}")
 
 
 def _gate(form: Json | None, store: Store) -> Gate | None:

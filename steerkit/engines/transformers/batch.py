@@ -106,7 +106,10 @@ class Row:
             self.following = [(rule, state) for rule, state in behind if state is not None]
         if read:
             self.following = [
-                (rule, rule.read(state, read[rule.trigger.reader]) if isinstance(rule, BoundPolicy) else state)
+                (
+                    rule,
+                    rule.read(state, read[rule.trigger.reader]) if isinstance(rule, BoundPolicy) else state,
+                )
                 for rule, state in self.following
             ]
         if len(self.generated) == decoding.max_new_tokens:
@@ -239,7 +242,9 @@ class RunningBatch(ABC):
         if not self._decide:
             return chosen.tolist(), [NOTHING_READ] * len(self.rows)
         # One copy: as a float of 64 bits every token is itself.
-        columns = torch.cat([chosen[:, None].double(), *(values.double() for values in found)], dim=1).tolist()
+        columns = torch.cat(
+            [chosen[:, None].double(), *(values.double() for values in found)], dim=1
+        ).tolist()
         readers = [*self._reads.of_states, *self._reads.of_logits]
         each = [dict(zip(readers, row[1:], strict=True)) for row in columns]
         return [int(row[0]) for row in columns], each
