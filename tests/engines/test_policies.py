@@ -56,23 +56,25 @@ def test_a_policy_acts_when_the_running_mean_says(
     engine = TransformersEngine(tiny, batch_size)
     plain = [Request(p, (THINKS,), Decoding(TOKENS), readers=tuple(readers(tiny)), key=p) for p in PROMPTS]
     unaided = list(engine.generate(plain))
-    requests, expected = [], {}
+    requests: list[Request] = []
+    expected: dict[Any, tuple[int, float]] = {}
     for done in unaided:
         for reader in readers(tiny):
             seen = means(Trigger(reader, 0, 0, 3.0, renewed), done, tiny)
             on = sorted(mean for _, mean in seen)[-max(1, len(seen) // 4)] - 1e-5  # no tie with it
             trigger = Trigger(reader, on, on, 3.0, renewed)
-            key = (done.request.key, str(reader))
-            expected[key] = next((at, mean) for at, mean in means(trigger, done, tiny) if mean >= on)
+            name = (done.request.key, str(reader))
+            expected[name] = next((at, mean) for at, mean in means(trigger, done, tiny) if mean >= on)
             acting = (THINKS, kind(when=trigger))
-            requests.append(Request(done.request.prompt, acting, Decoding(TOKENS), key=key))
+            requests.append(Request(done.request.prompt, acting, Decoding(TOKENS), key=name))
     without = {done.request.key: done for done in unaided}
     for done in engine.generate(requests):
-        at, mean = expected[done.request.key]
+        key: Any = done.request.key
+        at, mean = expected[key]
         (decision,) = done.decisions
         assert decision.tokens == at
         assert decision.reading == pytest.approx(mean, abs=1e-5)
-        assert done.token_ids[:at] == without[done.request.key[0]].token_ids[:at]
+        assert done.token_ids[:at] == without[key[0]].token_ids[:at]
         if at + 12 < TOKENS:
             assert done.text_of("thinking") or "</think>" in done.text
             if kind is StopAndSay:

@@ -70,7 +70,7 @@ def test_every_field_of_a_steering_is_an_axis_and_all_are_crossed():
 
 def test_no_field_of_a_steering_is_left_out_of_the_axes():
     assert set(AXES) == {
-        "layer", "strength", "operation", "scope", "target", "half_life", "positions", "gate", "edit"
+        "layer", "strength", "operation", "scope", "target", "half_life", "positions", "follows", "gate", "edit"
     }  # fmt: skip
 
 

@@ -228,8 +228,8 @@ class RunningBatch(ABC):
             found.append(self._reads.logits_read(nats, chosen))
             self._noted.logits(found[-1])
         self._took(chosen, nats)
-        tokens, readings = self._on_host(chosen, found)
-        for row, token, read in zip(self.rows, tokens, readings, strict=True):
+        taken, readings = self._on_host(chosen, found)
+        for row, token, read in zip(self.rows, taken, readings, strict=True):
             if row.finish is None:
                 row.take(token, lm, read)
         if self._edits:
