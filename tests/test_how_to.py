@@ -22,6 +22,6 @@ def test_a_page_shows_the_file_that_is_tested(example: Path) -> None:
     assert f"]({page.name})" in (page.parent / "README.md").read_text(encoding="utf-8")
 
 
-def test_there_is_a_page_for_each_of_the_eight() -> None:
-    assert len(EXAMPLES) == 8
+def test_there_is_a_page_for_each_of_the_nine() -> None:
+    assert len(EXAMPLES) == 9
     assert all(len(path.read_text(encoding="utf-8").splitlines()) < 60 for path in EXAMPLES)

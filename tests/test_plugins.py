@@ -112,6 +112,7 @@ def test_each_addition_is_one_file_under_60_lines() -> None:
         "gate",
         "logit_rule",
         "operation",
+        "reader",
         "scorer",
         "suite",
     }
@@ -126,6 +127,7 @@ def test_steerkit_list_shows_each_with_the_module_that_it_is_from(beside: Beside
         "operations": "mirror",
         "rules": "no-digits",
         "gates": "mentions-a-year",
+        "readers": "rank",
         "scorers": "shouting",
         "suites": "years",
         "exporters": "npy",
@@ -201,6 +203,15 @@ vector = sk.load_vector({str(tiny_vector)!r})
 assert vector.at(layer=2, gate="mentions-a-year") == vector.at(layer=2, gate=mentions_a_year)
 """
     )
+
+
+def test_a_reader_reads_each_token(beside: Beside, tiny_folder: Path) -> None:
+    read = ["--read", "norm@layer=2", "--read", "rank", "--max-new-tokens", 4, "--json"]
+    (form,) = json.loads(beside.steerkit("generate", "--model", tiny_folder, *read, "Who won?"))
+    norms, ranks = (each["values"] for each in form["readings"])
+    assert len(norms) == form["tokens"]
+    assert min(norms) > 0
+    assert set(ranks) == {0}  # greedy
 
 
 def test_an_exporter_writes_what_it_can_express(beside: Beside, tiny_vector: Path, tmp_path: Path) -> None:

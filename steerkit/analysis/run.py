@@ -45,6 +45,7 @@ class Run:
         """Raises MisuseError where there is no run, InputError where it is damaged."""
         self.directory = RunDirectory(path)
         self.path: Path = self.directory.path
+        self._read: dict[str | None, list[ReadCell]] = {}
 
     @property
     def protocol(self) -> Protocol:
@@ -132,7 +133,9 @@ class Run:
         where nothing was read.
         """
         chosen = (reduction or "mean") if self.protocol.reading == PER_TOKEN else None
-        return read_cells(self.records(), self.cells, len(self.protocol.readers), chosen)
+        if chosen not in self._read:
+            self._read[chosen] = read_cells(self.records(), self.cells, len(self.protocol.readers), chosen)
+        return list(self._read[chosen])
 
     def choose(self, rule: Rule | str, bounds: Mapping[str, float] | None = None) -> Row | None:
         """Return the best cell by a rule such as `"recall s.t. over_abstention<=0.05"`; see `choose_cell`.

@@ -106,6 +106,8 @@ def _ask_judge(run: Run, base_url: str, model: str) -> None:
 def show(run: Run, held: Certification | None = None, *, as_json: bool) -> None:
     """Write the report, then print the rows, as a table or as JSON, and what a guarantee found."""
     from steerkit.analysis.questions import best_cell
+    from steerkit.report.readings import COLUMNS as READ_COLUMNS
+    from steerkit.report.readings import read_lines
     from steerkit.report.tables import JUDGED_NAME_WIDTH, judged_table, judged_title, room_for_names
 
     page = run.report()
@@ -119,11 +121,16 @@ def show(run: Run, held: Certification | None = None, *, as_json: bool) -> None:
                 "missing": judged.missing,
                 **judged.agreement.summary(),
             }
+        if run.protocol.readers:
+            summary["readings"] = [cell.to_json() for cell in run.read_cells()]
         if held is not None:
             summary |= {"guarantee": str(held.guarantee), "certified": held.certified}
         console.print_json(summary)
         return
     print_rows(run, rows)
+    if run.protocol.readers:
+        console.show(f"what was read ({run.protocol.reading}), 95% intervals", "italic")
+        console.print_table(READ_COLUMNS, read_lines(run))
     if judged is not None:
         console.show(judged_title(judged), "italic")
         console.print_made(

@@ -31,7 +31,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Example:
-    """One item; `completions[i]`, its `parts` and `verdicts[i]` belong to the i-th cell asked for.
+    """One item; `completions[i]`, its `parts`, `verdicts[i]` and `records[i]` belong to the i-th cell asked for.
 
     A part is a text and whether it answers: thinking, calls of tools and markers do not.
     """
@@ -42,6 +42,7 @@ class Example:
     completions: tuple[str, ...]
     verdicts: tuple[Verdict, ...]
     parts: tuple[tuple[tuple[str, bool], ...], ...] = ()
+    records: tuple[Record, ...] = ()
 
 
 def pick_examples(
@@ -104,4 +105,5 @@ def _example(records: Sequence[Record], markers: ThinkingMarkers | None) -> Exam
         completions=tuple(record.completion for record in records),
         verdicts=tuple(verdict(record) for record in records),
         parts=tuple(parts_of(record, markers) for record in records),
+        records=tuple(records),
     )

@@ -20,10 +20,12 @@ from steerkit.analysis.summary import Row, write_summary
 from steerkit.core.characters import visible
 from steerkit.core.errors import SteerkitError
 from steerkit.core.files import replacing
+from steerkit.reading.html import STYLE
 from steerkit.report import tables
 from steerkit.report.caveats import caveats
 from steerkit.report.examples import RULE, pick_examples
 from steerkit.report.plots import write_plots
+from steerkit.report.readings import COLUMNS, ColouredTokens, read_lines
 from steerkit.runs.directory import REMEDY
 from steerkit.runs.references import cell_reference
 from steerkit.scoring.judge import OPINIONS
@@ -90,6 +92,10 @@ def render_page(run: Run, plots: Sequence[Path], selective: RiskCoverage | None 
                 name: pick_examples(records, cells[name], markers=run.protocol.markers) for name in cells
             },
             example_rule=RULE,
+            read_columns=COLUMNS,
+            read_lines=read_lines(run),
+            coloured=ColouredTokens(run.protocol.readers, run.protocol.reading, records),
+            reading_style=Markup(STYLE),  # our own
             plots=[(plot.stem.replace("-", ", "), _data_uri(plot)) for plot in plots],
             caveats=caveats(rows, run.protocol),
             metrics=metrics(),

@@ -72,7 +72,7 @@ class Protocol:
             if ours.get(name) != theirs.get(name)
         ]
         if without_names(self.readers) != without_names(recorded.readers):
-            was, now = (", ".join(map(_reader_name, p.readers)) or "none" for p in (recorded, self))
+            was, now = (", ".join(map(reader_name, p.readers)) or "none" for p in (recorded, self))
             differing.append(f"readers was {was}, now {now}")
         if differing:
             raise ProtocolMismatchError(
@@ -115,8 +115,8 @@ class Environment:
         ]
 
 
-def _reader_name(form: Mapping[str, Any]) -> str:
-    """How a message names a reader: its name or its vector's, the layer, and the beginning of the digest."""
+def reader_name(form: Mapping[str, Any]) -> str:
+    """Return how a recorded reader is named: its name or its vector's, the layer, and the beginning of the digest."""
     part = form.get(form["kind"])
     name = form["reader"] if part is None else part["name"]
     layer = "" if form.get("layer") is None else f"@layer={form['layer']}"

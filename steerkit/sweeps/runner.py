@@ -56,6 +56,10 @@ def run_sweep(
         scores = score_completion(items[i], completion, scorers) | more
         record = make_record(cells[c], items[i], sample, completion, scores)
         if (reading := writer.protocol.reading) is not None:
+            if len(completion.readings) != len(readers):
+                raise SteerkitError(
+                    f"the {engine.name} engine reads no tokens: leave readers out, or take the transformers engine"
+                )
             record = _with_readings(record, completion, reading, engine.model.renderer)
         writer.append(record)
         done += 1

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import steerkit as sk
-from steerkit.core.errors import InputError, MisuseError, ProtocolMismatchError
+from steerkit.core.errors import InputError, MisuseError, ProtocolMismatchError, SteerkitError
 from steerkit.engines.base import Completion, Decoding, Request
 from steerkit.interventions.readers import NamedReader, ProbeReader, Reading, VectorReader
 from steerkit.models import LanguageModel
@@ -139,3 +140,14 @@ def test_the_command_line_reads_too(tiny_folder: Path, tiny_vector: Path, tmp_pa
     run = sk.open_run(out)
     assert [str(reader) for reader in run.directory.readers] == ["random@layer=2", "entropy"]
     assert all(len(record.readings) == 2 for record in run.records())
+
+
+def test_an_engine_that_reads_nothing_is_told_of(tiny: LanguageModel, tmp_path: Path) -> None:
+    class Deaf(sk.TransformersEngine):
+        name = "deaf"
+
+        def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+            return super().generate(replace(request, readers=()) for request in requests)
+
+    with pytest.raises(SteerkitError, match="the deaf engine reads no tokens"):
+        sk.sweep(Deaf(tiny), [sk.Cell()], replace(SHORT, readers="entropy"), out=tmp_path)
