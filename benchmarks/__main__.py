@@ -9,7 +9,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import decoding, extraction, growth, hybrid, memory, peer_runs, results, startup, sweep
+from benchmarks import (
+    decoding,
+    extraction,
+    growth,
+    hybrid,
+    memory,
+    peer_runs,
+    reading,
+    results,
+    startup,
+    sweep,
+)
 from benchmarks.rows import Part, Row
 from benchmarks.setting import QUICK, Setting, Workbench
 from benchmarks.table import as_markdown
@@ -18,13 +29,14 @@ PARTS: dict[str, Callable[[Workbench], Iterator[Row]]] = {
     "extraction": extraction.run,
     "memory": memory.run,
     "decoding": decoding.run,
+    "reading": reading.run,
     "sweep": sweep.run,
     "growth": growth.run,
     "hybrid": hybrid.run,
     "startup": startup.run,
     "peers": peer_runs.run,
 }
-IN_THIS_PROCESS = {"extraction", "decoding", "sweep", "growth", "hybrid"}
+IN_THIS_PROCESS = {"extraction", "decoding", "reading", "sweep", "growth", "hybrid"}
 HERE = Path(__file__).parent
 
 

@@ -29,6 +29,8 @@ class Sizes:
 
     repeats: int = 5
     decoding_repeats: int = 11
+    reading_repeats: int = 31
+    read_rows: int = 64
     startup_repeats: int = 15
     memory_repeats: int = 3
     pairs: int = 50
@@ -50,6 +52,8 @@ class Sizes:
 QUICK = Sizes(
     repeats=2,
     decoding_repeats=2,
+    reading_repeats=2,
+    read_rows=3,
     startup_repeats=2,
     memory_repeats=1,
     pairs=4,

@@ -5,6 +5,7 @@ With û = v/||v||, p = û·h and the strength s:
     ablate  h - s · p · û
     clamp   h + s · (target - p) · û
     rotate  h turned by the fraction s of its angle to û, its norm kept
+    reach   h + |s| · (target - p) · û, and mirror twice that, only where p is on the wrong side of the target
 and strength 0 is the identity for each.
 
     @operation("flip")
@@ -150,3 +151,43 @@ class Rotate(Operation):
         angle = torch.acos((component / norm.clamp_min(tiny)).clamp(-1, 1)) * (1 - amount)
         turned: Tensor = norm * (torch.cos(angle) * unit + torch.sin(angle) * across)
         return turned
+
+
+class _OneSided(Operation):
+    """What moves a state only where its component is on the wrong side of the target (arXiv 2604.08169).
+
+    The wrong side is below the target; for a negative strength it is above. What is on the right side stays as it is,
+    bit for bit.
+    """
+
+    takes_target = True
+    in_vllm = False
+    times: ClassVar[float]
+
+    def constants(self, v: Tensor, strength: float, target: float | None) -> Constants:
+        """Return the strength and the target; along a zero vector there are no sides."""
+        unit = unit_of(v)
+        amount = strength if unit.any() else 0.0
+        return Constants(v.new_zeros(v.shape), unit, amount=amount, target=target or 0.0)
+
+    def edit(self, h: Tensor, unit: Tensor, amount: Tensor, target: Tensor) -> Tensor:
+        """Return the states moved towards the target, or beyond it."""
+        import torch
+
+        missing = target - (h * unit).sum(-1, keepdim=True)
+        moved = h + self.times * amount.abs() * missing * unit
+        return torch.where(missing * amount > 0, moved, h)
+
+
+@operation("reach")
+class Reach(_OneSided):
+    """Bring the component along the vector to a target where it is short of it: StTP, arXiv 2604.08169."""
+
+    times = 1.0
+
+
+@operation("mirror")
+class Mirror(_OneSided):
+    """Mirror the component along the vector at a target where it is short of it: StMP, arXiv 2604.08169."""
+
+    times = 2.0

@@ -207,3 +207,34 @@ def test_what_is_followed_is_an_axis_of_a_grid(tiny: LanguageModel) -> None:
     followed = [s.follows for c in grid.cells() for s in c.interventions if isinstance(s, Steering)]
     assert StrengthRamp(NamedReader("entropy"), 1.0, 3.0, least=-1.0) in followed
     assert None in followed
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0, -1.0])
+@pytest.mark.parametrize("name", ["reach", "mirror"])
+def test_a_one_sided_operation_moves_the_wrong_side_alone(
+    tiny: LanguageModel, name: str, strength: float
+) -> None:
+    vector, target = random_vector(tiny), 0.1
+    unit = vector.direction[1] / vector.direction[1].norm()
+    seen: list[torch.Tensor] = []
+
+    def keep(_module: Any, _inputs: Any, output: Any) -> None:
+        seen.append((output if isinstance(output, torch.Tensor) else output[0])[0].clone())
+
+    ids = torch.tensor([tiny.renderer.encode_prompt(PROMPTS[1])])
+    steering = vector.at(layer=1, strength=strength, operation=name, target=target, scope="all")
+    with torch.inference_mode():
+        for acting in ((), (steering,)):
+            with sk.steer(tiny, *acting):
+                handle = tiny.blocks[1].register_forward_hook(keep)  # behind the steering's own
+                tiny.hf(input_ids=ids, use_cache=False)
+                handle.remove()
+    before, after = seen
+    p = before @ unit
+    wrong = (target - p) * strength > 0
+    assert wrong.any()
+    assert not wrong.all()
+    assert torch.equal(after[~wrong], before[~wrong])
+    times = 1.0 if name == "reach" else 2.0
+    moved = before + times * abs(strength) * (target - p)[:, None] * unit
+    assert torch.allclose(after[wrong], moved[wrong], atol=1e-5)

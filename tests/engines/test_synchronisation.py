@@ -14,6 +14,8 @@ from steerkit.core.sites import SITES, SiteName
 from steerkit.engines.base import Decoding, Request
 from steerkit.engines.transformers.batch import RunningBatch
 from steerkit.engines.transformers.engine import TransformersEngine
+from steerkit.interventions.base import Intervention
+from steerkit.interventions.following import StrengthRamp, StrengthSwitch
 from steerkit.interventions.gate import PositionGate
 from steerkit.interventions.logit_rules import (
     CyclicReflex,
@@ -22,8 +24,11 @@ from steerkit.interventions.logit_rules import (
     SwitchPenalty,
     ThinkingBudget,
 )
+from steerkit.interventions.policies import ReplyNow, Trigger
+from steerkit.interventions.readers import NamedReader, ProbeReader, VectorReader
 from steerkit.interventions.vector import SteeringVector
 from steerkit.models import LanguageModel
+from tests.engines.test_readings import probe_of
 from tests.tiny import random_vector
 
 # What makes the host wait: a tensor's value read as a number, or a shape that depends on values.
@@ -112,6 +117,34 @@ def test_a_step_reads_the_device_once(tiny: LanguageModel, waits_of_steps: list[
         Request(f"question {i} <think>", (*cell, *filter(None, [rules[i % len(rules)]])), how)
         for i, cell in enumerate(compositions)
         for how in decoding
+    ]
+    list(TransformersEngine(tiny, len(requests)).generate(requests))
+    assert len(waits_of_steps) >= 9
+    assert all(counts == {"tolist": 1} for counts in waits_of_steps), waits_of_steps
+
+
+@pytest.mark.parametrize("decides", [False, True])
+def test_readers_followings_and_policies_cost_no_further_wait(
+    tiny: LanguageModel, waits_of_steps: list[Counter[str]], decides: bool
+) -> None:
+    v, probe = random_vector(tiny, 1), probe_of(tiny)
+    readers = (
+        VectorReader(v, 1),
+        ProbeReader(probe),
+        NamedReader("entropy"),
+        NamedReader("log-probability"),
+        NamedReader("margin"),
+    )
+    ramp, switch = StrengthRamp(readers[1], 0.2, 0.8), StrengthSwitch(readers[2], 5.0, 4.0, renewed="lines")
+    acting: list[tuple[Intervention, ...]] = [
+        (),
+        (v.at(2, 1.0, follows=ramp),),
+        (v.at(1, 1.0, follows=switch),),
+    ]
+    if decides:
+        acting.append((ReplyNow(when=Trigger(readers[0], 1e6, 1e6)),))
+    requests = [
+        Request(f"question {i}", cell, Decoding(9), readers=readers[i:]) for i, cell in enumerate(acting)
     ]
     list(TransformersEngine(tiny, len(requests)).generate(requests))
     assert len(waits_of_steps) >= 9

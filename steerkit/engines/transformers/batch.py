@@ -241,10 +241,8 @@ class RunningBatch(ABC):
         """The tokens `[row]`, and what policies need of what was read: the step's one wait for the device."""
         if not self._decide:
             return chosen.tolist(), [NOTHING_READ] * len(self.rows)
-        # One copy: as a float of 64 bits every token is itself.
-        columns = torch.cat(
-            [chosen[:, None].double(), *(values.double() for values in found)], dim=1
-        ).tolist()
+        # One copy: as a float every token below 2^24 is itself.
+        columns = torch.cat([chosen[:, None].float(), *(values.float() for values in found)], dim=1).tolist()
         readers = [*self._reads.of_states, *self._reads.of_logits]
         each = [dict(zip(readers, row[1:], strict=True)) for row in columns]
         return [int(row[0]) for row in columns], each
