@@ -6,8 +6,9 @@
     reply-now@when=doubt,when_as=probe,when_layer=14,on=0.7,off=0.5,smoothing=4,renewed=lines
 
 1. The trigger is looked at behind each token, or behind those that begin a line or step (`renewed`), as a running mean
-   over the newest `smoothing` readings or so: s + (reading - s) / smoothing. It is on from a mean of `on` until one
-   passes `off` on the other side; `off` above `on` means that low readings switch it on.
+   over the newest `smoothing` readings or so: that of all of them up to so many, before which it is not on, and then
+   s + (reading - s) / smoothing. It is on from a mean of `on` until one passes `off` on the other side; `off` above `on`
+   means that low readings switch it on.
 2. What is read of a token's state is known once the next token is chosen, and what is read of its logits with it: the
    policy acts from the token behind on. So nothing in a step waits for it but the copy that fetches the tokens.
 3. A policy that has begun to say its text goes on to the end. A completion says what each policy decided, and when.
@@ -131,7 +132,8 @@ class Deciding(NamedTuple):
     ends: int = 2
     begins: bool = True
     began: bool = False
-    mean: float | None = None
+    seen: int = 0
+    mean: float = 0.0
     is_on: bool = False
     said: int | None = None
     decided: tuple[int, float] | None = None
@@ -174,12 +176,14 @@ class BoundPolicy:
         is_renewed = state.began if self.trigger.reader.place is not None else state.begins
         if not is_renewed or state.said is not None:
             return state
-        mean = reading if state.mean is None else state.mean + (reading - state.mean) / self.trigger.smoothing
-        is_on = self.trigger.is_on(mean, state.is_on) or (state.is_on and self.text is not None)
+        seen, smoothing = state.seen + 1, self.trigger.smoothing
+        mean = state.mean + (reading - state.mean) / min(seen, smoothing)
+        is_on = seen >= smoothing and self.trigger.is_on(mean, state.is_on)
+        is_on = is_on or (state.is_on and self.text is not None)
         decided = state.decided
         if is_on and not state.is_on and (self.text is not None or state.thinking.is_open):
             decided = decided or (state.tokens, mean)
-        return state._replace(mean=mean, is_on=is_on, decided=decided)
+        return state._replace(seen=seen, mean=mean, is_on=is_on, decided=decided)
 
     def edits(self, state: Deciding) -> Edits:
         """Return what is missing of the closing marker, and behind it the text, once the trigger is on."""

@@ -32,7 +32,7 @@ def means(trigger: Trigger, done: Completion, lm: LanguageModel) -> list[tuple[i
     ids = [*lm.renderer.encode_prompt(done.request.prompt), *done.token_ids]
     text = [lm.renderer.decode_raw([token]) for token in ids]
     least = {"every": 0, "lines": 1, "boundaries": 2}[trigger.renewed]
-    first, found, mean = len(ids) - done.tokens - 1, [], None
+    first, found, seen, mean = len(ids) - done.tokens - 1, [], 0, 0.0
     of_states = trigger.reader.place is not None
     for written in range(1, done.tokens + 1):
         place = first + written - of_states  # whose reading is known once so many tokens are written
@@ -42,8 +42,10 @@ def means(trigger: Trigger, done: Completion, lm: LanguageModel) -> list[tuple[i
             continue
         value = [*reading.prompt, *reading.completion][place]
         assert value is not None
-        mean = value if mean is None else mean + (value - mean) / trigger.smoothing
-        found.append((written, mean))
+        seen += 1
+        mean += (value - mean) / min(seen, trigger.smoothing)
+        if seen >= trigger.smoothing:
+            found.append((written, mean))
     return found
 
 
@@ -54,15 +56,16 @@ def test_a_policy_acts_when_the_running_mean_says(
     tiny: LanguageModel, kind: Any, renewed: Any, batch_size: int
 ) -> None:
     engine = TransformersEngine(tiny, batch_size)
+    smoothing = 3.0 if renewed == "every" else 1.5  # few lines end
     plain = [Request(p, (THINKS,), Decoding(TOKENS), readers=tuple(readers(tiny)), key=p) for p in PROMPTS]
     unaided = list(engine.generate(plain))
     requests: list[Request] = []
     expected: dict[Any, tuple[int, float]] = {}
     for done in unaided:
         for reader in readers(tiny):
-            seen = means(Trigger(reader, 0, 0, 3.0, renewed), done, tiny)
+            seen = means(Trigger(reader, 0, 0, smoothing, renewed), done, tiny)
             on = sorted(mean for _, mean in seen)[-max(1, len(seen) // 4)] - 1e-5  # no tie with it
-            trigger = Trigger(reader, on, on, 3.0, renewed)
+            trigger = Trigger(reader, on, on, smoothing, renewed)
             name = (done.request.key, str(reader))
             expected[name] = next((at, mean) for at, mean in means(trigger, done, tiny) if mean >= on)
             acting = (THINKS, kind(when=trigger))
