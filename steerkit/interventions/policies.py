@@ -7,8 +7,8 @@
 
 1. The trigger is looked at behind each token, or behind those that begin a line or step (`renewed`), as a running mean
    over the newest `smoothing` readings or so: that of all of them up to so many, before which it is not on, and then
-   s + (reading - s) / smoothing. It is on from a mean of `on` until one passes `off` on the other side; `off` above `on`
-   means that low readings switch it on.
+   s + (reading - s) / smoothing. It is on from a mean of `on` until one passes `off` on the other side; with `off`
+   above `on`, low readings switch it on.
 2. What is read of a token's state is known once the next token is chosen, and what is read of its logits with it: the
    policy acts from the token behind on. So nothing in a step waits for it but the copy that fetches the tokens.
 3. A policy that has begun to say its text goes on to the end. A completion says what each policy decided, and when.
