@@ -23,6 +23,9 @@ from steerkit.engines.remote.vllm import VllmEngine as VllmEngine
 from steerkit.engines.transformers.engine import TransformersEngine as TransformersEngine
 from steerkit.extraction.estimator import estimator as estimator
 from steerkit.extraction.extract import extract as extract
+from steerkit.extraction.gate_compare import compare_gates as compare_gates
+from steerkit.extraction.gate_fit import GateBound as GateBound
+from steerkit.extraction.gate_fit import fit_gate as fit_gate
 from steerkit.extraction.learned import learn as learn
 from steerkit.extraction.lint import lint as lint
 from steerkit.extraction.make import make_pairs as make_pairs

@@ -20,6 +20,7 @@ VERBS = {  # verb -> where its function, or its application of several verbs, is
     "list": "list.list_registered",
     "pairs": "pairs.app",
     "extract": "extract.extract",
+    "gate": "gate.app",
     "generate": "generate.generate",
     "chat": "chat.chat",
     "sweep": "sweep.sweep",

@@ -157,7 +157,9 @@ OPERATIONS: Registry[Any] = Registry("operation", "operations", "steerkit.interv
 LOGIT_RULES: Registry[Any] = Registry(
     "logit rule", "rules", "steerkit.interventions.logit_rules", "steerkit.interventions.policies"
 )
-GATES: Registry[Any] = Registry("gate", "gates", "steerkit.interventions.detectors")
+GATES: Registry[Any] = Registry(
+    "gate", "gates", "steerkit.interventions.detectors", "steerkit.extraction.answer_detectors"
+)
 READERS: Registry[Any] = Registry("reader", "readers", "steerkit.interventions.readers")
 SCORERS: Registry[Any] = Registry("scorer", "scorers", "steerkit.scoring", "steerkit.chains.measures")
 SUITES: Registry[Any] = Registry("suite", "suites", "steerkit.suites")

@@ -6,7 +6,7 @@ a bag of words may have found no more than the wording. Both are measured on the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,15 +69,25 @@ def words_alone(examples: Sequence[Example], folds: Sequence[Fold]) -> WordsAlon
     """
     if not folds:
         return None
-    texts = np.array([example.text for example in examples], dtype=object)
     labels = np.array([example.positive for example in examples])
     aurocs, accuracies = [], []
     for fold in folds:
-        classifier = make_pipeline(
-            TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", ngram_range=(1, 2), sublinear_tf=True),
-            LogisticRegression(max_iter=1000),
-        ).fit(texts[fold.fit], labels[fold.fit])
-        scores = classifier.decision_function(texts[fold.held_out])
+        words = fit_words([examples[row] for row in fold.fit])
+        scores = words([examples[row] for row in fold.held_out])
         aurocs.append(auroc(scores, labels[fold.held_out]))
         accuracies.append(np.mean((scores > 0) == labels[fold.held_out]))
     return WordsAlone(float(np.mean(aurocs)), float(np.mean(accuracies)))
+
+
+def fit_words(examples: Sequence[Example]) -> Callable[[Sequence[Example]], NDArray[np.float64]]:
+    """Fit logistic regression on TF-IDF of words and word pairs; return what gives the log-odds `[n]` of others."""
+    classifier = make_pipeline(
+        TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", ngram_range=(1, 2), sublinear_tf=True),
+        LogisticRegression(max_iter=1000),
+    ).fit([example.text for example in examples], [example.positive for example in examples])
+
+    def log_odds(others: Sequence[Example]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = classifier.decision_function([example.text for example in others])
+        return found
+
+    return log_odds

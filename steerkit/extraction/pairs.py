@@ -4,7 +4,7 @@ A *contrast pair* is one prompt with a completion that shows the behaviour and o
 prompt* shows it, or not, by itself. One JSON object a line:
 
     {"id": "p1", "prompt": "…", "positive": "…", "negative": "…"}      optional: "system", "tags"
-    {"id": "q1", "prompt": "…", "label": true}                         optional: "system", "tags"
+    {"id": "q1", "prompt": "…", "label": true}                         optional: "group", "kind", "system", "tags"
 
 A suite (`suite:NAME`, or a file of its items, which have "should_abstain") gives the items of its split `fit` as
 labelled prompts: the other splits are kept for choosing and reporting. `prompt` is a text or a list of chat
@@ -66,6 +66,7 @@ class LabelledPrompt:
     """A prompt that calls for the behaviour (`label` true) or does not.
 
     Prompts of one `group` (twins; default: its own id) are never divided between fitting and held-out evaluation.
+    `kind` names the kind of question (a suite item's scenario), where it has one.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -76,6 +77,7 @@ class LabelledPrompt:
     group: str = ""
     system: str | None = None
     tags: tuple[str, ...] = ()
+    kind: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "group", self.group or self.id)
@@ -91,6 +93,7 @@ class Example:
     positive: bool
     group: str
     system: str | None
+    kind: str = ""
 
     @property
     def text(self) -> str:
@@ -160,14 +163,14 @@ class LabelledPrompts:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the prompts in their order; the name has no part in it."""
+        """SHA-256 of the prompts in their order; names of the set and of kinds have no part in it."""
         return _digest(self.prompts)
 
     @property
     def examples(self) -> tuple[Example, ...]:
         """All positive prompts, then all negative ones, each in the prompts' order."""
         return tuple(
-            Example(item.id, item.prompt, None, item.label, item.group, item.system)
+            Example(item.id, item.prompt, None, item.label, item.group, item.system, item.kind)
             for item in sorted(self.prompts, key=lambda item: not item.label)
         )
 
@@ -260,7 +263,7 @@ def labelled_prompts(suite: Suite) -> LabelledPrompts:
     Raises MisuseError where none does.
     """
     prompts = tuple(
-        LabelledPrompt(item.id, item.prompt, item.should_abstain, item.group)
+        LabelledPrompt(item.id, item.prompt, item.should_abstain, item.group, kind=item.scenario or "")
         for item in suite
         if item.should_abstain is not None
     )
@@ -317,4 +320,5 @@ def _first_keys(path: Path) -> Collection[str]:
 
 
 def _digest(items: tuple[ContrastPair, ...] | tuple[LabelledPrompt, ...]) -> str:
-    return hashlib.sha256(json.dumps([asdict(item) for item in items], sort_keys=True).encode()).hexdigest()
+    rows = [{key: value for key, value in asdict(item).items() if key != "kind"} for item in items]
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()

@@ -67,7 +67,8 @@ class ProbeGate(RowGate):
     """Act on a row only where `probe` reads at least the probability `threshold` from its prompt.
 
     The state read is the unsteered one at the last prompt token, at the probe's site of block `layer`; layer and
-    threshold default to the probe's own.
+    threshold default to the probe's own. On kinds of question where the probe was found to be a coin the gate stays
+    shut, whatever the threshold, and reads the probability 0 (`Probe.opening`).
     """
 
     probe: Probe
@@ -83,7 +84,7 @@ class ProbeGate(RowGate):
             object.__setattr__(self, "threshold", metadata.threshold)
         object.__setattr__(self, "layer", check_whole("a gate's layer", self.layer))
         object.__setattr__(self, "threshold", check_probability(self.threshold))
-        self.probe.check_layer(self.layer)
+        self.probe.check_gate_layer(self.layer)
 
     @property
     def name(self) -> str:

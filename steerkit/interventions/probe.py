@@ -3,7 +3,8 @@
 It answers, before the first token is written, whether a prompt calls for a behaviour: P(positive) =
 sigmoid(weight[l] · h + bias[l]) for the state h at the last prompt token, at its site of block l. On disk it is two
 tensors and one entry of a safetensors header, so it lies in a file of its own or beside a vector's tensors;
-`load_probe` reads both.
+`load_probe` reads both. Where it was found to be a coin on some kinds of question, it brings two tensors more, which
+tell those kinds by the same state: a gate stays shut on them.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
@@ -25,10 +28,14 @@ from steerkit.core.files import fault_of, read_tensors, write_tensors
 from steerkit.core.sites import RESID_POST
 from steerkit.interventions.base import log_odds_of
 from steerkit.interventions.layer_tensors import LayerMetadata, LayerTensors
+from steerkit.interventions.probe_report import GateReport, ThresholdBound
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = (
+    2  # of probes that keep a gate shut, which older readers would open; the others are of version 1
+)
 HEADER_KEY = "steerkit.probe"
 WEIGHT, BIAS = "gate_weight", "gate_bias"
+SHUT_WEIGHT, SHUT_BIAS = "gate_shut_weight", "gate_shut_bias"
 EVEN_ODDS = 0.5
 
 
@@ -37,7 +44,8 @@ class ProbeThreshold(BaseModel):
 
     `budget` is the largest false positive rate that was allowed on the items that chose it; the two rates are
     what the threshold reached there: the share of negative (answerable) items for which the gate fires, and of
-    positive ones. `data`, `data_digest` and `count` say which items those were.
+    positive ones. `data`, `data_digest` and `count` say which items those were. `bound` is what holds of the false
+    positives with confidence, where it was asked for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +58,7 @@ class ProbeThreshold(BaseModel):
     data: str = ""
     data_digest: str = ""
     count: int = Field(default=0, ge=0)
+    bound: ThresholdBound | None = None
 
 
 class ProbeMetadata(LayerMetadata):
@@ -60,9 +69,11 @@ class ProbeMetadata(LayerMetadata):
     probability; `ece`, the expected calibration error over ten equal bins. `baseline_auroc` is what words alone
     (TF-IDF) reach on the same folds. `layer` is the one with the best `auroc`; `regularisation` the C of the
     logistic regression. `threshold` applies unless another is named: the first of `thresholds`, or even odds.
+    `shut_kinds` are the kinds of question on which a gate is kept shut, read at `shut_layer`; `report` is what
+    `gate fit` measured.
     """
 
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1
     aggregation: str = "prompt"
     template_digest: str = ""
     data: tuple[str, ...] = ()
@@ -76,6 +87,9 @@ class ProbeMetadata(LayerMetadata):
     baseline_auroc: float | None = None
     layer: int = Field(ge=0)
     thresholds: tuple[ProbeThreshold, ...] = ()
+    shut_kinds: tuple[str, ...] = ()
+    shut_layer: int | None = None
+    report: GateReport | None = None
     steerkit_version: str = ""
 
     @property
@@ -84,17 +98,36 @@ class ProbeMetadata(LayerMetadata):
         return self.thresholds[0].threshold if self.thresholds else EVEN_ODDS
 
 
+@dataclass(frozen=True, eq=False)
+class ShutReading:
+    """Tells by the state at one layer whether a question is of a kind on which the gate is a coin.
+
+    It is taken for one where `weight` `[width]` · h + `bias` `[1]` > 0.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def of(self, states: Tensor) -> Tensor:
+        """Whether to keep the gate shut, bool `[...]` for states `[..., width]`."""
+        return states.float() @ self.weight.to(states.device) + self.bias.to(states.device)[0] > 0
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Probe(LayerTensors):
     """P(positive) = sigmoid(weight[l] · h + bias[l]) for the unsteered state h at the last prompt token.
 
     `weight` `[n_layers, width]` and `bias` `[n_layers]`, float32 on the CPU, take the state as it is at the site of
-    block l: standardisation and calibration are folded in. Raises InputError where the tensors do not fit together.
+    block l: standardisation and calibration are folded in. With `shut_weight` `[width]` and `shut_bias` `[1]`, a gate
+    stays shut on the kinds that they tell (`metadata.shut_kinds`), whatever the probability; the probability itself,
+    which readers show, is as it is. Raises InputError where the tensors do not fit together.
     """
 
     weight: Tensor
     bias: Tensor
     metadata: ProbeMetadata
+    shut_weight: Tensor | None = None
+    shut_bias: Tensor | None = None
 
     noun: ClassVar[str] = "probe"
     again: ClassVar[str] = "fit one on"
@@ -104,7 +137,13 @@ class Probe(LayerTensors):
             raise InputError(f"a probe is [n_layers, width], got shape {list(self.weight.shape)}")
         self.keep("weight", self.weight.shape)
         self.keep("bias", self.weight.shape[:1])
+        if (self.shut_weight is None) != (self.metadata.shut_layer is None):
+            raise InputError(f"probe {self.name!r} lacks a part of what keeps its gate shut: write it again")
+        if self.shut_weight is not None:
+            self.keep("shut_weight", self.weight.shape[1:])
+            self.keep("shut_bias", torch.Size([1]))
         layers = [self.metadata.layer, *(threshold.layer for threshold in self.metadata.thresholds)]
+        layers += [] if self.metadata.shut_layer is None else [self.metadata.shut_layer]
         if max(layers) >= self.n_layers:
             raise InputError(f"probe {self.name!r} names layer {max(layers)} but has {self.n_layers} layers")
 
@@ -115,10 +154,21 @@ class Probe(LayerTensors):
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of weight, bias and site: two probes with one digest read alike."""
+        """SHA-256 of weight, bias and site, and of what keeps a gate shut: two probes with one digest read alike."""
         site = "" if self.site == RESID_POST else self.site
         shape = site.encode() + json.dumps(list(self.weight.shape)).encode()
-        return hashlib.sha256(shape + self.weight.numpy().tobytes() + self.bias.numpy().tobytes()).hexdigest()
+        contents = shape + self.weight.numpy().tobytes() + self.bias.numpy().tobytes()
+        if self.shut is not None:
+            contents += f"shut at {self.metadata.shut_layer}".encode()
+            contents += self.shut.weight.numpy().tobytes() + self.shut.bias.numpy().tobytes()
+        return hashlib.sha256(contents).hexdigest()
+
+    @property
+    def shut(self) -> ShutReading | None:
+        """What tells the kinds on which the gate is kept shut; None where there are none."""
+        if self.shut_weight is None or self.shut_bias is None:
+            return None
+        return ShutReading(self.shut_weight, self.shut_bias)
 
     def logit(self, layer: int, states: Tensor) -> Tensor:
         """Log-odds of the behaviour, float32, for states `[..., width]` of any dtype and device -> `[...]`."""
@@ -129,13 +179,33 @@ class Probe(LayerTensors):
         """P(positive) for states `[..., width]` -> `[...]`; calibrated for the base rate of the fitted data."""
         return self.logit(layer, states).sigmoid()
 
-    def fires(self, layer: int, states: Tensor, threshold: float | None = None) -> Tensor:
-        """Whether P(positive) is at least `threshold` (default: the probe's own), bool `[...]`.
+    def opening(self, layer: int, states: Tensor) -> Tensor:
+        """Log-odds as a gate takes them, `[...]` for states `[..., width]`: -inf where it is kept shut.
 
-        Compared as log-odds, where nothing saturates.
+        Raises MisuseError at another layer than that at which the kinds are told.
+        """
+        log_odds = self.logit(layer, states)
+        if self.shut is None:
+            return log_odds
+        self.check_gate_layer(layer)
+        return log_odds.masked_fill(self.shut.of(states), -math.inf)
+
+    def check_gate_layer(self, layer: int) -> None:
+        """Raise MisuseError unless a gate can read at the layer."""
+        self.check_layer(layer)
+        if self.metadata.shut_layer not in (None, layer):
+            raise MisuseError(
+                f"probe {self.name!r} tells the kinds on which it keeps a gate shut at layer "
+                f"{self.metadata.shut_layer}, not at {layer}: leave the gate's layer out"
+            )
+
+    def fires(self, layer: int, states: Tensor, threshold: float | None = None) -> Tensor:
+        """Whether a gate opens from P(positive) `threshold` on (default: the probe's own), bool `[...]`.
+
+        Compared as log-odds, where nothing saturates. Raises as `opening`.
         """
         least = self.metadata.threshold if threshold is None else threshold
-        return self.logit(layer, states) >= log_odds_of(least)
+        return self.opening(layer, states) >= log_odds_of(least)
 
     def with_threshold(self, threshold: ProbeThreshold) -> Probe:
         """The same probe with one more threshold, which becomes the default."""
@@ -144,7 +214,9 @@ class Probe(LayerTensors):
 
     def tensors(self) -> dict[str, Tensor]:
         """The probe's tensors under the names that they have in a file."""
-        return {WEIGHT: self.weight, BIAS: self.bias}
+        found = {WEIGHT: self.weight, BIAS: self.bias}
+        shut = self.shut
+        return found if shut is None else found | {SHUT_WEIGHT: shut.weight, SHUT_BIAS: shut.bias}
 
     def header(self) -> dict[str, str]:
         """The probe's entry in a safetensors header."""
@@ -169,7 +241,7 @@ def probe_from(tensors: Mapping[str, Tensor], header: Mapping[str, str], where: 
     parts = [HEADER_KEY in header, WEIGHT in tensors, BIAS in tensors]
     if not any(parts):
         return None
-    if not all(parts):
+    if not all(parts) or (SHUT_WEIGHT in tensors) != (SHUT_BIAS in tensors):
         raise InputError(f"{where} holds only part of a probe: write it again")
     try:
         metadata = ProbeMetadata.model_validate_json(header[HEADER_KEY])
@@ -177,7 +249,9 @@ def probe_from(tensors: Mapping[str, Tensor], header: Mapping[str, str], where: 
             raise InputError(
                 f"{where} has probe format {metadata.format_version}; this steerkit reads up to {FORMAT_VERSION}"
             )
-        return Probe(tensors[WEIGHT], tensors[BIAS], metadata)
+        return Probe(
+            tensors[WEIGHT], tensors[BIAS], metadata, tensors.get(SHUT_WEIGHT), tensors.get(SHUT_BIAS)
+        )
     except ValidationError as error:
         raise InputError(f"{where}: the probe's metadata is {fault_of(error, 'header')}") from error
 

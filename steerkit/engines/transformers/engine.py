@@ -206,6 +206,7 @@ class TransformersEngine:
         asked = [(r.prompt, ids, r.interventions) for r, ids in zip(requests, prompts, strict=True)]
         with alone(self.lm):
             readings.read(asked)
+        readings.ask(asked)
 
     def _bound(self, acting: Sequence[Intervention]) -> tuple[BoundRule, ...]:
         """The rules on logits, as tokens of this model; a forced beginning goes before all others."""

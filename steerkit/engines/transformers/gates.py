@@ -43,22 +43,21 @@ class Readings:
         self._log_odds: dict[tuple[PromptIds, str], float] = {}
 
     def read(self, asked: Iterable[Asked]) -> None:
-        """Read what is asked for and not known yet, many prompts a pass; forget what is not asked for."""
-        gates = {
-            (ids, _key(gate)): (prompt, gate)
-            for prompt, ids, interventions in asked
-            for gate in row_gates(interventions)
-        }
+        """Read the probes that are asked for and not known yet, many prompts a pass; forget what is not asked for."""
+        gates = _by_reading(asked)
         self._log_odds = {read: value for read, value in self._log_odds.items() if read in gates}
         probes: dict[PromptIds, list[ProbeGate]] = {}
-        detectors: dict[str, dict[PromptIds, Prompt]] = {}
-        for read, (prompt, gate) in gates.items():
-            if read not in self._log_odds:
-                if isinstance(gate, ProbeGate):
-                    probes.setdefault(read[0], []).append(gate)
-                elif isinstance(gate, DetectorGate):
-                    detectors.setdefault(gate.detector, {})[read[0]] = prompt
+        for read, (_, gate) in gates.items():
+            if isinstance(gate, ProbeGate) and read not in self._log_odds:
+                probes.setdefault(read[0], []).append(gate)
         self._read_probes(probes)
+
+    def ask(self, asked: Iterable[Asked]) -> None:
+        """Ask the detectors that are asked for and not known yet; each runs the model as it will, nothing claims it."""
+        detectors: dict[str, dict[PromptIds, Prompt]] = {}
+        for read, (prompt, gate) in _by_reading(asked).items():
+            if isinstance(gate, DetectorGate) and read not in self._log_odds:
+                detectors.setdefault(gate.detector, {})[read[0]] = prompt
         for name, prompts in detectors.items():
             self._read_detector(name, prompts)
 
@@ -78,7 +77,7 @@ class Readings:
         for prompts, states in in_passes(by_length, len, READ_TOKENS, states_of, alike=alike):
             for row, ids in enumerate(prompts):
                 for gate in by_prompt[ids]:
-                    logit = gate.probe.logit(gate.layer, states[Place(gate.layer, gate.probe.site)][row])
+                    logit = gate.probe.opening(gate.layer, states[Place(gate.layer, gate.probe.site)][row])
                     self._log_odds[ids, _key(gate)] = float(logit)
 
     def _read_detector(self, name: str, prompts: Mapping[PromptIds, Prompt]) -> None:
@@ -107,6 +106,15 @@ class Readings:
                 read = self._log_odds[ids, _key(each.gate)]
                 found.append(GateReading(place, each.gate.name, probability_of(read), each.gate.fires(read)))
         return tuple(found)
+
+
+def _by_reading(asked: Iterable[Asked]) -> dict[tuple[PromptIds, str], tuple[Prompt, RowGate]]:
+    """The prompt and a gate of each reading that is asked for."""
+    return {
+        (ids, _key(gate)): (prompt, gate)
+        for prompt, ids, interventions in asked
+        for gate in row_gates(interventions)
+    }
 
 
 def _key(gate: RowGate) -> str:
