@@ -216,7 +216,7 @@ class ReplyNow(Policy):
 class StopAndSay(Policy):
     """Where the trigger is on close the thinking, write `text` and end the completion."""
 
-    text: str = "I don't know."
+    text: str = "\nI don't know."
 
     def check(self) -> None:
         """Raise MisuseError without a text to say."""
