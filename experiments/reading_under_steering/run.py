@@ -46,7 +46,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--limit", type=int)
+    parser.add_argument("--limit", type=int, help="items whose replies are read; default: all")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     lm, vector = sk.load_model(MODEL), sk.load_vector(PUBLISHED)
@@ -58,12 +58,16 @@ def main() -> None:
         sk.VectorReader(vector, own),
     )
     reply: tuple[sk.Reader, ...] = (*states, sk.NamedReader("log-probability"), sk.NamedReader("entropy"))
-    measurement = sk.Measurement("abstention", "report", options.limit)
+    measurement = sk.Measurement("abstention", "report")
     at_the_end = replace(
         measurement, decoding=sk.Decoding(max_new_tokens=1), readers=states, reading="prompt-end"
     )
     every_token = replace(
-        measurement, decoding=sk.Decoding(max_new_tokens=REPLY), readers=reply, reading="per-token"
+        measurement,
+        limit=options.limit,
+        decoding=sk.Decoding(max_new_tokens=REPLY),
+        readers=reply,
+        reading="per-token",
     )
     runs = {
         name: sk.sweep(lm, cells(vector), asked, out=options.out / name)
@@ -81,18 +85,17 @@ def lines(
     found: dict[str, tuple[list[ReadCell], tuple[sk.Reader, ...]]], probe: sk.Probe, lm: sk.LanguageModel
 ) -> Iterator[str]:
     """The lines of results.md."""
-    n = max(row.mean.n for rows, _ in found.values() for row in rows)
     yield "# Reading under steering: results"
     yield ""
     yield (
-        f"{MODEL} ({lm.dtype}), suite `abstention`, split `report`, {n} items, greedy. AUROC: the chance that the "
+        f"{MODEL} ({lm.dtype}), suite `abstention`, split `report`, greedy. AUROC: the chance that the "
         "reading is higher on a question that should be abstained from than on one that should be answered. "
         "Brackets: 95% intervals, paired bootstrap over groups of twins. Read before the steering of the same layer "
         f"acts. The probe was fitted at layer {probe.metadata.layer} on unsteered states at the end of prompts."
     )
     for title, (rows, readers) in found.items():
         yield ""
-        yield f"## {title}"
+        yield f"## {title}: {max(row.mean.n for row in rows)} items"
         for place, reader in enumerate(readers):
             here = [row for row in rows if row.reader == place]
             yield from ("", f"### {reader.label}", "")

@@ -28,7 +28,7 @@ STYLE = """
 .sk-t.level { background: rgb(0 114 178 / calc(var(--a) * .6)); }
 .sk-t.none { text-decoration: underline dotted; }
 .sk-read .sk-legend { font-size: .82rem; opacity: .8; }
-.sk-read .sk-prompt { opacity: .75; }
+.sk-read .sk-prompt { border-right: 2px solid; padding-right: 1px; }
 .sk-read .sk-scroll { overflow-x: auto; }
 .sk-read table { border-collapse: separate; border-spacing: 1px; font-size: .75rem; width: auto; }
 .sk-read th, .sk-read td { padding: .05rem .3rem; text-align: center; white-space: pre; font-weight: 400; border: 0; }
