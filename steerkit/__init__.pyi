@@ -102,6 +102,8 @@ from steerkit.suites.items import SuiteItem as SuiteItem
 from steerkit.suites.suite import Suite as Suite
 from steerkit.suites.suite import load_suite as load_suite
 from steerkit.suites.suite import suite as suite
+from steerkit.sweeps.comparison import Comparison as Comparison
+from steerkit.sweeps.comparison import compare as compare
 from steerkit.sweeps.confirmation import Confirmation as Confirmation
 from steerkit.sweeps.confirmation import choose_then_report as choose_then_report
 from steerkit.sweeps.grid import Grid as Grid

@@ -1,75 +1,62 @@
-"""Every actuator, gated and ungated: what abstention recall costs in over-abstention and accuracy.
+"""What abstention recall costs, actuator by actuator, with and without a gate: the configuration, and its page.
 
-    python -m experiments.abstention_tradeoff.run [--data FOLDER] [--threads 2] [--dtype bfloat16] [--out runs]
-    python -m experiments.abstention_tradeoff.run --model gemma3-270m --limit 72
+    python -m experiments.abstention_tradeoff.run [--data FOLDER] [--model NAME] [--limit N] [--out FOLDER]
 
-1. Vectors: response contrast (built-in pairs), question contrast (the suite's `fit` questions by whether they
-   should be abstained from), the response contrast without the mean state and without what its questions are
-   about, and a learned one (contrastive energy). The probe is fitted on `fit`.
-2. `choose`: the whole grid, ungated and under the probe at five thresholds; the prompts and the bias besides.
-   The rules of `cells.py` pick a cell for each actuator, ungated and gated.
-3. `report`, once: the cells that were picked, their random controls, and of some vectors the whole grid, chosen or
-   not. The cells that were picked on SelfAware and UMWP, which took no part in anything.
-4. What limits it: the detector, the gate's threshold and the actuator, each beside a perfect other.
-
-Resumable; results.md and grid.md (another model's: results-MODEL.md, grid-MODEL.md) are written from the run
-directories.
+`steerkit.compare` does the work: every cell on `choose`, a pick by each rule, the picks once on `report`. Resumable;
+results.md is written from the run directories.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from rich.progress import Progress
 
 import steerkit as sk
-from experiments.abstention_tradeoff.cells import (
-    CONTROLLED,
-    RULES,
-    Picked,
-    choices,
-    controls,
-    gate_with_budget,
-    grid,
-)
-from experiments.abstention_tradeoff.frontiers import frontiers
-from experiments.abstention_tradeoff.limits import frontier_ratios, limits
-from experiments.abstention_tradeoff.tables import chosen_table, described, dose_table, grid_table
-from steerkit.analysis.summary import Row
-from steerkit.extraction.probe_fit import choose_threshold
-from steerkit.extraction.projection import project_out, shared_directions
+from steerkit.extraction.probe_fit import choose_thresholds
+from steerkit.report import comparison as pages
 from steerkit.runs.cells import Cell
-from steerkit.sweeps.grid import distinct
+from steerkit.sweeps.comparison import measure
 
 HERE = Path(__file__).parent
 MODEL = "smollm2-135m-instruct"
-# Two layers around the middle of each model. Those of the first were known to act from choose_then_report, which had
-# chosen them on `choose` and measured three of their cells on `report`.
-LAYERS = {MODEL: (12, 14), "gemma3-270m": (8, 10)}
-BUDGETS = (0.05, 0.1, 0.2, 0.35, 0.5)
-SHOWN_BUDGET = 0.1  # the gate under which directions are compared at equal dose
-KL_BUDGET = 0.3
-SEEDS = range(5)  # of the random directions beside the response contrast's picks; the others' get one
-WHOLE = ("response", "question", "projected-content")  # measured on `report` chosen or not
+PUBLISHED = f"abstain-{MODEL}"  # its response contrast, with the probe that gates it
+LAYERS = {MODEL: (12, 14), "gemma3-270m": (8, 10)}  # two around the middle, where the vector is known to act
+STRENGTHS = (
+    0.5,
+    0.75,
+    1.0,
+    1.25,
+)  # of the response contrast; the others get the strengths of its relative doses
+EDITS = ("dont-know-system", "dont-know-instruction", "refusal-bias@bias=2", "refusal-bias@bias=4")
+BUDGETS = (0.05, 0.1, 0.2, 0.35, 0.5)  # false positive rates on `choose` that thresholds are chosen for
+KL_BUDGET = 0.3  # nats a token, of the learned vector on ordinary prompts
+RULES = {
+    "strict": "recall s.t. over_abstention_rise<=0.05, accuracy_drop<=0.02",
+    "bounded": "recall s.t. over_abstention_rise<=0.15",
+}
+SEEDS = {"response": 5}  # random directions beside its picks; the others' get one
+DECODING = sk.Decoding(32)
 PUBLIC = {"selfaware": "selfaware/SelfAware.json", "umwp": "umwp/StandardDataset.jsonl"}
-PUBLIC_ITEMS = 300
-TOKENS = 32
+PUBLIC_ITEMS, PUBLIC_RULE = 300, "bounded"
+METRICS = ("abstention_recall", "over_abstention", "accuracy", "truncated", "degenerate")
+
+Show = Callable[[int, int], None]
 
 
 def main() -> None:
-    """Run what is not there yet and write results.md and grid.md."""
+    """Run what is not there yet and write results.md."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--data", type=Path, help="folder with selfaware/ and umwp/; without it they are left out"
-    )
+    parser.add_argument("--data", type=Path, help="folder with selfaware/ and umwp/, else left out")
     parser.add_argument("--model", choices=LAYERS, default=MODEL)
     parser.add_argument("--limit", type=int, help="items of each split, balanced (default: all)")
+    parser.add_argument("--refit", action="store_true", help="extract and fit what is published anew")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--out", type=Path, help="where runs are kept (default: runs/MODEL)")
@@ -77,164 +64,113 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     lm = sk.load_model(asked.model, dtype=asked.dtype)
     out = asked.out or HERE / "runs" / asked.model
-    layers = LAYERS[asked.model]
-    vectors, probe = fitted(lm, layers, out)
+    vectors, probe = fitted(lm, LAYERS[asked.model], out, asked.refit)
+    with Progress() as bar:
+        task = bar.add_task("completions")
 
-    cells, beside = grid(vectors, layers, probe)
-    everything = distinct([*cells, *beside])
-    own = sk.Measurement("abstention", "choose", asked.limit)
-    wide = measured(lm, everything, out / "choose", own)
-    wide_rows = wide.summary()
-    picked = choices(wide_rows, cells)
-    chosen = [cell for cell in picked.values() if cell is not None]
-    narrow = measured(
-        lm,
-        distinct([Cell(), *chosen, *whole(cells), *beside, *controls(chosen), *seeded(picked)]),
-        out / "report",
-        own.on("report"),
-    )
-    narrow_rows = narrow.summary()
-    size = "every item" if asked.limit is None else f"{asked.limit} items"
-    parts = [
-        "# What abstention recall costs, actuator by actuator",
-        f"Written by `run.py`. {asked.model}, {asked.dtype}, greedy, at most {TOKENS} tokens, {size} of a split. "
-        "Changes are against the unsteered model; 95% intervals, paired bootstrap over twin groups. Strengths and "
-        "thresholds are shown to three digits.",
-        f"Probe: {described(probe)}",
-        *on_report(narrow, narrow_rows, picked, cells),
-        "## How far each actuator gets with all its cells",
-        "Hulls, in hindsight; what the columns mean stands in `frontiers.py`. On `report`, with the cells that were "
-        f"measured there (all of {', '.join(WHOLE)}; of the others, those that were picked):",
-        frontiers(narrow.records(), cells),
-        "On `choose`, with the whole grid:",
-        frontiers(wide.records(), cells),
-        *at_equal_dose(vectors, layers, gate_with_budget(probe, SHOWN_BUDGET), narrow_rows, wide_rows),
-    ]
-    for name, file in PUBLIC.items() if asked.data else ():
-        public = sk.Measurement(f"{name}:{asked.data / file}", "report", PUBLIC_ITEMS)
-        found = measured(lm, distinct([Cell(), *chosen]), out / name, public)
-        parts += elsewhere(name, found, picked, cells)
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        found = compared(lm, vectors, probe, LAYERS[asked.model], out, asked.limit, show)
+        parts = [
+            "# What abstention recall costs",
+            f"Written by `run.py`. {asked.model}, {asked.dtype}, greedy, at most {DECODING.max_new_tokens} tokens. "
+            "Changes are against the unsteered model; 95% intervals, paired bootstrap over twins. Random directions: "
+            "the mean over their seeds (smallest to largest).",
+            *page(found, probe),
+        ]
+        for name, file in PUBLIC.items() if asked.data else ():
+            picks = [cell for cell in found.picks[PUBLIC_RULE].values() if cell is not None]
+            there = measure(picks, lm, public(name, asked.data / file), out / name, show)
+            parts += [
+                f"## {name}, which took no part in fitting or choosing",
+                pages.cells_table(there, picks, METRICS),
+                pages.limits_table(there, "response"),
+            ]
     suffix = "" if asked.model == MODEL else f"-{asked.model}"
-    text = "\n\n".join(parts) + "\n"
-    (HERE / f"results{suffix}.md").write_text(text, encoding="utf-8")
-    asked_for = {cell.id for cell in everything}
-    page = [
-        "# The grid on `choose`",
-        f"Written by `run.py`; measured as in [results{suffix}.md](results{suffix}.md).",
-        grid_table([row for row in wide_rows if row.cell in asked_for]),
-    ]
-    (HERE / f"grid{suffix}.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
-    print(text)
+    (HERE / f"results{suffix}.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def on_report(run: sk.Run, rows: Sequence[Row], picked: Picked, cells: Sequence[Cell]) -> list[str]:
-    """What was picked, what the gate is worth, and what limits it."""
-    records = list(run.records())
-    return [
-        "## Chosen on `choose`, measured on `report`",
-        "\n".join(f"- **{name}**: `{rule}`" for name, rule in RULES.items()),
-        "Random directions, one a seed: mean (smallest to largest).",
-        chosen_table(picked, rows, SEEDS),
-        "## The response contrast, gated against ungated, on `report`",
-        frontier_ratios(records, of_response(cells)),
-        "## What limits it, on `report`",
-        limits(records, of_response(cells)),
-    ]
-
-
-def at_equal_dose(
-    vectors: Mapping[str, sk.SteeringVector],
+def compared(
+    lm: sk.LanguageModel,
+    vectors: Sequence[sk.SteeringVector],
+    probe: sk.Probe,
     layers: Sequence[int],
-    gate: sk.ProbeGate,
-    reported: Sequence[Row],
-    chosen_on: Sequence[Row],
-) -> list[str]:
-    """The question contrast beside the response contrast and a random direction, on both splits."""
-    return [
-        "## The question contrast at the response contrast's dose",
-        f"Gated: the threshold that was chosen for {SHOWN_BUDGET:.0%} false positives. On `report`:",
-        dose_table(vectors, layers, CONTROLLED, gate, reported),
-        "On `choose`:",
-        dose_table(vectors, layers, CONTROLLED, gate, chosen_on),
-    ]
+    out: Path,
+    limit: int | None = None,
+    progress: Show | None = None,
+) -> sk.Comparison:
+    """Every actuator, with and without the gate, chosen on `choose` and measured on `report`."""
+    cells = [*steered(vectors, layers), *(Cell((edit,)) for edit in sk.parse_all(EDITS))]
+    return sk.compare(
+        lm,
+        cells,
+        RULES,
+        sk.Measurement("abstention", limit=limit, decoding=DECODING),
+        out=out,
+        gates=[sk.ProbeGate(probe, each.layer, each.threshold) for each in probe.metadata.thresholds],
+        seeds=SEEDS,
+        whole=["response"],
+        progress=progress,
+    )
 
 
-def elsewhere(name: str, run: sk.Run, picked: Picked, cells: Sequence[Cell]) -> list[str]:
-    """The cells that were picked, on another set."""
-    records = list(run.records())
-    return [
-        f"## {name}, never seen in fitting or choosing",
-        chosen_table(picked, run.summary()),
-        frontier_ratios(records, of_response(cells)),
-        limits(records, of_response(cells)),
-    ]
+def public(name: str, file: Path) -> sk.Measurement:
+    """SelfAware or UMWP, from its file."""
+    return sk.Measurement(f"{name}:{file}", "report", PUBLIC_ITEMS, DECODING)
 
 
-def whole(cells: Sequence[Cell]) -> list[Cell]:
-    """All cells of the vectors whose frontier is measured on `report`."""
-    return [cell for cell in cells if any(each.label in WHOLE for each in cell.interventions)]
-
-
-def seeded(picked: Picked) -> list[Cell]:
-    """Random directions of every seed beside what the bounded rules pick of the response contrast."""
-    cells = [picked[rule, "response", gated] for rule in ("strict", "bounded") for gated in (False, True)]
-    return controls([cell for cell in cells if cell is not None], SEEDS)
-
-
-def of_response(cells: Sequence[Cell]) -> dict[str, Cell]:
-    """The response contrast's cells by id."""
-    return {cell.id: cell for cell in cells if any(each.label == "response" for each in cell.interventions)}
+def steered(vectors: Sequence[sk.SteeringVector], layers: Sequence[int]) -> Iterator[Cell]:
+    """Each vector at each layer, at the relative doses that the first one has at STRENGTHS."""
+    first, *others = vectors
+    for layer in layers:
+        for strength in STRENGTHS:
+            yield Cell((first.at(layer, strength),))
+            for vector in others:
+                dose = first.relative_dose(layer, strength) or 0.0
+                yield Cell((vector.at(layer, round(vector.strength_of(layer, dose), 2)),))
 
 
 def fitted(
-    lm: sk.LanguageModel, layers: Sequence[int], out: Path
-) -> tuple[dict[str, sk.SteeringVector], sk.Probe]:
-    """The vectors by name and the probe, made once and kept in `out`."""
+    lm: sk.LanguageModel, layers: Sequence[int], out: Path, refit: bool = False
+) -> tuple[list[sk.SteeringVector], sk.Probe]:
+    """The vectors, the response contrast first, and the probe, kept in `out`; those that are published, if they are."""
     out.mkdir(parents=True, exist_ok=True)
-
-    def kept(name: str, make: Callable[[], sk.SteeringVector]) -> sk.SteeringVector:
-        path = out / f"{name}.safetensors"
-        if not path.is_file():
-            make().renamed(name).save(path)
-        return sk.load_vector(path)
-
-    pairs = sk.load_pairs("abstention")
-    response = kept("response", lambda: sk.extract(lm, pairs))
-
-    def without(what: str) -> sk.SteeringVector:
-        return project_out(response, *shared_directions(what, response, lm, pairs))
-
-    vectors = [
-        response,
-        kept("question", lambda: sk.extract(lm, sk.load_labelled("suite:abstention"))),
-        kept("projected", lambda: without("mean")),
-        kept("projected-content", lambda: without("content")),
-        kept("learned", lambda: sk.learn(lm, pairs, layers, kl_budget=KL_BUDGET)),
-    ]
-    return {v.name: v for v in vectors}, fitted_probe(lm, out / "probe.safetensors", BUDGETS)
-
-
-def fitted_probe(lm: sk.LanguageModel, path: Path, budgets: Sequence[float]) -> sk.Probe:
-    """The model's own probe for what should be abstained from, thresholds from `choose`; kept in a file."""
-    if not path.is_file():
-        probe = sk.fit_probe(lm, sk.load_labelled("suite:abstention"), name="should-abstain")
-        choose = sk.load_suite("abstention").split("choose")
-        for budget in reversed(budgets):  # the last one added is the default
-            probe = probe.with_threshold(choose_threshold(probe, lm, choose, budget))
+    pairs, questions = sk.load_pairs("abstention"), sk.load_labelled("suite:abstention")
+    published = sk.load_vector(PUBLISHED) if lm.name == MODEL and not refit else None
+    made: dict[str, Callable[[], sk.SteeringVector]] = {
+        "response": lambda: published or sk.extract(lm, pairs),
+        "question": lambda: sk.extract(lm, questions),
+        "learned": lambda: sk.learn(lm, pairs, layers, kl_budget=KL_BUDGET),
+    }
+    for name, make in made.items():
+        if not (out / f"{name}.safetensors").is_file():
+            make().renamed(name).save(out / f"{name}.safetensors")
+    if not (path := out / "probe.safetensors").is_file():
+        probe = published.probe if published else None
+        if probe is None:
+            probe = sk.fit_probe(lm, questions, name="should-abstain")
+            choose = sk.load_suite("abstention").split("choose")
+            for threshold in reversed(choose_thresholds(probe, lm, choose, BUDGETS)):
+                probe = probe.with_threshold(threshold)  # the last one added is the default
         probe.save(path)
-    return sk.load_probe(path)
+    return [sk.load_vector(out / f"{name}.safetensors") for name in made], sk.load_probe(path)
 
 
-def measured(
-    lm: sk.LanguageModel, cells: Sequence[Cell], out: Path, on: sk.Measurement, tokens: int | None = None
-) -> sk.Run:
-    """The cells with completions of at most so many tokens (default: TOKENS), with a progress bar."""
-    on = replace(on, decoding=sk.Decoding(tokens or TOKENS))
-    with Progress() as bar:
-        task = bar.add_task(out.name)
-        return sk.sweep(
-            lm, cells, on, out=out, progress=lambda done, all: bar.update(task, completed=done, total=all)
-        )
+def page(found: sk.Comparison, probe: sk.Probe) -> Iterator[str]:
+    """The picks, what each actuator reaches, what limits it, and what the gate reads."""
+    yield "## Chosen on `choose`, measured on `report`"
+    yield "\n".join(f"- **{name}**: `{rule}`" for name, rule in found.rules.items())
+    yield pages.chosen_table(found, METRICS)
+    yield "## What an actuator reaches with all its cells"
+    for name, measured in (("choose", found.choose), ("report", found.report)):
+        yield f"On `{name}`: the area below the hull of recall over over-abstention (0.50 at random), and recall on it."
+        yield pages.reach_table(measured)
+    yield "## What limits it, on `report`"
+    yield pages.price_sentence(found.report, "response")
+    yield pages.limits_table(found.report, "response")
+    yield "## What the gate reads, by kind of question, on `report`"
+    yield pages.kinds_table(found.report, lambda item: re.split(r"-\d", item)[0], probe.metadata.threshold)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 How well a probe tells the two sides apart does not say it: probes are near perfect at layers where adding the
 direction does nothing. Beside the pairs' agreement (`estimators.agreement`) stands the logit lens: does the
 direction, read through the unembedding, promote the tokens that positive completions begin with? Both are predictors,
-to be checked against a sweep; `experiments/abstention_tradeoff` does it.
+to be checked against a sweep.
 """
 
 from __future__ import annotations

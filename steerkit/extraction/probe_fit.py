@@ -117,8 +117,21 @@ def choose_threshold(
     `layer` defaults to the probe's own. Raises MisuseError for a budget outside [0, 1] or a layer that the
     model does not have, ModelMismatchError where the probe is another model's, InputError where a side is missing.
     """
-    if not 0 <= budget <= 1:
-        raise MisuseError(f"the budget is a share of the answerable items, from 0 to 1, got {budget}")
+    return choose_thresholds(probe, lm, data, [budget], layer=layer)[0]
+
+
+def choose_thresholds(
+    probe: Probe,
+    lm: LanguageModel,
+    data: LabelledPrompts | Suite,
+    budgets: Sequence[float],
+    *,
+    layer: int | None = None,
+) -> list[ProbeThreshold]:
+    """`choose_threshold` for each of several budgets; the model reads `data` once. Raises as that does."""
+    for budget in budgets:
+        if not 0 <= budget <= 1:
+            raise MisuseError(f"the budget is a share of the answerable items, from 0 to 1, got {budget}")
     probe.check(lm)
     layer = probe.metadata.layer if layer is None else layer
     probe.check_layer(layer)
@@ -126,6 +139,12 @@ def choose_threshold(
     states = torch.from_numpy(prompt_states(lm, data, site=probe.site)[:, layer])
     log_odds = probe.logit(layer, states).double().numpy()
     labels = _labels(data.examples)
+    return [_threshold_within(log_odds, labels, budget, layer, data) for budget in budgets]
+
+
+def _threshold_within(
+    log_odds: Scores, labels: Labels, budget: float, layer: int, data: LabelledPrompts
+) -> ProbeThreshold:
     cut = cut_within(log_odds, labels, budget)
     # Past about 36 a double's probability is 1; the rates are those of the threshold that can be written down.
     threshold = float(np.clip(_sigmoid(np.array(cut)), ALMOST_NEVER, 1 - ALMOST_NEVER))

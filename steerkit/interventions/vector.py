@@ -258,6 +258,18 @@ class SteeringVector(LayerTensors):
             return None
         return abs(strength) * float(self.direction[layer].norm() / self.activation_norm[layer])
 
+    def strength_of(self, layer: int, dose: float) -> float:
+        """Return the positive strength with this relative dose at one layer: what compares vectors of unlike lengths.
+
+        Raises MisuseError where the vector does not know the norm of the states, or is zero there.
+        """
+        own = self.relative_dose(layer, 1.0)
+        if not own:
+            raise MisuseError(
+                f"vector {self.name!r} has no relative dose at layer {layer}: it lacks a direction or the states' norm"
+            )
+        return dose / own
+
     def gated(self, threshold: float | None = None) -> ProbeGate:
         """Return the gate that travels with this vector, for `at(..., gate=...)`. Raises MisuseError without one."""
         if self.probe is None:
