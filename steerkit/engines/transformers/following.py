@@ -67,16 +67,6 @@ class FollowedStrengths:
     def __bool__(self) -> bool:
         return bool(self.number)
 
-    @property
-    def places(self) -> set[Place]:
-        """Where readers read states."""
-        return set(self._at)
-
-    @property
-    def follows_logits(self) -> bool:
-        """Whether any reads logits, and has to be told of them."""
-        return bool(self._of_logits)
-
     def begin(self, phases: Tensor) -> None:
         """Take the phases `[row, position]` of the coming pass."""
         self._ended = self._ended_last()

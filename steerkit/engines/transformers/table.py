@@ -179,8 +179,9 @@ class RowTable:
     def __init__(self, lm: LanguageModel, programs: Sequence[Program], *, counts_gates: bool = False) -> None:
         self._lm = lm
         self._counts_gates = counts_gates
-        self._following = FollowedStrengths(lm, _followings(programs), len(programs))
-        self.places = sorted(self._following.places.union(*(p.places for p in programs)))
+        followed = (following.reader.place for following in _followings(programs))
+        read = {place for place in followed if place is not None}
+        self.places = sorted(read.union(*(program.places for program in programs)))
         self._likes = [lm.like(*place) for place in self.places]
         self._sites = [lm.sites.at(place) for place in self.places]
         self.ran = dict.fromkeys(
