@@ -87,7 +87,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     config = tomllib.loads(options.config.read_text(encoding="utf-8"))
     names = (*config["sets"], *config["other_sets"])
-    sets = {name: read(name, options.data, options.cache, config["model"], config["dtype"]) for name in names}
+    where = options.data, options.cache, config["model"], config["dtype"]
+    sets = {name: read(name, *where, config["limits"].get(name)) for name in names}
     with options.out.open("w", encoding="utf-8") as file:
         for line in report(config, sets):
             print(line, flush=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,10 +50,18 @@ class Questions:
         return np.array([split_of_group(example.group) == "fit" for example in self.examples])
 
 
-def read(name: str, data: Path, cache: Path, model: str, dtype: str) -> Questions:
-    """A set by its name, with its states; they are captured now where `cache` has none."""
-    reference = "abstention" if name == "ours" else f"{name.lower()}:{data / FILES[name]}"
-    prompts = labelled_prompts(sk.load_suite(reference))
+def read(
+    name: str, data: Path, cache: Path, model: str, dtype: str, limits: dict[str, int] | None = None
+) -> Questions:
+    """A set by its name, with its states; they are captured now where `cache` has none.
+
+    `limits` are the most questions of each split (`Suite.limit`).
+    """
+    suite = sk.load_suite("abstention" if name == "ours" else f"{name.lower()}:{data / FILES[name]}")
+    if limits:
+        parts = [suite.split(split).limit(most).items for split, most in limits.items()]
+        suite = replace(suite, items=tuple(itertools.chain(*parts)))
+    prompts = labelled_prompts(suite)
     path = cache / f"{model}-{name}.safetensors"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,7 @@ from steerkit.core.errors import MisuseError
 from steerkit.core.numbers import check_number, check_whole
 
 Booleans = NDArray[np.bool_]
+LEAST_SHARE = 1e-9  # what is nearer to 0 would take more groups than can be counted
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,6 @@ def check_enough(n: int, limit: float, confidence: float, sequences: int = 1, wh
 
 def _share(what: str, value: Any) -> float:
     share = check_number(what, value)
-    if not 0 < share < 1:
+    if not LEAST_SHARE <= share < 1:
         raise MisuseError(f"{what} is a share between 0 and 1, both left out, got {value}")
     return share

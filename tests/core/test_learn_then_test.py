@@ -54,6 +54,7 @@ def test_the_smallest_n_is_the_least_that_certifies_without_a_loss(limit, confid
 
 def test_the_smallest_n_of_common_bounds():
     assert [smallest_n(limit, 0.95) for limit in (0.2, 0.1, 0.05, 0.01)] == [14, 29, 59, 299]
+    assert smallest_n(1e-9, 0.95) == pytest.approx(2995732273, rel=1e-8)
     assert smallest_n(0.1, 0.99) == math.ceil(math.log(0.01) / math.log(0.9)) == 44
 
 
@@ -130,6 +131,7 @@ def test_a_certified_cut_is_broken_no_more_often_than_it_says():
     ("call", "message"),
     [
         (lambda: smallest_n(0, 0.95), "the limit is a share between 0 and 1"),
+        (lambda: smallest_n(1e-300, 0.95), "the limit is a share between 0 and 1"),
         (lambda: smallest_n(0.1, 1.0), "the confidence is a share between 0 and 1"),
         (lambda: binomial_p_value(3, 2, 0.1), "losses are whole numbers"),
         (lambda: group_losses([True], ["a", "b"]), "each item has a group"),

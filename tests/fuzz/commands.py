@@ -78,6 +78,18 @@ RULES = (
     "[b]",
     "",
 )
+GUARANTEES = (
+    "over_abstention<=0.9@50%",
+    "over_abstention<=0.1@95%",
+    "over_abstention_rise<=1e-300@99.999%",
+    "recall>=0.5@0.0000001%",
+    "recall_rise>=0.5@90%",
+    "tokens<=3@95%",
+    "over_abstention<=0.1@nan%",
+    "@",
+    "[b]@5%",
+    "",
+)
 
 
 @dataclass(frozen=True)
@@ -675,6 +687,7 @@ class Maker:
             ("--steer", self.spec, self.spec),
             ("--control-strengths", lambda: "none", lambda: rng.choice(texts.RANGES)),
             ("--choose", lambda: RULES[0], lambda: rng.choice(RULES)),
+            ("--guarantee", lambda: GUARANTEES[0], lambda: rng.choice(GUARANTEES)),
             ("--split", lambda: "choose", lambda: rng.choice(("test", "", "report", "fit"))),
             (
                 "--scorer",
@@ -733,6 +746,7 @@ class Maker:
         more = self.some(
             ("--judge", lambda: "http://127.0.0.1:9", self.text),
             ("--judge-model", lambda: "judge", self.text),
+            ("--guarantee", lambda: GUARANTEES[0], lambda: self.rng.choice(GUARANTEES)),
         )
         self.oddness = max(self.oddness, 0.3)
         return ["report", *more, *self.flags("--json"), "--", self.run(self.world.run)]
