@@ -24,6 +24,7 @@ from steerkit.engines.transformers.engine import TransformersEngine as Transform
 from steerkit.extraction.estimator import estimator as estimator
 from steerkit.extraction.extract import extract as extract
 from steerkit.extraction.gate_compare import compare_gates as compare_gates
+from steerkit.extraction.gate_drift import check_drift as check_drift
 from steerkit.extraction.gate_fit import GateBound as GateBound
 from steerkit.extraction.gate_fit import fit_gate as fit_gate
 from steerkit.extraction.learned import learn as learn

@@ -26,6 +26,7 @@ from steerkit.extraction.gate_fit import FittedGate, GateBound, fit_on_states
 from steerkit.extraction.gate_kinds import kinds_of
 from steerkit.extraction.held_out import fit_words
 from steerkit.extraction.pairs import Example
+from steerkit.extraction.probe_fit import FittedLayers, fit_layers
 from steerkit.interventions.base import log_odds_of
 from steerkit.interventions.probe_report import Measured
 
@@ -35,7 +36,7 @@ QUESTIONS = 200
 SAMPLES = 3  # of 200 questions each, of the two large sets
 BUDGET = 0.05
 BOUND = GateBound(0.1, 0.95)
-ANSWERED = 60  # questions of a set that the model answers for the detectors
+ANSWERED = 40  # questions of a set that the model answers for the detectors
 
 Scores = NDArray[np.float64]
 
@@ -82,7 +83,7 @@ def gates(questions: dict[str, Questions]) -> Iterator[str]:
     yield ""
     yield from across(questions, samples, fitted)
     yield from forecasts(questions, fitted)
-    yield from kinds(questions, samples)
+    yield from kinds(questions, samples, fitted)
     yield from bounds(questions, samples)
 
 
@@ -101,7 +102,7 @@ def across(
             test = _report(questions[other])
             draws = Draws.of(test.data.examples)
             by_words = draws.measured(words(test.data.examples))
-            cells.append(f"{draws.measured(log_odds(fitted[name, 0], test))} ({by_words})")
+            cells.append(f"{draws.measured(log_odds(fitted[name, 0].layers, test))} ({by_words})")
         yield row(name, *cells)
     test_sets = [_report(questions[name]) for name in SETS]
     probe = _published()
@@ -119,9 +120,9 @@ def forecasts(questions: dict[str, Questions], fitted: dict[tuple[str, int], Fit
             continue
         test = _report(questions[name])
         twice = _sample(questions[name], sample, 2 * QUESTIONS)
-        more = fit_on_states(twice.states, [_plain(e) for e in twice.data.examples], budget=BUDGET)
+        more = fit_layers(twice.states, twice.data.examples)
         draws = Draws.of(test.data.examples)
-        before, after = (draws.auroc(log_odds(each, test)) for each in (gate, more))
+        before, after = (draws.auroc(log_odds(each, test)) for each in (gate.layers, more))
         gain = measured(after[0] - before[0], after[1] - before[1])
         assert gate.report.gain is not None
         yield row(
@@ -131,7 +132,11 @@ def forecasts(questions: dict[str, Questions], fitted: dict[tuple[str, int], Fit
     yield ""
 
 
-def kinds(questions: dict[str, Questions], samples: dict[tuple[str, int], Questions]) -> Iterator[str]:
+def kinds(
+    questions: dict[str, Questions],
+    samples: dict[tuple[str, int], Questions],
+    fitted: dict[tuple[str, int], FittedGate],
+) -> Iterator[str]:
     """How often a gate that knows kinds opens on those where it is a coin."""
     yield "## Shut where it is a coin: how often the gate opens on `report`, by kind\n"
     yield "Of the questions to abstain from / of the others; beside it the same probe without knowing kinds.\n"
@@ -140,10 +145,9 @@ def kinds(questions: dict[str, Questions], samples: dict[tuple[str, int], Questi
     for name in ("ours", "UMWP"):
         mine, test = samples[name, 0], _report(questions[name])
         gate = fit_on_states(mine.states, mine.data.examples, budget=BUDGET)
-        plain = fit_on_states(mine.states, [_plain(e) for e in mine.data.examples], budget=BUDGET)
-        opened, without = opens(gate, test), opens(plain, test)
+        opened, without = opens(gate, test), opens(fitted[name, 0], test)
         of_kind, labels = kinds_of(test.data.examples), _labels(test)
-        draws, scores = Draws.of(test.data.examples), log_odds(gate, test)
+        draws, scores = Draws.of(test.data.examples), log_odds(gate.layers, test)
         for each in gate.report.kinds:
             there = of_kind == each.kind
             yield row(
@@ -172,7 +176,7 @@ def bounds(questions: dict[str, Questions], samples: dict[tuple[str, int], Quest
         lost = f"{gate.threshold.bound.losses} of {gate.threshold.bound.groups}"
         draws, everything = Draws.of(test.data.examples), np.ones(len(test.data), bool)
         yield row(
-            name, sample, lost, draws.measured(log_odds(gate, test)),
+            name, sample, lost, draws.measured(log_odds(gate.layers, test)),
             _two(draws, opens(gate, test), everything, _labels(test)),
         )  # fmt: skip
     yield ""
@@ -194,9 +198,9 @@ def detectors(questions: dict[str, Questions]) -> Iterator[str]:
             )  # fmt: skip
 
 
-def log_odds(gate: FittedGate, test: Questions) -> Scores:
-    """What the gate's probe reads, `[n]`."""
-    layers, at = gate.layers, gate.layers.best_layer
+def log_odds(layers: FittedLayers, test: Questions) -> Scores:
+    """What a probe reads at its best layer, `[n]`."""
+    at = layers.best_layer
     states = torch.from_numpy(test.states[:, at])
     found: Scores = (states @ layers.weight[at] + layers.bias[at]).double().numpy()
     return found
@@ -204,7 +208,7 @@ def log_odds(gate: FittedGate, test: Questions) -> Scores:
 
 def opens(gate: FittedGate, test: Questions) -> NDArray[np.bool_]:
     """For which questions the gate opens, `[n]`."""
-    fired = log_odds(gate, test) >= log_odds_of(gate.threshold.threshold)
+    fired = log_odds(gate.layers, test) >= log_odds_of(gate.threshold.threshold)
     if gate.shut is None:
         return fired
     states = torch.from_numpy(test.states[:, gate.layers.best_layer])
@@ -215,7 +219,7 @@ def opens(gate: FittedGate, test: Questions) -> NDArray[np.bool_]:
 def _against(name: str, sample: int, mine: Questions, gate: FittedGate, test: Questions) -> str:
     draws, labels = Draws.of(test.data.examples), _labels(test)
     published = _published_scores(test)
-    ours, theirs = draws.auroc(log_odds(gate, test)), draws.auroc(published)
+    ours, theirs = draws.auroc(log_odds(gate.layers, test)), draws.auroc(published)
     words = draws.measured(fit_words(mine.data.examples)(test.data.examples))
     everything = np.ones(len(labels), bool)
     fired = published >= log_odds_of(_published_threshold())

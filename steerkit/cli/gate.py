@@ -1,11 +1,11 @@
-"""`steerkit gate fit|compare`: a gate for your own questions, and which detector reads them."""
+"""`steerkit gate fit|compare|check`: a gate for your own questions, which detector reads them, and drift."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument, Option, Typer
+from typer import Argument, Exit, Option, Typer
 
 from steerkit.cli import console, given, options
 from steerkit.core.errors import MisuseError
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from steerkit.interventions.probe import Probe
 
 app = Typer(
-    help="Fit a gate on your own labelled questions, or compare detectors on them.", no_args_is_help=True
+    help="Fit a gate on your own labelled questions, compare detectors on them, or check for drift.",
+    no_args_is_help=True,
 )
 
 QUESTIONS = "A .jsonl file of labelled prompts, suite:NAME or a file of suite items (splits fit and choose)"
@@ -151,6 +152,45 @@ def compare(
         console.print_json([_as_json(each) for each in found])
         return
     _show_comparison(found)
+
+
+@app.command()
+def check(
+    gate: Annotated[str, Argument(help="A gate's file that was fitted with --guarantee.")],
+    questions: Annotated[str, Argument(help=f"New questions. {QUESTIONS}, or - for standard input.")],
+    model: options.Model = options.DEFAULT_MODEL,
+    device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
+    offload_folder: options.OffloadFolder = None,
+    quantization: options.Quantization = None,
+    dtype: options.Dtype = None,
+    template_option: options.TemplateOptions = None,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Say whether new questions are unlike those of a gate's bound, which then does not hold; exit code 1 if so."""
+    placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
+    switches = options.template_options(template_option)
+    from steerkit.core.two_sample import DRIFT_LEVEL
+    from steerkit.extraction.gate_drift import check_drift, check_reference
+    from steerkit.interventions.probe import load_probe
+
+    probe, data = load_probe(gate), _questions(questions)
+    check_reference(probe)
+    lm = console.load(model, placement, dtype, switches)
+    found = check_drift(lm, probe, data, seed=seed)
+    if as_json:
+        console.print_json({**asdict(found), "alarm": found.alarm, "level": DRIFT_LEVEL})
+    else:
+        unlike = (
+            "unlike those of the bound, which does not hold for them"
+            if found.alarm
+            else "like those of the bound"
+        )
+        console.show(f"{found.questions} questions, one of each group: {unlike} (p = {found.p_value:.3f})")
+    if found.alarm:
+        raise Exit(1)
 
 
 def _questions(reference: str) -> LabelledPrompts:

@@ -53,7 +53,8 @@ def _threshold(chosen: ProbeThreshold, report: GateReport | None) -> Iterator[st
         f"question that it should leave alone is at most {bound.limit:g} (`{bound}`; {bound.losses} of {bound.groups} "
         "held-out groups; exact binomial tests in a fixed order, arXiv 2110.01052). Where the gate stays shut nothing "
         "changes, so over-abstention rises by no more than that. It assumes that questions to come are drawn as those "
-        "were, twins together as one group."
+        "were, twins together as one group. `steerkit gate check` raises an alarm where questions are unlike those "
+        "of the bound (a permutation test of the energy distance, p at most 0.01)."
     )
 
 

@@ -28,6 +28,7 @@ from steerkit.core.sites import RESID_POST, SiteName
 from steerkit.extraction.capture import Progress
 from steerkit.extraction.detection import Draws, Floats, Labels, cut_at
 from steerkit.extraction.extract import check_site, origin_of
+from steerkit.extraction.gate_drift import drift_reference
 from steerkit.extraction.gate_kinds import (
     COIN,
     ShutKinds,
@@ -41,6 +42,7 @@ from steerkit.extraction.learning_curve import learning_curve
 from steerkit.extraction.pairs import Example, LabelledPrompts, load_labelled
 from steerkit.extraction.probe_fit import ALMOST_NEVER, FittedLayers, fit_layers, prompt_states
 from steerkit.interventions.base import log_odds_of, probability_of
+from steerkit.interventions.drift import DriftReference
 from steerkit.interventions.probe import FORMAT_VERSION, Probe, ProbeMetadata, ProbeThreshold
 from steerkit.interventions.probe_report import GateReport, ThresholdBound
 from steerkit.models import LanguageModel
@@ -75,6 +77,7 @@ class FittedGate:
     shut: ShutKinds | None
     threshold: ProbeThreshold
     report: GateReport
+    drift: DriftReference | None = None
 
 
 def fit_gate(
@@ -161,7 +164,7 @@ def as_probe(fitted: FittedGate, data: LabelledPrompts, origin: Mapping[str, Any
         report=fitted.report,
     )
     parts = (None, None) if shut is None else (shut.reading.weight, shut.reading.bias)
-    return Probe(layers.weight, layers.bias, metadata, *parts)
+    return Probe(layers.weight, layers.bias, metadata, *parts, fitted.drift)
 
 
 def fit_on_states(
@@ -221,7 +224,11 @@ def fit_on_states(
         count=len(judged.examples),
         bound=None if certificate is None else _bound_of(certificate),
     )
-    return FittedGate(layers, shut, chosen, report)
+    drift = None
+    if bound is not None:
+        parts = (fit.states[:, at], layers.weight[at], held.states[:, at])
+        drift = drift_reference(*parts, held.groups, seed)
+    return FittedGate(layers, shut, chosen, report, drift)
 
 
 @dataclass(frozen=True, eq=False)

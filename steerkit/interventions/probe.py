@@ -27,6 +27,7 @@ from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.files import fault_of, read_tensors, write_tensors
 from steerkit.core.sites import RESID_POST
 from steerkit.interventions.base import log_odds_of
+from steerkit.interventions.drift import DriftReference, drift_from
 from steerkit.interventions.layer_tensors import LayerMetadata, LayerTensors
 from steerkit.interventions.probe_report import GateReport, ThresholdBound
 
@@ -120,7 +121,8 @@ class Probe(LayerTensors):
     `weight` `[n_layers, width]` and `bias` `[n_layers]`, float32 on the CPU, take the state as it is at the site of
     block l: standardisation and calibration are folded in. With `shut_weight` `[width]` and `shut_bias` `[1]`, a gate
     stays shut on the kinds that they tell (`metadata.shut_kinds`), whatever the probability; the probability itself,
-    which readers show, is as it is. Raises InputError where the tensors do not fit together.
+    which readers show, is as it is. `drift` notices
+    questions unlike those of a bound. Raises InputError where the tensors do not fit together.
     """
 
     weight: Tensor
@@ -128,6 +130,7 @@ class Probe(LayerTensors):
     metadata: ProbeMetadata
     shut_weight: Tensor | None = None
     shut_bias: Tensor | None = None
+    drift: DriftReference | None = None
 
     noun: ClassVar[str] = "probe"
     again: ClassVar[str] = "fit one on"
@@ -215,8 +218,9 @@ class Probe(LayerTensors):
     def tensors(self) -> dict[str, Tensor]:
         """The probe's tensors under the names that they have in a file."""
         found = {WEIGHT: self.weight, BIAS: self.bias}
-        shut = self.shut
-        return found if shut is None else found | {SHUT_WEIGHT: shut.weight, SHUT_BIAS: shut.bias}
+        if self.shut is not None:
+            found |= {SHUT_WEIGHT: self.shut.weight, SHUT_BIAS: self.shut.bias}
+        return found if self.drift is None else found | self.drift.tensors()
 
     def header(self) -> dict[str, str]:
         """The probe's entry in a safetensors header."""
@@ -250,7 +254,12 @@ def probe_from(tensors: Mapping[str, Tensor], header: Mapping[str, str], where: 
                 f"{where} has probe format {metadata.format_version}; this steerkit reads up to {FORMAT_VERSION}"
             )
         return Probe(
-            tensors[WEIGHT], tensors[BIAS], metadata, tensors.get(SHUT_WEIGHT), tensors.get(SHUT_BIAS)
+            tensors[WEIGHT],
+            tensors[BIAS],
+            metadata,
+            tensors.get(SHUT_WEIGHT),
+            tensors.get(SHUT_BIAS),
+            drift_from(tensors),
         )
     except ValidationError as error:
         raise InputError(f"{where}: the probe's metadata is {fault_of(error, 'header')}") from error

@@ -21,6 +21,7 @@ from steerkit.extraction.answer_detectors import disagreement, same_words
 from steerkit.extraction.detection import Draws
 from steerkit.extraction.gate_card import gate_card
 from steerkit.extraction.gate_compare import at_most, compare_gates
+from steerkit.extraction.gate_drift import check_drift
 from steerkit.extraction.gate_fit import GateBound, check_gate, fit_gate, fit_on_states
 from steerkit.extraction.gate_kinds import MISTAKEN, fit_shut
 from steerkit.extraction.learning_curve import forecast
@@ -285,3 +286,21 @@ def test_a_detector_that_answers_gates_a_row(tiny: LanguageModel, name: str) -> 
     asked = [Request(prompt, (steering,), Decoding(1), key=prompt) for prompt in prompts]
     read = {c.request.key: c.gates[0].probability for c in TransformersEngine(tiny).generate(asked)}
     assert [read[prompt] for prompt in prompts] == pytest.approx(expected)
+
+
+def test_questions_unlike_those_of_a_bound_raise_the_alarm_and_others_do_not(
+    tiny: LanguageModel, tmp_path: Path
+) -> None:
+    data = questions(240)
+    half = [LabelledPrompts("half", data.prompts[start::2]) for start in (0, 1)]
+    mixed = LabelledPrompts("fit", tuple(each for each in data if int(each.id[1:]) % 4 < 2))
+    others = LabelledPrompts("new", tuple(each for each in data if int(each.id[1:]) % 4 > 1))
+    probe = load_probe(fit_gate(tiny, mixed, bound=GateBound(0.1, 0.95)).save(tmp_path / "g.safetensors"))
+    assert not check_drift(tiny, probe, others).alarm
+    assert check_drift(tiny, probe, half[0]).alarm  # of one label alone
+    strange = LabelledPrompts(
+        "strange", tuple(LabelledPrompt(f"s{i}", f"Count to {i}! Now!", bool(i % 2)) for i in range(40))
+    )
+    assert check_drift(tiny, probe, strange).alarm
+    with pytest.raises(MisuseError, match="has no bound"):
+        check_drift(tiny, fit_gate(tiny, mixed), others)
