@@ -163,8 +163,14 @@ def as_probe(fitted: FittedGate, data: LabelledPrompts, origin: Mapping[str, Any
         shut_layer=None if shut is None else layers.best_layer,
         report=fitted.report,
     )
-    parts = (None, None) if shut is None else (shut.reading.weight, shut.reading.bias)
-    return Probe(layers.weight, layers.bias, metadata, *parts, fitted.drift)
+    return Probe(
+        layers.weight,
+        layers.bias,
+        metadata,
+        None if shut is None else shut.reading.weight,
+        None if shut is None else shut.reading.bias,
+        fitted.drift,
+    )
 
 
 def fit_on_states(
