@@ -1,8 +1,8 @@
 """Detectors that let the model answer first: how sure it is of its own answer, or how far its answers disagree.
 
-They are for models that know answers, of a billion parameters and up. On the bundled ones they are worthless: both read
-unanswerable questions at chance (experiments/gate_fit), for a model that knows nothing is as unsure of what can be
-answered. Each costs a completion a prompt, or several, where a probe costs one forward pass.
+They are for models that know answers, of a billion parameters and up. On the bundled ones expect them to be worthless:
+a model that knows next to nothing is as unsure of what can be answered as of what cannot. `steerkit gate compare`
+measures it. Each costs a completion a prompt, or several, where a probe costs one forward pass.
 
 They stand here and not beside `steerkit.interventions.detectors`, because they need the packed engine: all answers of
 all prompts are one batch, and the samples of a prompt share it.
