@@ -124,7 +124,7 @@ def test_steerkit_list_shows_each_with_the_module_that_it_is_from(beside: Beside
     ours = {entry["kind"]: entry for entry in listed if entry["from"].startswith("steerkit_example_plugins")}
     assert {kind: entry["name"] for kind, entry in ours.items()} == {
         "estimators": "median-difference",
-        "operations": "mirror",
+        "operations": "flip",
         "rules": "no-digits",
         "gates": "mentions-a-year",
         "readers": "rank",
@@ -154,7 +154,7 @@ assert shell.direction.equal(ours.direction)
 
 
 def test_an_operation_acts_as_it_says(beside: Beside, tiny_folder: Path, tiny_vector: Path) -> None:
-    spec = f"{tiny_vector}@layer=2,operation=mirror,scope=all"
+    spec = f"{tiny_vector}@layer=2,operation=flip,scope=all"
     (shown,) = beside.generate(tiny_folder, spec, "Why?")
     beside.python(
         f"""
@@ -167,7 +167,7 @@ with sk.steer(lm, steering):
 with sk.steer(lm, steering, steering):
     twice = lm.hf(ids).logits
 assert not torch.allclose(once, plain, atol=0.1)
-assert torch.allclose(twice, plain, atol=1e-3)  # a mirror of a mirror
+assert torch.allclose(twice, plain, atol=1e-3)  # a flip of a flip
 request = sk.Request("Why?", (steering,), sk.Decoding(8))
 (completion,) = sk.TransformersEngine(lm).generate([request])
 assert completion.text == {shown["completion"]!r}
@@ -226,8 +226,8 @@ ours = sk.export(steering, to="npy", out={str(tmp_path / "ours.npy")!r})
 shift = numpy.load(ours)
 assert numpy.array_equal(shift, numpy.load({str(out)!r}))
 assert numpy.allclose(shift[2], 3 * vector.direction[2].numpy()) and not shift[[0, 1, 3]].any()
-with pytest.raises(sk.SteerkitError, match="operation=mirror: a NumPy array can only add a constant"):
-    sk.export(vector.at(layer=2, scope="all", operation="mirror"), to="npy", out="never.npy")
+with pytest.raises(sk.SteerkitError, match="operation=flip: a NumPy array can only add a constant"):
+    sk.export(vector.at(layer=2, scope="all", operation="flip"), to="npy", out="never.npy")
 """
     )
 

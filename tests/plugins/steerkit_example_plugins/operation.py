@@ -1,4 +1,4 @@
-"""An operation: `--steer VECTOR@layer=2,operation=mirror`, `vector.at(2, operation="mirror")`."""
+"""An operation: `--steer VECTOR@layer=2,operation=flip`, `vector.at(2, operation="flip")`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@sk.operation("mirror")
-class Mirror(sk.Operation):
-    """Mirror the component along the vector: h - 2 · s · p · û."""
+@sk.operation("flip")
+class Flip(sk.Operation):
+    """Flip the component along the vector: h - 2 · s · p · û."""
 
     def constants(self, v: Tensor, strength: float, target: float | None) -> Constants:
         """Return the gain along the vector, which says all of it."""
