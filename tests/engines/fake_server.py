@@ -18,11 +18,30 @@ def completion(body: dict[str, Any]) -> dict[str, Any]:
     drawn = hashlib.shake_256(asked).digest(body["max_tokens"])
     tokens = [5 + 60 + byte % 40 for byte in drawn]
     scored = [None, *({str(token): {"logprob": -token / 100}} for token in body["prompt"][1:])]
-    return {
+    answer = {
         "choices": [
             {"token_ids": tokens, "finish_reason": "length", "prompt_logprobs": scored, "text": ""},
         ]
     }
+    if read := (body.get("vllm_xargs") or {}).get("steerkit_readers"):
+        return answer | {"kv_transfer_params": {"steerkit": {"readings": readings(body, len(read))}}}
+    return answer
+
+
+def readings(body: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """Reader `r` reads 100 r + i at position i, and nothing of the newest token, nor, if uneven, of the first."""
+    prompt, tokens = len(body["prompt"]), body["max_tokens"]
+    return [
+        {
+            "reader": str(reader),
+            "prompt": [None if not at and reader % 2 else 100.0 * reader + at for at in range(prompt)],
+            "completion": [
+                *(100.0 * reader + at for at in range(prompt, prompt + tokens - 1)),
+                None,
+            ],
+        }
+        for reader in range(count)
+    ]
 
 
 class FakeServer:

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from steerkit.core.errors import MisuseError, ModelMismatchError, SteerkitError
+from steerkit.core.registry import READERS
 from steerkit.engines.base import Decoding, Request, ScoreRequest
+from steerkit.engines.remote.readers import read_reader_argument
 from steerkit.engines.remote.served_model import ServedModel
 from steerkit.engines.remote.server import ServerEngine
 from steerkit.engines.remote.wire import to_argument
@@ -22,6 +24,8 @@ from steerkit.interventions.gate import ProbeGate
 from steerkit.interventions.logit_rules import OpenerBias, ThinkingBudget
 from steerkit.interventions.probe import Probe, ProbeMetadata
 from steerkit.interventions.prompt_edit import PromptEdit
+from steerkit.interventions.readers import NamedReader, ProbeReader, RegisteredReader, VectorReader
+from steerkit.interventions.store import Store
 from steerkit.models import LanguageModel
 from tests.engines.fake_server import FakeServer, Reply, completion
 from tests.tiny import random_vector, tiny_model
@@ -182,15 +186,98 @@ def test_the_models_own_decoding_is_read_from_its_folder(
     assert found.stop_ids == (2, 77)
 
 
-def test_a_reader_that_cannot_be_read_is_refused_by_name(served: ServedModel, start: Start) -> None:
-    client = engine(served, start())
+def probe_for(lm: LanguageModel) -> Probe:
+    metadata = ProbeMetadata(
+        name="doubt", model=lm.name, fingerprint=lm.fingerprint, template_digest="", layer=1
+    )
+    return Probe(torch.randn(lm.n_layers, lm.d_model), torch.zeros(lm.n_layers), metadata)
+
+
+def test_readings_come_with_the_answer_of_one_token_more(
+    lm: LanguageModel, served: ServedModel, start: Start
+) -> None:
+    server = start()
+    readers = (
+        VectorReader(random_vector(lm, name="v"), 2),
+        ProbeReader(probe_for(lm)),
+        NamedReader("margin"),
+    )
+    request = Request("why?", (random_vector(lm).at(1),), Decoding(6), readers=readers)
+    client = engine(served, server)
+    client.check(request)
+    [got] = client.generate([request])
+    body = server.answered[-1]
+    assert body["max_tokens"] == 7
+    parts = Store([part for reader in readers for part in reader.tensors])
+    sent = read_reader_argument(body["vllm_xargs"]["steerkit_readers"], parts)
+    assert sent == readers
+    assert (got.tokens, got.finish) == (6, "length")
+    length = got.prompt_tokens
+    for number, (reader, reading) in enumerate(zip(readers, got.readings, strict=True)):
+        assert reading.reader is reader
+        assert reading.prompt == (
+            None if number % 2 else 100.0 * number,
+            *(100.0 * number + at for at in range(1, length)),
+        )
+        assert reading.completion == tuple(100.0 * number + at for at in range(length, length + 6))
+    [plain] = client.generate([Request("why?", (random_vector(lm).at(1),), Decoding(6))])
+    assert (plain.readings, server.answered[-1]["max_tokens"]) == ((), 6)
+
+
+def test_a_token_that_was_never_run_has_no_reading(served: ServedModel, start: Start) -> None:
+    short = {"reader": "entropy", "prompt": [None, 1.0], "completion": [2.0]}
+    answer = {
+        "choices": [{"token_ids": [70, 71], "finish_reason": "stop"}],
+        "kv_transfer_params": {"steerkit": {"readings": [short]}},
+    }
+    [got] = engine(served, start(lambda _s, _b: (200, answer, {}))).generate(
+        [Request("hello", readers="entropy")]
+    )
+    assert got.readings[0].completion == (2.0, None)
+    assert len(got.readings[0].prompt) == got.prompt_tokens
+
+
+def test_a_given_text_is_read_where_it_is_scored(served: ServedModel, start: Start) -> None:
+    server = start()
+    [score] = engine(served, server).score([ScoreRequest("2 + 2?", "four", readers=("entropy",))])
+    text = served.renderer.encode_pair("2 + 2?", "four")
+    assert score.token_ids == tuple(text.ids)
+    assert "steerkit_prompt_tokens" not in server.answered[-1]["vllm_xargs"]
+    assert score.readings[0].prompt == tuple(float(at) for at in range(text.prompt_length))
+    assert score.readings[0].completion == tuple(float(at) for at in range(text.prompt_length, len(text.ids)))
+    [alone] = engine(served, server).score([ScoreRequest("2 + 2?", "", readers=("entropy",))])
+    assert (
+        len(alone.readings[0].prompt) == len(alone.token_ids) == len(served.renderer.encode_prompt("2 + 2?"))
+    )
+    assert (alone.log_probabilities, alone.readings[0].completion) == ((), ())
+
+
+def test_a_server_that_answers_without_readings_is_found_out(served: ServedModel, start: Start) -> None:
+    answer = {"choices": [{"token_ids": [70, 71], "finish_reason": "stop"}]}
+    client = engine(served, start(lambda _s, _b: (200, answer, {})))
+    with pytest.raises(SteerkitError, match="without the readings that were asked for"):
+        list(client.generate([Request("hello", readers="entropy")]))
+
+
+def test_a_reader_that_cannot_be_read_is_refused_by_name(
+    lm: LanguageModel, served: ServedModel, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(READERS._things, "norm", RegisteredReader("norm", torch.norm, "states"))
+    client, norm = engine(served, start()), NamedReader("norm", 1)
     for call in (
-        lambda: client.check(Request("why?", readers=("entropy",))),
-        lambda: list(client.generate([Request("why?", readers=("entropy",))])),
-        lambda: client.score([ScoreRequest("why?", "so", readers=("entropy",))]),
+        lambda: client.check(Request("why?", readers=(norm,))),
+        lambda: list(client.generate([Request("why?", readers=(norm,))])),
+        lambda: client.score([ScoreRequest("why?", "so", readers=(norm,))]),
     ):
-        with pytest.raises(MisuseError, match="the server engine cannot read 'entropy'"):
+        with pytest.raises(MisuseError, match="cannot read 'norm@layer=1': 'norm' is a function of states"):
             call()
+    vector = random_vector(lm)
+    many = tuple(VectorReader(vector * (1 + i), 1) for i in range(17))
+    with pytest.raises(MisuseError, match="17 readers in one request: at most 16"):
+        client.check(Request("why?", readers=many))
+    other = random_vector(tiny_model(seed=9))
+    with pytest.raises(ModelMismatchError):
+        client.check(Request("why?", readers=(VectorReader(other, 1),)))
 
 
 def test_scores_are_those_of_the_continuation(lm: LanguageModel, served: ServedModel, start: Start) -> None:

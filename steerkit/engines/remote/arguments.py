@@ -2,6 +2,7 @@
 
 "steerkit"                 the interventions, in order; see `wire`
 "steerkit_prompt_tokens"   the completion begins behind this many tokens (for scoring a given text)
+"steerkit_readers"         what is read of each token; see `readers`
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from steerkit.core.errors import MisuseError
 
 ARGUMENT = "steerkit"
 PROMPT_TOKENS = "steerkit_prompt_tokens"
-ARGUMENTS = (ARGUMENT, PROMPT_TOKENS)
+READERS = "steerkit_readers"
+ARGUMENTS = (ARGUMENT, PROMPT_TOKENS, READERS)
 
 
 def our_names(arguments: Iterable[Any] | None) -> list[str]:
@@ -27,6 +29,6 @@ def asked_for(extra_args: Mapping[str, Any] | None) -> bool:
     for key in ours:
         if key not in ARGUMENTS:
             raise MisuseError(f"unknown argument {key[:80]!r}: the arguments are {', '.join(ARGUMENTS)}")
-    if ours and ARGUMENT not in ours:
-        raise MisuseError(f"{ours[0]!r} has no meaning without {ARGUMENT!r}")
+    if PROMPT_TOKENS in ours and ARGUMENT not in ours:
+        raise MisuseError(f"{PROMPT_TOKENS!r} has no meaning without {ARGUMENT!r}")
     return ARGUMENT in ours

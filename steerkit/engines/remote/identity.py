@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from steerkit.interventions.layer_tensors import Described
-from steerkit.interventions.vector import SteeringVector
+from steerkit.interventions.layer_tensors import Described, LayerTensors
 from steerkit.models.checkpoint import checkpoint_fingerprint
 
 
@@ -20,8 +19,8 @@ class ModelIdentity:
         self.d_model = d_model
         self._fingerprint: str | None = None
 
-    def check(self, vector: SteeringVector, *, exact: bool) -> None:
-        """Raise ModelMismatchError unless the vector was made for this model; see `LayerTensors.check`.
+    def check(self, vector: LayerTensors, *, exact: bool) -> None:
+        """Raise ModelMismatchError unless the vector or probe was made for this model; see `LayerTensors.check`.
 
         With `exact`, also raises InputError where the weights' fingerprint cannot be computed.
         """

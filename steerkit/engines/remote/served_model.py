@@ -18,7 +18,6 @@ from steerkit.core.prompts import EncodedText, Renderer, TemplateOption
 from steerkit.core.sites import SiteName
 from steerkit.engines.base import Completion, Decoding, Finish, Request, ScoreRequest
 from steerkit.engines.stops import first_cut
-from steerkit.interventions.base import Intervention
 from steerkit.interventions.layer_tensors import stream_width
 from steerkit.interventions.prompt_edit import edited_prompt
 from steerkit.interventions.store import tensors_of
@@ -116,7 +115,7 @@ class ServedModel:
         """
         prompt, system = edited_prompt(request.prompt, request.system, request.interventions)
         ids = tuple(self.renderer.encode_prompt(prompt, system))
-        needed = len(ids) + request.decoding.max_new_tokens
+        needed = len(ids) + tokens_to_ask(request)
         if needed > reads:
             raise MisuseError(
                 f"prompt and completion need {needed} tokens, but {self.name} is served for {reads}: shorten the "
@@ -127,14 +126,18 @@ class ServedModel:
     def encode_scored(self, request: ScoreRequest) -> EncodedText:
         """Return the tokens of a text to be scored, its prompt under the request's edits."""
         prompt, system = edited_prompt(request.prompt, request.system, request.interventions)
+        if not request.continuation and request.readers:
+            ids = tuple(self.renderer.encode_prompt(prompt, system))
+            return EncodedText(ids, len(ids))
         text = self.renderer.encode_pair(prompt, request.continuation, system)
         if not text.prompt_length:
             raise MisuseError("the prompt shares no token with its continuation: give a longer prompt")
         return text
 
-    def check(self, interventions: Iterable[Intervention], *, exact: bool) -> None:
-        """Raise ModelMismatchError for a vector of another model."""
-        for vector in tensors_of(interventions):
+    def check(self, request: Request | ScoreRequest, *, exact: bool) -> None:
+        """Raise ModelMismatchError for a vector or probe of another model."""
+        read = (part for reader in request.readers for part in reader.tensors)
+        for vector in (*tensors_of(request.interventions), *read):
             key = (vector.digest, vector.metadata.fingerprint)
             if key not in self._checked:
                 vector.check(self, exact=exact)
@@ -143,8 +146,13 @@ class ServedModel:
     def completion(
         self, request: Request, prompt_ids: Sequence[int], generated: Sequence[int], finish: Finish
     ) -> Completion:
-        """Return what an engine answers. `generated` may end with the token, or hold the text, that stopped it."""
+        """Return what an engine answers. `generated` may end with the token, or hold the text, that stopped it.
+
+        It may be longer than was asked for by the token that `tokens_to_ask` adds.
+        """
         ends, text = (*self.stop_ids, *request.decoding.stop_token_ids), None
+        if len(generated) > request.decoding.max_new_tokens:
+            generated, finish = generated[: request.decoding.max_new_tokens], "length"
         if finish == "stop" and generated and generated[-1] in ends:
             generated = generated[:-1]
         if (cut := first_cut(self.renderer, generated, request.decoding.stop)) is not None:
@@ -162,6 +170,11 @@ class ServedModel:
         )
 
 
+def tokens_to_ask(request: Request) -> int:
+    """Return how many tokens vLLM is asked for: with readers one more, as it reads those alone that it goes on from."""
+    return request.decoding.max_new_tokens + bool(request.readers)
+
+
 def log_probabilities(scores: Iterable[float]) -> tuple[float, ...]:
     """Return what vLLM says of given tokens, in nats. Raises SteerkitError where those are no log-probabilities."""
     taken = tuple(scores)
@@ -172,15 +185,14 @@ def log_probabilities(scores: Iterable[float]) -> tuple[float, ...]:
     return taken
 
 
-def sampling(
-    model: ServedModel, decoding: Decoding, prompt_ids: Sequence[int], sample: int
-) -> dict[str, Any]:
-    """Return a decoding in the words of vLLM's sampling parameters, which are those of its HTTP requests too.
+def sampling(model: ServedModel, request: Request, prompt_ids: Sequence[int]) -> dict[str, Any]:
+    """Return a request's decoding in the words of vLLM's sampling parameters, which are those of its HTTP requests too.
 
     All of it is said, as a server fills in what is left out from the model's generation_config.json.
     """
+    decoding = request.decoding
     fields: dict[str, Any] = {
-        "max_tokens": decoding.max_new_tokens,
+        "max_tokens": tokens_to_ask(request),
         "temperature": decoding.temperature,
         "top_p": decoding.top_p,
         "top_k": decoding.top_k,
@@ -191,7 +203,7 @@ def sampling(
         "stop_token_ids": [*model.stop_ids, *decoding.stop_token_ids],
     }
     if decoding.temperature > 0:
-        fields["seed"] = row_seed(decoding, prompt_ids, sample)
+        fields["seed"] = row_seed(decoding, prompt_ids, request.sample)
     if decoding.stop:  # which vLLM looks for in what it shows, so special tokens are shown
         fields |= {"stop": list(decoding.stop), "skip_special_tokens": False}
     return fields

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,9 +20,9 @@ from typing import Any
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.core.http import Answer, Client, PassingError, RefusedError, Replica, spread
 from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest, refuse, steerings_of
-from steerkit.engines.remote.arguments import ARGUMENT, PROMPT_TOKENS
-from steerkit.engines.remote.readers import refuse_readers
-from steerkit.engines.remote.served_model import ServedModel, log_probabilities, sampling
+from steerkit.engines.remote.arguments import ARGUMENT, PROMPT_TOKENS, READERS
+from steerkit.engines.remote.readers import parted_at, readings_from, refuse_readers, to_reader_argument
+from steerkit.engines.remote.served_model import ServedModel, log_probabilities, sampling, tokens_to_ask
 from steerkit.engines.remote.wire import supports, to_argument
 from steerkit.interventions.base import Intervention
 from steerkit.models.load import DTYPES
@@ -96,7 +97,7 @@ class ServerEngine:
         """
         self._check(request)
         self.model.encode(request, self._context_length)
-        self._try_everywhere(request.interventions)
+        self._try_everywhere(request)
         self.model.encode(request, self._context_length)  # which a server may have said is shorter
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
@@ -111,24 +112,22 @@ class ServerEngine:
     def _complete(self, request: Request, gone: threading.Event) -> Completion:
         self._check(request)
         ids = self.model.encode(request, self._context_length)
-        decoding = request.decoding
-        body = {
-            "prompt": list(ids),
-            **sampling(self.model, decoding, ids, request.sample),
-            "return_token_ids": True,
-        }
-        choice = self._choice(body, request.interventions, {}, gone)
+        body = {"prompt": list(ids), **sampling(self.model, request, ids), "return_token_ids": True}
+        answer = self._answer(body, request, {}, gone)
+        choice = answer["choices"][0]
         token_ids, finish = choice.get("token_ids"), choice.get("finish_reason")
         if not isinstance(token_ids, list) or finish not in ("stop", "length"):
             raise SteerkitError(
                 f"a server answered without token ids, or ended with {finish!r}: it must be vLLM"
             )
-        if finish == "length" and len(token_ids) < decoding.max_new_tokens:
+        if finish == "length" and len(token_ids) < tokens_to_ask(request):
             raise MisuseError(
-                f"a server cut a completion off at {len(token_ids)} of {decoding.max_new_tokens} tokens: start it "
+                f"a server cut a completion off at {len(token_ids)} of {tokens_to_ask(request)} tokens: start it "
                 "without a limit of its own (--override-generation-config), or lower max_new_tokens"
             )
-        return self.model.completion(request, ids, token_ids, finish)
+        done = self.model.completion(request, ids, token_ids, finish)
+        read = readings_from(answer.get("kv_transfer_params"), request.readers, len(ids), done.tokens)
+        return dataclasses.replace(done, readings=read)
 
     def _score(self, job: tuple[int, ScoreRequest], gone: threading.Event) -> tuple[int, ContinuationScore]:
         place, request = job
@@ -136,24 +135,25 @@ class ServerEngine:
         text = self.model.encode_scored(request)
         start = text.prompt_length
         body = {"prompt": list(text.ids), "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
-        choice = self._choice(body, request.interventions, {PROMPT_TOKENS: start}, gone)
-        scored = choice.get("prompt_logprobs")
+        answer = self._answer(body, request, {PROMPT_TOKENS: start}, gone)
+        scored = answer["choices"][0].get("prompt_logprobs")
         if not isinstance(scored, list) or len(scored) != len(text.ids):
             raise SteerkitError("a server answered without log-probabilities of the prompt: it must be vLLM")
         taken = log_probabilities(scored[i][str(text.ids[i])]["logprob"] for i in range(start, len(text.ids)))
-        return place, ContinuationScore(request, taken)
+        read = readings_from(answer.get("kv_transfer_params"), request.readers, len(text.ids), 0)
+        return place, ContinuationScore(request, taken, tuple(text.ids), parted_at(read, start))
 
     def _check(self, request: Request | ScoreRequest) -> None:
         refuse(self, request.interventions)
         refuse_readers(self.name, request.readers)
-        self.model.check(request.interventions, exact=self._exact)
+        self.model.check(request, exact=self._exact)
 
-    def _try_everywhere(self, interventions: Sequence[Intervention]) -> None:
-        steered = _steered(interventions)
-        key = json.dumps(steered)
+    def _try_everywhere(self, request: Request) -> None:
+        asked = _asked(request)
+        key = json.dumps(asked)
         if key in self._taken:
             return
-        body = {"prompt": [0], "max_tokens": 1, "temperature": 0.0, **steered}
+        body = {"prompt": [0], "max_tokens": 1, "temperature": 0.0, **asked}
         failures: list[PassingError] = []
         for replica in self._client.replicas:
             try:
@@ -164,20 +164,19 @@ class ServerEngine:
             raise SteerkitError(f"no server answers ({failures[0]}): see that they run") from failures[0]
         self._taken.add(key)
 
-    def _choice(
+    def _answer(
         self,
         body: Mapping[str, Any],
-        interventions: Sequence[Intervention],
+        request: Request | ScoreRequest,
         more: Mapping[str, Any],
         gone: threading.Event,
     ) -> Answer:
-        body = {**body, **_steered(interventions, more)}
+        """Ask until a server answers, and see that the answer holds a choice."""
+        body = {**body, **_asked(request, more)}
         answer = self._client.tried(lambda replica: self._ask(replica, body), gone)
-        try:
-            choice: Answer = answer["choices"][0]
-        except (KeyError, IndexError, TypeError) as error:
-            raise SteerkitError(f"a server's answer holds no completion: {str(answer)[:200]}") from error
-        return choice
+        if not (isinstance(answer.get("choices"), list) and answer["choices"]):
+            raise SteerkitError(f"a server's answer holds no completion: {str(answer)[:200]}")
+        return answer
 
     def _ask(self, replica: Replica, body: Mapping[str, Any]) -> Answer:
         self._get_to_know(replica)
@@ -213,7 +212,10 @@ class ServerEngine:
         )
 
 
-def _steered(interventions: Sequence[Intervention], more: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What a request's body says of its steerings; nothing for none."""
-    steerings = steerings_of(interventions)
-    return {"vllm_xargs": {ARGUMENT: to_argument(steerings), **(more or {})}} if steerings else {}
+def _asked(request: Request | ScoreRequest, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a request's body says of its steerings, with `more` where there are any, and of its readers."""
+    steerings = steerings_of(request.interventions)
+    extra = {ARGUMENT: to_argument(steerings), **(more or {})} if steerings else {}
+    if request.readers:
+        extra[READERS] = to_reader_argument(request.readers)
+    return {"vllm_xargs": extra} if extra else {}

@@ -6,18 +6,18 @@ iterator as others finish, and vLLM batches them as it likes.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.engines.base import Completion, ContinuationScore, Request, ScoreRequest, refuse, steerings_of
-from steerkit.engines.remote.arguments import ARGUMENT, PROMPT_TOKENS
-from steerkit.engines.remote.readers import refuse_readers
+from steerkit.engines.remote.arguments import ARGUMENT, PROMPT_TOKENS, READERS
+from steerkit.engines.remote.readers import parted_at, readings_from, refuse_readers
 from steerkit.engines.remote.served_model import ServedModel, log_probabilities, sampling
 from steerkit.engines.remote.wire import supports
 from steerkit.interventions.base import Intervention
-from steerkit.interventions.steering import Steering
 
 # No more distinct steerings than vLLM's tables hold by default, and enough rows to keep its batch full.
 WINDOW = 256
@@ -84,8 +84,9 @@ class VllmEngine:
     def check(self, request: Request) -> None:
         """Raise what `generate` would raise for this request before running it."""
         ids = self._encode(request)
-        if steerings := steerings_of(request.interventions):
-            self._admission.wire({ARGUMENT: steerings}, len(ids))
+        asked = _extra(request)
+        self._admission.wire(asked, len(ids))
+        self._admission.plan(asked)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Complete each request; completions are yielded as they finish, in any order."""
@@ -93,7 +94,9 @@ class VllmEngine:
             done = output.outputs[0]
             if done.finish_reason not in ("stop", "length"):
                 raise SteerkitError(f"vLLM ended a request with {done.finish_reason!r}: see its log")
-            yield self.model.completion(request, ids, list(done.token_ids), done.finish_reason)
+            completion = self.model.completion(request, ids, list(done.token_ids), done.finish_reason)
+            read = readings_from(output.kv_transfer_params, request.readers, len(ids), completion.tokens)
+            yield dataclasses.replace(completion, readings=read)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[ContinuationScore]:
         """Return each continuation token's log-probability in nats, teacher-forced, in the order of the requests."""
@@ -105,13 +108,14 @@ class VllmEngine:
                 raise MisuseError(
                     f"a text to score has {len(text.ids)} tokens, vLLM reads {self.context_length}"
                 )
-            steerings, more = steerings_of(request.interventions), {PROMPT_TOKENS: text.prompt_length}
-            parameters = _parameters(steerings, more, temperature=0.0, max_tokens=1, prompt_logprobs=0)
+            extra = _extra(request, {PROMPT_TOKENS: text.prompt_length})
+            parameters = _parameters(extra, temperature=0.0, max_tokens=1, prompt_logprobs=0)
             prepared.append(((place, text.prompt_length), text.ids, parameters))
         scores: dict[int, ContinuationScore] = {}
         for ((place, start), ids), done in self._run(prepared):
             taken = log_probabilities(done.prompt_logprobs[i][ids[i]].logprob for i in range(start, len(ids)))
-            scores[place] = ContinuationScore(requests[place], taken)
+            read = readings_from(done.kv_transfer_params, requests[place].readers, len(ids), 0)
+            scores[place] = ContinuationScore(requests[place], taken, tuple(ids), parted_at(read, start))
         return [scores[place] for place in range(len(requests))]
 
     def call_workers(self, function: Callable[[Any], Any]) -> list[Any]:
@@ -121,7 +125,7 @@ class VllmEngine:
     def _check(self, request: Request | ScoreRequest) -> None:
         refuse(self, request.interventions)
         refuse_readers(self.name, request.readers)
-        self.model.check(request.interventions, exact=self._exact)
+        self.model.check(request, exact=self._exact)
 
     def _encode(self, request: Request) -> tuple[int, ...]:
         self._check(request)
@@ -129,8 +133,7 @@ class VllmEngine:
 
     def _job(self, request: Request) -> tuple[Request, tuple[int, ...], Any]:
         ids = self._encode(request)
-        sampled = sampling(self.model, request.decoding, ids, request.sample)
-        return request, ids, _parameters(steerings_of(request.interventions), **sampled)
+        return request, ids, _parameters(_extra(request), **sampling(self.model, request, ids))
 
     def _run(
         self, jobs: Iterable[tuple[Any, Sequence[int], Any]]
@@ -183,13 +186,21 @@ class VllmEngine:
         return outputs
 
 
-def _parameters(steerings: Sequence[Steering], more: dict[str, Any] | None = None, **fields: object) -> Any:
+def _extra(request: Request | ScoreRequest, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The extra arguments of a request: its steerings, with `more` where there are any, and its readers, as objects."""
+    steerings = steerings_of(request.interventions)
+    extra: dict[str, Any] = {ARGUMENT: steerings, **(more or {})} if steerings else {}
+    if request.readers:
+        extra[READERS] = request.readers
+    return extra
+
+
+def _parameters(extra: dict[str, Any], **fields: object) -> Any:
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-    extra = {ARGUMENT: tuple(steerings), **(more or {})} if steerings else None
     # Not cloned by vLLM: a clone would copy the vectors with it, for every request.
     return SamplingParams(
-        extra_args=extra,
+        extra_args=extra or None,
         detokenize="stop" in fields,  # texts are decoded here, but stop texts are looked for there
         output_kind=RequestOutputKind.FINAL_ONLY,
         skip_clone=True,

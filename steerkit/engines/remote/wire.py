@@ -74,7 +74,7 @@ def read_argument(value: Any, vectors: Store) -> tuple[Intervention, ...]:
     Raises SteerkitError saying what is wrong, in a bounded message.
     """
     if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
-        value = _json(value)
+        value = read_json(value, ARGUMENT)
     entries = value if isinstance(value, list) else [value]
     _check_count(len(entries))
     try:
@@ -99,18 +99,19 @@ def _check_count(count: int) -> None:
         raise MisuseError(f"{count} steerings in one request: at most {MOST_INTERVENTIONS}")
 
 
-def _json(text: str) -> Any:
+def read_json(text: str, argument: str) -> Any:
+    """Return what a JSON text of bounded length says. Raises MisuseError, naming the argument, for what is none."""
     if len(text) > LONGEST_JSON:
-        raise MisuseError(f"the JSON in {ARGUMENT!r} has {len(text)} characters: at most {LONGEST_JSON}")
+        raise MisuseError(f"the JSON in {argument!r} has {len(text)} characters: at most {LONGEST_JSON}")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise MisuseError(f"{ARGUMENT!r} begins like JSON and is none: {error}") from error
+        raise MisuseError(f"{argument!r} begins like JSON and is none: {error}") from error
 
 
 def _read(entry: Any, vectors: Store) -> tuple[Intervention, ...]:
     if isinstance(entry, str) and entry.lstrip().startswith("{"):
-        entry = _json(entry)
+        entry = read_json(entry, ARGUMENT)
     if isinstance(entry, dict):
         return (_from_form(entry, vectors),)
     if not isinstance(entry, str):

@@ -4,6 +4,10 @@ A request names its steering in its extra arguments (`SamplingParams.extra_args`
 
     {"steerkit": ["abstain@layer=14,strength=1.25"]}
 
+and what is to be read of each of its tokens beside it, which the answer has in `kv_transfer_params`:
+
+    {"steerkit_readers": ["abstain@layer=14", "entropy"]}
+
 The contract:
 
 1. The meaning of vectors, operations, scopes, gates and compositions is that of the other engines; the constants and
@@ -17,7 +21,9 @@ The contract:
    edit from the same tables and nothing is communicated.
 6. An unsteered request in the same server computes what it computed without the plugin.
 
-7. It is written for vLLM 0.32. Beside another it steers nothing and stops nobody: requests that name a steering are
+7. Vectors and probes are read of a layer's stream before its own steerings edit it, and logits before anything changes
+   them. A step only computes and keeps what is read; the device is waited for once, when a request ends.
+8. It is written for vLLM 0.32. Beside another it steers nothing and stops nobody: requests that name a steering are
    refused with the reason, all others are served as if it were not there (`refusing`).
 """
 
@@ -58,10 +64,11 @@ def register() -> None:
 def _install(patches: Any) -> None:
     from vllm.v1.worker.gpu_worker import Worker
 
-    from steerkit.integrations.vllm import admission, execution, sharing
+    from steerkit.integrations.vllm import admission, answers, execution, sharing
 
     sharing.install(patches)
     admission.install(patches)
+    answers.install(patches)
 
     def load_model(original: Any, worker: Worker, *args: object, **kwargs: object) -> None:
         original(worker, *args, **kwargs)

@@ -1,32 +1,43 @@
 """The front end's part: what a request asks for is checked here, and refused with a 4xx, before anything else sees it.
 
 A refusal raises vLLM's own validation error (HTTP 400), or HTTP 429 where the tables are full. What passes leaves as
-a `Payload`. The prompt's tokens, the sampling parameters and other requests are never touched.
+a `Payload`, and its readers as a plan (`plan`). The prompt's tokens and other requests are never touched, nor are the
+sampling parameters, but that a prompt that is read is not taken from the prefix cache.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
 from typing import Any
 
 import torch
 
 from steerkit.core.errors import MisuseError, SteerkitError
-from steerkit.engines.remote.arguments import ARGUMENT, ARGUMENTS, PROMPT_TOKENS, asked_for, our_names
+from steerkit.engines.remote.arguments import (
+    ARGUMENT,
+    ARGUMENTS,
+    PROMPT_TOKENS,
+    READERS,
+    asked_for,
+    our_names,
+)
 from steerkit.engines.remote.identity import ModelIdentity
+from steerkit.engines.remote.readers import read_reader_argument, supports_reader
 from steerkit.engines.remote.vectors import ServedVectors
 from steerkit.engines.remote.wire import read_argument, read_prompt_tokens, supports
 from steerkit.engines.transformers.stages import Stage
 from steerkit.integrations.vllm.capacity import Capacity, CellsExhaustedError
+from steerkit.integrations.vllm.http_requests import ONE_CHOICE, check_http, refused
 from steerkit.integrations.vllm.patches import Patches
 from steerkit.integrations.vllm.payload import Payload
+from steerkit.integrations.vllm.plan import plan_to_wire
 from steerkit.integrations.vllm.settings import Settings
 from steerkit.interventions.base import Intervention
+from steerkit.interventions.readers import Reader
 from steerkit.interventions.steering import Steering
 from steerkit.models.markers import DEFAULT, find_markers
 
@@ -76,10 +87,29 @@ class Admission:
             raise MisuseError(f"{PROMPT_TOKENS} is {first}, but the prompt has {prompt_length} tokens")
         return self._wire(extra_args, first)
 
+    def plan(self, extra_args: dict[str, Any], *, stepwise: bool = False) -> dict[str, Any] | None:
+        """Return what a request asks to be read, in its plain form (`plan_to_wire`); None where it asks for nothing.
+
+        Raises SteerkitError saying what is wrong.
+        """
+        if not (asked := extra_args.get(READERS)):
+            return None
+        with self._lock:
+            self._check_setup()
+            if self._config.speculative_config is not None:
+                raise MisuseError(f"{READERS!r} is not supported with speculative decoding")
+            readers = (
+                asked if isinstance(asked, tuple) else read_reader_argument(asked, self._vectors.to_read)
+            )
+            for reader in readers:
+                self._check_reader(reader)
+        return plan_to_wire(readers, stepwise=stepwise) if readers else None
+
     def check(self, extra_args: dict[str, Any]) -> None:
-        """Raise what `wire` would raise, as far as it does not depend on the prompt."""
+        """Raise what `wire` and `plan` would raise, as far as it does not depend on the prompt."""
         if asked_for(extra_args):
             self._wire(extra_args, read_prompt_tokens(extra_args.get(PROMPT_TOKENS)))
+        self.plan(extra_args)
 
     def _wire(self, extra_args: dict[str, Any], first: int | None) -> dict[str, Any] | None:
         with self._lock:  # vLLM checks raw prompts in a thread of their own
@@ -138,14 +168,34 @@ class Admission:
         self._check(asked)
         return asked
 
-    def _check(self, steering: Steering) -> None:
-        for vector in steering.tensors:
-            key = (vector.digest, vector.metadata.fingerprint)
+    def _check_reader(self, reader: Any) -> None:
+        """Refuse what is no reader (an engine in this process hands objects over), and what cannot be read here."""
+        if not isinstance(reader, Reader):
+            raise MisuseError(f"{READERS!r} is a spec, a list of specs, or a tuple of readers")
+        if (reason := supports_reader(reader)) is not None:
+            raise MisuseError(reason)
+        self._check_tensors(reader.tensors)
+        if reader.place is None:
+            return
+        if not self._settings.readers:
+            raise MisuseError(f"{str(reader)!r}: this server reads no states (STEERKIT_READERS=0)")
+        self._check_layer(reader.place.layer)
+
+    def _check_layer(self, layer: int) -> None:
+        if self._settings.layers is not None and layer not in self._settings.layers:
+            raise MisuseError(f"'layer' {layer} is not among those that this server steers (STEERKIT_LAYERS)")
+
+    def _check_tensors(self, parts: Iterable[Any]) -> None:
+        for part in parts:
+            key = (part.digest, part.metadata.fingerprint)
             if key not in self._checked:
-                self._identity.check(vector, exact=not self._settings.allow_mismatch)
+                self._identity.check(part, exact=not self._settings.allow_mismatch)
                 if len(self._checked) >= MOST_CHECKED:
                     self._checked.clear()  # a request can name any number of random controls
                 self._checked.add(key)
+
+    def _check(self, steering: Steering) -> None:
+        self._check_tensors(steering.tensors)
         if steering.scope in ("thinking", "answer"):
             if self._config.speculative_config is not None:
                 raise MisuseError(f"'scope' {steering.scope!r} is not supported with speculative decoding")
@@ -162,12 +212,8 @@ class Admission:
             )
         like = torch.empty(0, dtype=self._dtype)
         largest = LARGEST_SHIFT.get(self._dtype, 1e3)
-        steerable = self._settings.layers
         for cell in payload.cells:
-            if steerable is not None and cell.layer not in steerable:
-                raise MisuseError(
-                    f"'layer' {cell.layer} is not among those that this server steers (STEERKIT_LAYERS)"
-                )
+            self._check_layer(cell.layer)
             Stage.stack([cell.constants], like)  # raises where the number format cannot hold a constant
             constants = cell.constants
             factor = max(abs(constants.gain), abs(constants.amount))
@@ -185,12 +231,12 @@ def install(patches: Patches) -> None:
     def input_init(original: Callable[..., None], self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
         self.steerkit = Admission(self.vllm_config, self.tokenizer, Settings.from_environment())
-        _check_http(self.steerkit)
+        check_http(self.steerkit)
 
     def output_init(original: Callable[..., None], self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
-        cells = Settings.from_environment().cells
-        self.steerkit = Capacity(cells, lambda name: name in self.request_states)
+        settings = Settings.from_environment()
+        self.steerkit = Capacity(settings.cells, lambda name: name in self.request_states, settings.readers)
 
     patches.wrap(InputProcessor, "process_inputs", _checked)
     patches.wrap(InputProcessor, "__init__", input_init)
@@ -199,7 +245,7 @@ def install(patches: Patches) -> None:
 
 
 def _checked(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
-    """A request whose steering was checked, and stands in it as a payload."""
+    """A request whose steering and readers were checked, and stand in it as a payload and a plan."""
     request = original(self, *args, **kwargs)
     params = request.sampling_params
     if params is None or not our_names(params.extra_args):
@@ -208,71 +254,34 @@ def _checked(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any)
         tokens = request.prompt_token_ids
         known = len(tokens) if tokens and request.prompt_embeds is None else None
         wire = self.steerkit.wire(params.extra_args, known)
-        if wire is not None and request.resumable:
+        plan = self.steerkit.plan(params.extra_args, stepwise=bool(params.stop))
+        if (wire or plan) is not None and request.resumable:
             raise MisuseError("a prompt that is streamed in pieces cannot be steered: its end is not known")
+        if plan is not None and params.n > 1:
+            raise MisuseError(ONE_CHOICE)
     except SteerkitError as error:
-        raise _refused(str(error)) from error
+        raise refused(str(error)) from error
+    ours = {name: form for name, form in ((ARGUMENT, wire), (READERS, plan)) if form is not None}
     rest = {key: value for key, value in params.extra_args.items() if key not in ARGUMENTS}
-    params.extra_args = rest if wire is None else {**rest, ARGUMENT: wire}
+    params.extra_args = rest | ours
+    if plan is not None:
+        params.skip_reading_prefix_cache = True  # what is cached is not computed, and so not read
     return request
 
 
 def _counted(original: Callable[..., None], self: Any, request: Any, *args: Any, **kwargs: Any) -> None:
-    """Let a request in where the tables have room for its steering."""
+    """Let a request in where the tables have room for its steering and its readers."""
     params = request.sampling_params
-    wire = ((params.extra_args if params is not None else None) or {}).get(ARGUMENT)
-    if wire is not None:
+    extra = (params.extra_args if params is not None else None) or {}
+    wire, plan = extra.get(ARGUMENT), extra.get(READERS)
+    if wire is not None or plan is not None:
         try:
-            self.steerkit.admit(request.request_id, wire)
+            self.steerkit.admit(request.request_id, wire, plan)
         except CellsExhaustedError as error:
             from vllm.exceptions import GracefulHTTPError
 
             raise GracefulHTTPError(str(error), HTTPStatus.TOO_MANY_REQUESTS) from error
     original(self, request, *args, **kwargs)
-
-
-def _check_http(admission: Admission) -> None:
-    """Check HTTP requests as soon as they are read: a stream that has begun can no longer be refused with a 4xx.
-
-    Two would lose their steering without a word. Beam search builds sampling parameters of its own, and vLLM passes
-    over fields that it does not know, such as ours outside `vllm_xargs`.
-    """
-    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
-    from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
-
-    def check(request: Any, *, beams: bool) -> None:
-        if our_names(request.model_extra):
-            raise _refused(f"{ARGUMENT!r} stands in vllm_xargs, not beside it")
-        if beams and our_names(request.vllm_xargs):
-            raise _refused("beam search cannot be steered in vLLM: drop use_beam_search")
-        try:
-            admission.check(request.vllm_xargs or {})
-        except SteerkitError as error:
-            raise _refused(str(error)) from error
-
-    def wrap(kind: Any, name: str, *, beams: bool) -> None:
-        original = getattr(kind, name)
-        original = getattr(original, "__wrapped__", original)  # of an engine that was in this process before
-
-        @functools.wraps(original)
-        def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
-            check(self, beams=beams)
-            return original(self, *args, **kwargs)
-
-        setattr(kind, name, checked)
-
-    for kind in (ChatCompletionRequest, CompletionRequest, ResponsesRequest):
-        wrap(kind, "to_sampling_params", beams=False)
-    for kind in (ChatCompletionRequest, CompletionRequest):
-        wrap(kind, "to_beam_search_params", beams=True)
-
-
-def _refused(message: str) -> Exception:
-    from vllm.exceptions import VLLMValidationError
-
-    error: Exception = VLLMValidationError(message, parameter=ARGUMENT)
-    return error
 
 
 def _size(wire: dict[str, Any] | None) -> int:

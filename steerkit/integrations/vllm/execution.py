@@ -15,8 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.core.errors import SteerkitError
+from steerkit.core.registry import READERS
 from steerkit.integrations.vllm.patches import Patches
 from steerkit.integrations.vllm.payload import Payload, wire_of
+from steerkit.integrations.vllm.plan import plan_from_wire, plan_of
+from steerkit.integrations.vllm.read_rows import ReadRows
 from steerkit.integrations.vllm.rows import Rows
 from steerkit.integrations.vllm.settings import Settings
 from steerkit.integrations.vllm.tables import Tables
@@ -30,11 +33,13 @@ Call = Callable[..., Any]  # a method of the runner, as it was
 class RunnerSteering:
     """What the plugin adds to one runner. `refusal` says why this model or set-up cannot be steered, if so.
 
-    There are `tables` and `rows` where there is no such reason. The methods that are given a `call` run in its place.
+    There are `tables`, `rows` and `reading` where there is no such reason. The methods that are given a `call` run in
+    its place.
     """
 
     tables: Tables
     rows: Rows
+    reading: ReadRows
 
     def __init__(self, runner: Any, settings: Settings) -> None:
         config = runner.vllm_config
@@ -55,8 +60,10 @@ class RunnerSteering:
             settings.cells,
             settings.depth,
             torch.empty(0, dtype=config.model_config.dtype, device=parameter.device),
+            settings.readers,
         )
         self.rows = Rows(self.tables, functools.partial(_tokenizer_of, config.model_config))
+        self.reading = ReadRows(self.tables.readers, lambda hidden: runner.model.compute_logits(hidden))
         for layer, block in blocks.items():
             block.register_forward_hook(functools.partial(_hook, layer))
 
@@ -64,12 +71,15 @@ class RunnerSteering:
         """Let ended requests go and new or resumed ones in, as the scheduler says."""
         for request_id in scheduled.finished_req_ids:
             self.rows.forget(request_id)
+            self.reading.forget(request_id)
         for new in scheduled.scheduled_new_reqs:
-            wire = wire_of(new.sampling_params, FAULT)
+            wire, plan = wire_of(new.sampling_params, FAULT), plan_of(new.sampling_params, FAULT)
+            if (wire or plan) is not None and self.refusal is not None:
+                raise SteerkitError(f"request {new.req_id} cannot be steered: {self.refusal}")
+            if plan is not None:
+                self.reading.admit(new.req_id, plan_from_wire(plan))
             if wire is None:
                 continue
-            if self.refusal is not None:
-                raise SteerkitError(f"request {new.req_id} cannot be steered: {self.refusal}")
             known = new.prefill_token_ids if new.prefill_token_ids is not None else new.prompt_token_ids
             self.rows.admit(new.req_id, Payload.from_wire(wire), new.prompt_len, known)
         cached = scheduled.scheduled_cached_reqs
@@ -83,9 +93,10 @@ class RunnerSteering:
                 self.rows.admit(request_id, payload, state.num_prompt_tokens, known)
 
     def check(self, before: dict[int, int]) -> None:
-        """Raise SteerkitError where a pass that steers did not go through every block (and was no graph replay)."""
+        """Raise SteerkitError where a pass that acts did not go through every block (and was no graph replay)."""
         ran = {layer: self.tables.fired[layer] - before.get(layer, 0) for layer in self.tables.layers}
-        if self.tables.steers and any(ran.values()) and set(ran.values()) != {1}:
+        acts = self.tables.steers or self.reading.reads_states
+        if acts and any(ran.values()) and set(ran.values()) != {1}:
             missed = [layer for layer, times in ran.items() if times != 1]
             raise SteerkitError(
                 f"blocks {missed} did not run once in a steered pass: this model cannot be steered"
@@ -97,22 +108,27 @@ class RunnerSteering:
             return self.idle(call, scheduled, *args, **kwargs)
         self.follow(scheduled)
         self.tables.clear()  # a step that prepares no inputs steers nothing
+        self.reading.clear()
         before = dict(self.tables.fired)
         with self.tables.current():
             done = call(scheduled, *args, **kwargs)
         self.check(before)
+        state = getattr(self._runner, "execute_model_state", None)
+        self.reading.note(getattr(state, "hidden_states", None), getattr(state, "logits", None))
         return done
 
     def refuse(self, call: Call, scheduled: Any, *args: Any, **kwargs: Any) -> Any:
         """Run a step where nothing can be steered."""
-        if any(wire_of(new.sampling_params, FAULT) is not None for new in scheduled.scheduled_new_reqs):
-            runner = type(self._runner).__name__
-            raise SteerkitError(f"a steered request reached {runner}, but: {self.refusal}")
+        for new in scheduled.scheduled_new_reqs:
+            if wire_of(new.sampling_params, FAULT) or plan_of(new.sampling_params, FAULT):
+                runner = type(self._runner).__name__
+                raise SteerkitError(f"a request of steerkit's reached {runner}, but: {self.refusal}")
         return call(scheduled, *args, **kwargs)
 
     def idle(self, call: Call, *args: Any, **kwargs: Any) -> Any:
         """Run what has no requests: it steers nothing, but goes through the hooks."""
         self.tables.clear()
+        self.reading.clear()
         with self.tables.current():
             return call(*args, **kwargs)
 
@@ -122,15 +138,19 @@ class RunnerSteering:
         batch = self._runner.input_batch
         size = batch.num_reqs
         ids = self._runner.input_ids.gpu[: int(scheduled.total_num_scheduled_tokens)]
-        self.rows.place(batch.req_ids[:size], batch.num_computed_tokens_cpu[:size], counts[:size], ids)
+        self._place(batch.req_ids[:size], batch.num_computed_tokens_cpu[:size], counts[:size], ids)
         return prepared
 
     def prepare_second(self, call: Call, *args: Any, **kwargs: Any) -> Any:
         """The second model runner: what it prepares says everything."""
         batch = call(*args, **kwargs)
         ids = batch.input_ids[: batch.num_tokens]
-        self.rows.place(batch.req_ids, batch.num_computed_tokens_np, batch.num_scheduled_tokens, ids)
+        self._place(batch.req_ids, batch.num_computed_tokens_np, batch.num_scheduled_tokens, ids)
         return batch
+
+    def _place(self, *step: Any) -> None:
+        self.rows.place(*step)
+        self.reading.place(*step)
 
 
 def attach(runner: Any) -> None:
@@ -193,6 +213,11 @@ def report(worker: Any) -> str | None:
         if missed:
             steering.refusal = f"blocks {missed} return no residual stream that is understood"
     return steering.refusal
+
+
+def logit_readers(_worker: Any) -> list[str]:
+    """Return the names of the readers of logits that are registered in this worker's process."""
+    return [name for name, known in READERS.items() if known.of == "logits"]
 
 
 def _hook(layer: int, _module: nn.Module, _args: Any, output: Any) -> None:

@@ -68,7 +68,8 @@ class Payload:
         program = Program.of(steerings)
         # Neither cells nor bundles could say so.
         inside = any(place.site != RESID_POST for place in program.places)
-        if inside or program.fades or program.tells_steps_apart or program.tells_last_apart:
+        follows = any(steering.follows is not None for steering in steerings)
+        if inside or follows or program.fades or program.tells_steps_apart or program.tells_last_apart:
             raise SteerkitError("a program that no table here can hold came past the front end's checks")
         if not program.compositions:
             return None

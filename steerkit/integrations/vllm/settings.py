@@ -3,8 +3,10 @@
     STEERKIT_VECTORS         folder whose vectors requests may name; none: only the published vectors
     STEERKIT_CELLS           how many distinct steerings each layer can hold at once (default 256)
     STEERKIT_DEPTH           how many steerings may meet on one layer of one request (default 4)
-    STEERKIT_LAYERS          the layers that requests may steer, as 8:16 or 4,8,12 (default all); in CUDA graphs each
-                             of them costs time in every step, whether a request steers it or not
+    STEERKIT_READERS         how many distinct vectors and probes each layer can be read with at once (default 16); in
+                             CUDA graphs all places are computed in every step, used or not, and 0 leaves them out
+    STEERKIT_LAYERS          the layers that requests may steer and read, as 8:16 or 4,8,12 (default all); in CUDA
+                             graphs each of them costs time in every step, whether a request steers it or not
     STEERKIT_ALLOW_MISMATCH  1 accepts vectors that were made from other weights of the same architecture
 
 Each cell costs three vectors of the model's width in its number format on every layer, so that 256 cells on an
@@ -28,6 +30,7 @@ class Settings:
     vectors: Path | None = None
     cells: int = 256
     depth: int = 4
+    readers: int = 16
     layers: frozenset[int] | None = None
     allow_mismatch: bool = False
 
@@ -43,13 +46,14 @@ class Settings:
             vectors=Path(folder).resolve() if folder is not None else None,
             cells=_count("STEERKIT_CELLS", cls.cells),
             depth=_count("STEERKIT_DEPTH", cls.depth),
+            readers=_count("STEERKIT_READERS", cls.readers, 0),
             layers=frozenset(parse_range(layers, int, what="STEERKIT_LAYERS")) if layers else None,
             allow_mismatch=os.environ.get("STEERKIT_ALLOW_MISMATCH", "0") == "1",
         )
 
 
-def _count(name: str, default: int) -> int:
+def _count(name: str, default: int, least: int = 1) -> int:
     text = os.environ.get(name, str(default))
-    if not text.isdecimal() or int(text) < 1:
-        raise MisuseError(f"{name}={text!r} is not a whole number of at least 1")
+    if not text.isdecimal() or int(text) < least:
+        raise MisuseError(f"{name}={text!r} is not a whole number of at least {least}")
     return int(text)

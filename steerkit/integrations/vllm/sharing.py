@@ -13,10 +13,12 @@ from collections.abc import Callable
 from typing import Any
 
 from steerkit.core.errors import SteerkitError
+from steerkit.integrations.vllm.answers import Answers
 from steerkit.integrations.vllm.capacity import Capacity
 from steerkit.integrations.vllm.execution import report
 from steerkit.integrations.vllm.patches import Patches
 from steerkit.integrations.vllm.payload import wire_of
+from steerkit.integrations.vllm.plan import plan_of
 from steerkit.integrations.vllm.settings import Settings
 
 # Stands for what the hooks put into a compiled graph; to be changed with it.
@@ -66,23 +68,29 @@ def _guard(patches: Patches, core: Any) -> None:
 
     def initialise(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
         config = original(self, *args, **kwargs)
+        settings = Settings.from_environment()
         self.steerkit_queued = set()
         self.steerkit_capacity = Capacity(
-            Settings.from_environment().cells,
+            settings.cells,
             lambda name: name in self.steerkit_queued or name in self.scheduler.requests,
+            settings.readers,
         )
+        self.steerkit_answers = Answers(self)
         self.steerkit_refusals = [reason for reason in self.model_executor.collective_rpc(report) if reason]
         return config
 
     def preprocess(original: Callable[..., Any], self: Any, request: Any) -> Any:
         wire = wire_of(request.sampling_params, FAULT)
-        if wire is None:
+        plan = plan_of(request.sampling_params, FAULT)
+        if wire is None and plan is None:
             return original(self, request)
         if self.steerkit_refusals:
             raise SteerkitError(f"this server cannot steer: {self.steerkit_refusals[0]}")
         self.steerkit_queued.add(request.request_id)
         try:
-            self.steerkit_capacity.admit(request.request_id, wire)
+            if plan is not None:
+                self.steerkit_answers.expect(request.request_id, plan)
+            self.steerkit_capacity.admit(request.request_id, wire, plan)
             return original(self, request)
         except BaseException:
             self.steerkit_queued.discard(request.request_id)

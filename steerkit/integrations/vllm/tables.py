@@ -22,46 +22,15 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-from steerkit.core.errors import SteerkitError
 from steerkit.core.registry import OPERATIONS
 from steerkit.engines.transformers.stages import OPEN, Acting, Own, Stage
 from steerkit.integrations.vllm.payload import VECTORS, Payload
+from steerkit.integrations.vllm.pool import Pool
+from steerkit.integrations.vllm.state_readers import StateReaders
 
 # Which tables the operation reads: those of the runner that is executing in this thread.
 _current: ContextVar[Tables | None] = ContextVar("steerkit_tables", default=None)
 _library = torch.library.Library("steerkit", "FRAGMENT")
-
-
-class Pool:
-    """Numbers from 1 to `size`, each lent under a key and given back when nobody needs the key any more."""
-
-    def __init__(self, size: int, what: str) -> None:
-        self._free = list(range(size, 0, -1))
-        self._number: dict[object, int] = {}
-        self._users: Counter[object] = Counter()
-        self._what = what
-
-    def take(self, key: object) -> tuple[int, bool]:
-        """Return the number of `key`, and whether it is new. Raises SteerkitError where none is left."""
-        new = key not in self._number
-        if new:
-            if not self._free:
-                raise SteerkitError(
-                    f"no {self._what} is free; admission control should have refused the request"
-                )
-            self._number[key] = self._free.pop()
-        self._users[key] += 1
-        return self._number[key], new
-
-    def drop(self, key: object) -> int | None:
-        """Count one user less, and return the number that became free thereby, if it did."""
-        self._users[key] -= 1
-        if self._users[key]:
-            return None
-        del self._users[key]
-        number = self._number.pop(key)
-        self._free.append(number)
-        return number
 
 
 class LayerTable:
@@ -129,14 +98,22 @@ class Tables:
     """The tables of one model's hooked layers, and which slot each token of the coming pass has.
 
     `layers` are the blocks of this worker, `cells` the distinct steerings that each can hold, `tokens` the most
-    tokens that a step computes; `like` gives number format and device.
+    tokens that a step computes; `like` gives number format and device. Each layer can be read by `readers` at once.
     """
 
     def __init__(
-        self, layers: Sequence[int], width: int, tokens: int, cells: int, depth: int, like: Tensor
+        self,
+        layers: Sequence[int],
+        width: int,
+        tokens: int,
+        cells: int,
+        depth: int,
+        like: Tensor,
+        readers: int = 0,
     ) -> None:
         slots = 3 * cells
         self.layers = {layer: LayerTable(cells, slots, depth, width, like) for layer in layers}
+        self.readers = StateReaders(layers, width, tokens, readers, like.device)
         self.depth = depth
         self.token_slots = torch.zeros(tokens, dtype=torch.int64, device=like.device)
         self._slots = Pool(slots, "slot")
@@ -206,15 +183,20 @@ class Tables:
             _current.reset(token)
 
     def edit(self, hidden: Tensor, residual: Tensor | None, layer: int) -> None:
-        """Apply what acts on `layer` to the residual stream `hidden + residual`, `[token, d_model]`, in place."""
+        """Read the stream `hidden + residual`, `[token, d_model]`, and apply what acts on `layer` to it, in place."""
         self.fired[layer] += 1
         table = self.layers[layer]
         capturing = hidden.is_cuda and torch.cuda.is_current_stream_capturing()
         depth = self.depth if capturing else self._live.get(layer, 0)
+        reads = self.readers.reads(layer, capturing=capturing)
+        if depth or reads:
+            before = hidden if residual is None else hidden + residual
+        if reads:
+            self.readers.read(layer, before)
         if depth:
             stage = table.whole if capturing else table.stage
             slots = self.token_slots[: hidden.shape[0]]
-            after = before = hidden if residual is None else hidden + residual
+            after = before
             for k in range(depth):
                 after = stage.apply(after, table.cells[k][slots])
             hidden.add_(after - before)

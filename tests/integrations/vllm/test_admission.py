@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,15 +11,20 @@ import pytest
 import torch
 
 from steerkit.core.errors import SteerkitError
+from steerkit.engines.remote.wire import EXPRESSED, supports
 from steerkit.engines.transformers.stages import Acting
 from steerkit.integrations.vllm import admission as admitting
 from steerkit.integrations.vllm.admission import Admission
+from steerkit.integrations.vllm.http_requests import check_one_answer
 from steerkit.integrations.vllm.payload import NUMBERS, VECTORS, Payload, is_wire
+from steerkit.integrations.vllm.plan import plan_from_wire
 from steerkit.integrations.vllm.settings import Settings
+from steerkit.interventions.following import StrengthRamp
 from steerkit.interventions.gate import ProbeGate
 from steerkit.interventions.logit_rules import ThinkingBudget
 from steerkit.interventions.probe import Probe, ProbeMetadata
 from steerkit.interventions.prompt_edit import PromptEdit
+from steerkit.interventions.readers import VectorReader
 from steerkit.interventions.steering import Steering
 from steerkit.interventions.vector import SteeringVector
 from steerkit.models import LanguageModel
@@ -109,6 +114,7 @@ def test_equal_requests_are_computed_once_and_others_are_not_mixed_up(admission:
         ({"steerkit": "good@layer=1,half_life=8"}, "'half_life' 8.0 is not supported"),
         ({"steerkit": "good@layer=1,positions=boundaries"}, "'positions' 'boundaries' is not supported"),
         ({"steerkit": "good@layer=1,positions=last"}, "'positions' 'last' is not supported"),
+        ({"steerkit": "good@layer=1,follows=entropy,low=1,high=3"}, "'follows' .* is not supported"),
         ({"steerkit": "thinking-budget@tokens=4"}, "no rules on logits"),
         ({"steerkit": "dont-know-system"}, "edits the prompt"),
         ({"steerkit": 'prompt@begin="Sure"'}, "'begin' forces tokens"),
@@ -148,13 +154,15 @@ def test_a_field_that_vllm_does_not_know_is_refused_by_name(
 
 
 def test_a_payload_holds_all_constants_or_is_none(tiny: LanguageModel) -> None:
-    uncounted = "gate"  # numbers gates whose firing is counted, which nobody asks of vLLM
-    assert {field.name for field in fields(Acting)} == {*VECTORS, *NUMBERS, "own", "halvings", uncounted}
+    # Numbers of gates whose firing is counted and of what strengths follow, which nobody asks of vLLM.
+    unasked = {"gate", "follows"}
+    assert {field.name for field in fields(Acting)} == {*VECTORS, *NUMBERS, "own", "halvings", *unasked}
     vector = random_vector(tiny)
     for asked in (
         vector.at(1, half_life=8.0),
         vector.at(1, positions="boundaries"),
         vector.at(1, positions="last"),
+        vector.at(1, follows=StrengthRamp(VectorReader(vector, 0), 0.0, 1.0)),
     ):
         with pytest.raises(SteerkitError, match="past the front end's checks"):
             Payload.of((asked,), ((3,), (4,)))
@@ -309,3 +317,79 @@ def test_an_operators_mistake_stops_the_server(
     monkeypatch.setenv(name, value)
     with pytest.raises(SteerkitError, match=name):
         Settings.from_environment()
+
+
+def test_what_is_read_leaves_as_constants_and_needs_no_steering(
+    admission: Admission, tiny: LanguageModel
+) -> None:
+    asked = {"steerkit_readers": ["entropy", "good@layer=2"]}
+    assert admission.wire(asked, 9) is None
+    admission.check(asked)
+    plan = admission.plan(asked, stepwise=True)
+    assert plan is not None
+    assert plan["stepwise"]
+    entropy, good = plan_from_wire(plan)
+    assert (entropy.name, entropy.layer, entropy.function) == ("entropy", None, "entropy")
+    direction = random_vector(tiny).direction[2]
+    assert good.layer == 2
+    assert good.weight is not None
+    torch.testing.assert_close(good.weight, direction / direction.norm())
+    objects = admission.plan({"steerkit_readers": (VectorReader(random_vector(tiny), 2),)})
+    assert objects is not None
+    assert plan_from_wire(objects)[0].key == good.key
+    assert admission.plan({"steerkit": "good@layer=2"}) is None
+    assert admission.plan({"steerkit_readers": ()}) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"steerkit_readers": "other@layer=1"}, "other weights"),
+        ({"steerkit_readers": "narrow@layer=1"}, "width 16"),
+        ({"steerkit_readers": "good@layer=7"}, "layer 7"),
+        ({"steerkit_readers": "nothing"}, "'nothing'"),
+        ({"steerkit_readers": (1,)}, "tuple of readers"),
+        ({"steerkit_readers": {"form": "steerkit-readers-1", "readers": []}}, "kind vector"),
+        ({"steerkit_reader": "entropy"}, "unknown argument"),
+        ({"steerkit_readers": "entropy", "steerkit_prompt_tokens": 3}, "no meaning without 'steerkit'"),
+    ],
+)
+def test_readers_that_cannot_be_read_are_refused_by_name(
+    arguments: dict[str, Any], named: str, admission: Admission
+) -> None:
+    with pytest.raises(SteerkitError, match=named):
+        admission.check(arguments)
+
+
+def test_readers_are_refused_where_a_server_cannot_read(checkpoint: Path, folder: Path) -> None:
+    def server(settings: Settings, **changes: Any) -> Admission:
+        return Admission(config(checkpoint, **changes), None, replace(settings, vectors=folder.resolve()))
+
+    states, logits = {"steerkit_readers": "good@layer=2"}, {"steerkit_readers": "entropy"}
+    with pytest.raises(SteerkitError, match="STEERKIT_READERS=0"):
+        server(Settings(readers=0)).plan(states)
+    assert server(Settings(readers=0)).plan(logits) is not None
+    with pytest.raises(SteerkitError, match="'layer' 2 is not among those"):
+        server(Settings(layers=frozenset({1}))).plan(states)
+    with pytest.raises(SteerkitError, match="speculative decoding"):
+        server(Settings(), speculative_config=object()).plan(logits)
+
+
+@pytest.mark.parametrize(
+    "request_", [{"stream": True}, {"n": 2}, {"prompt": ["a", "b"]}, {"prompt": [[1, 2], [3]]}]
+)
+def test_readings_need_one_answer_to_stand_in(request_: dict[str, Any]) -> None:
+    with pytest.raises(SteerkitError, match=r"leave out stream|one prompt and one choice"):
+        check_one_answer(SimpleNamespace(**request_))
+    check_one_answer(SimpleNamespace(stream=False, n=1, prompt=[1, 2, 3]))
+    check_one_answer(SimpleNamespace(messages=[]))
+
+
+@pytest.mark.parametrize("name", [each.name for each in fields(Steering)])
+def test_whatever_a_steering_gains_is_refused_until_it_is_expressed(name: str, tiny: LanguageModel) -> None:
+    """A field of a steering that the tables do not know is refused by its name, whatever stands in it."""
+    if name in EXPRESSED or name in {"name"}:
+        return
+    steering = random_vector(tiny).at(1)
+    object.__setattr__(steering, name, object())
+    assert f"{name!r}" in (supports(steering) or "")

@@ -65,3 +65,22 @@ def test_never_more_distinct_programs_than_fit(steps: list[tuple[int, int, bool]
         except CellsExhaustedError:
             assert len(others | {alive.get(name)}) >= 3
         assert len(set(alive.values())) <= 3
+
+
+def reads(*readers: tuple[int | None, str]) -> dict:
+    return {"readers": [{"layer": layer, "key": key} for layer, key in readers]}
+
+
+def test_readers_have_room_of_their_own_and_those_of_logits_take_none() -> None:
+    alive = {"a", "b"}
+    capacity = Capacity(1, alive.__contains__, 2)
+    capacity.admit("a", wire("a", (1, "x")), reads((1, "v"), (1, "w"), (None, "entropy")))
+    capacity.admit("b", None, reads((1, "v"), (2, "v"), *((None, str(i)) for i in range(9))))
+    with pytest.raises(
+        CellsExhaustedError, match=r"room for 2 readers on a layer: .* larger STEERKIT_READERS"
+    ):
+        capacity.admit("c", None, reads((1, "u")))
+    alive.remove("a")
+    capacity.admit("c", None, reads((1, "u")))
+    with pytest.raises(CellsExhaustedError, match="room for 0 readers"):
+        Capacity(1, alive.__contains__).admit("a", None, reads((1, "v")))

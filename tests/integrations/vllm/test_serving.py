@@ -29,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from steerkit.engines.base import Decoding, Request
 from steerkit.engines.remote.server import ServerEngine
 from steerkit.engines.transformers.engine import TransformersEngine
+from steerkit.interventions.readers import NamedReader, VectorReader
 from steerkit.interventions.vector import SteeringVector
 from steerkit.models import LanguageModel
 from steerkit.runs.directory import RunDirectory
@@ -289,6 +290,67 @@ def test_decodings_are_those_of_the_transformers_engine(smollm: LanguageModel, s
     }
     assert theirs == ours
     assert sum(finish == "stop" for _, _, finish in ours.values()) > len(ours) / 2
+
+
+def test_readings_come_back_over_http(
+    smollm: LanguageModel, servers: list[Server], vector: SteeringVector
+) -> None:
+    readers = (
+        VectorReader(vector.renamed("good"), 10),
+        NamedReader("log-probability"),
+        NamedReader("entropy"),
+    )
+    requests = [
+        Request(question, cell, how, key=(question, bool(cell), i), readers=readers)
+        for question in ("Name a fruit.", "What is a boat?")
+        for cell in ((), (vector.renamed("good").at(10, 0.5),))
+        for i, how in enumerate((Decoding(12), Decoding(20, stop=("the", "\n"))))
+    ]
+    client = ServerEngine([server.url for server in servers], MODEL)
+    client.check(requests[0])
+    theirs = {c.request.key: c for c in client.generate(requests)}
+    for ours in TransformersEngine(smollm).generate(requests):
+        got = theirs[ours.request.key]
+        assert (got.token_ids, got.finish) == (ours.token_ids, ours.finish)
+        for a, b in zip(got.readings, ours.readings, strict=True):
+            assert len(a.prompt) == len(b.prompt)
+            both = list(zip((*a.prompt, *a.completion), (*b.prompt, *b.completion), strict=False))
+            read = [(x, y) for x, y in both if x is not None]
+            assert (
+                len(read) >= len(both) - 2
+            )  # but for the first of logits and the one that a stop text ended
+            assert [x for x, _ in read] == pytest.approx([y for _, y in read], abs=1e-4, rel=1e-4)
+
+
+def test_a_chat_answer_has_readings_and_what_could_not_hold_them_is_refused(servers: list[Server]) -> None:
+    asked = {"steerkit_readers": ["entropy", "good@layer=10", "abstain-smollm2-135m-instruct@as=probe"]}
+    body = {
+        "model": "model",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 5,
+        "temperature": 0,
+    }
+    path = "/v1/chat/completions"
+    status, answer = servers[0].send(path, body | {"vllm_xargs": asked, "return_token_ids": True})
+    assert status == 200, answer
+    entropy, along, probe = answer["kv_transfer_params"]["steerkit"]["readings"]
+    prompt = len(answer["prompt_token_ids"])
+    assert (entropy["reader"], len(entropy["prompt"]), len(entropy["completion"])) == ("entropy", prompt, 5)
+    assert (entropy["prompt"][0], entropy["completion"][-1], along["completion"][-1]) == (None, None, None)
+    assert None not in along["prompt"] + along["completion"][:-1]
+    assert all(0 < value < 1 for value in probe["prompt"])
+    for more in (
+        {"stream": True},
+        {"n": 2},
+        {"vllm_xargs": {"steerkit_readers": "nothing"}},
+        {"vllm_xargs": {"steerkit_readers": "good@layer=99"}},
+        {"vllm_xargs": {"steerkit_readers": "../secret@layer=1"}},
+        {"vllm_xargs": {"steerkit_readers": ["good@layer=1"] * 40}},
+    ):
+        status, refused = servers[0].send(path, body | {"vllm_xargs": asked} | more)
+        assert status == 400, (more, refused)
+    assert servers[0].complete(prompt=["a", "b"], vllm_xargs=asked)[0] == 400
+    assert servers[0].complete()[1].get("kv_transfer_params") is None
 
 
 def test_the_doctor_finds_that_the_servers_steer_as_commanded(servers: list[Server], vectors: Path) -> None:

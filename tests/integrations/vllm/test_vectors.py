@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from steerkit.core.errors import InputError, MisuseError, SteerkitError
+from steerkit.engines.remote.readers import read_reader_argument
 from steerkit.engines.remote.vectors import KEPT, ServedVectors
+from steerkit.engines.remote.wire import LONGEST_MESSAGE
+from steerkit.interventions.probe import Probe, ProbeMetadata
+from steerkit.interventions.readers import NamedReader, ProbeReader, VectorReader
 from steerkit.models import LanguageModel
 from tests.tiny import random_vector
 
@@ -115,3 +121,63 @@ def test_a_changed_file_is_read_again_and_memory_is_bounded(
 def test_without_a_folder_only_published_vectors_have_names(tiny: LanguageModel) -> None:
     with pytest.raises(SteerkitError, match="no vector 'abstain-of-nobody'"):
         ServedVectors(None, tiny.n_layers, tiny.d_model).vector("abstain-of-nobody")
+
+
+def probe_of(tiny: LanguageModel, name: str) -> Probe:
+    metadata = ProbeMetadata(name=name, model=tiny.name, fingerprint=tiny.fingerprint, layer=1)
+    return Probe(torch.randn(tiny.n_layers, tiny.d_model), torch.zeros(tiny.n_layers), metadata)
+
+
+def test_readers_may_name_probes_and_steerings_may_not(
+    tiny: LanguageModel, vectors: ServedVectors, folder: Path
+) -> None:
+    doubt, beside = probe_of(tiny, "doubt"), probe_of(tiny, "beside")
+    doubt.save(folder / "doubt.safetensors")
+    replace(random_vector(tiny, name="both"), probe=beside).save(folder / "both.safetensors")
+    asked = ["doubt", "both@as=probe,layer=2", "both@layer=1", "abstain@layer=1", "entropy"]
+    asked += [json.dumps(ProbeReader(doubt).to_json())]
+    doubted, brought, along, plain, entropy, again = (
+        read_reader_argument([spec], vectors.to_read)[0] for spec in asked
+    )
+    assert doubted == again == ProbeReader(doubt)
+    assert brought == ProbeReader(beside, 2)
+    assert isinstance(along, VectorReader)
+    assert isinstance(plain, VectorReader)
+    assert entropy == NamedReader("entropy")
+    assert vectors.to_read.gate("should-abstain").name == "should-abstain"  # beside a published vector
+    with pytest.raises(MisuseError, match="'doubt' is a probe, and no vector"):
+        vectors.vector("doubt")
+    with pytest.raises(MisuseError, match="vLLM gates positions alone"):
+        vectors.gate("both")
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ("../secret@layer=1", "not the name"),
+        ("/etc/passwd@as=probe", "not the name"),
+        ('{"kind": "probe", "probe": "../secret"}', "not the name"),
+        ('{"kind": "vector", "vector": {"name": "abstain", "sha256": "00"}, "layer": 1}', "is another one"),
+        ('{"kind": "vector", "vector": "abstain"}', "layer"),
+        ('{"kind": "vector", "layer": 1}', "'vector'"),
+        ('{"kind": "vector", "vector": {"name": 7}, "layer": 1}', "is no name"),
+        ('{"kind": "vector", "vector": "abstain", "layer": "1"}', "a layer is a whole number"),
+        ('{"kind": "vector", "vector": "abstain", "layer": 1, "file": "/etc/passwd"}', "'file'"),
+        ('{"kind": "registered", "reader": []}', "JSON form"),
+        ('{"kind": "spell"}', "kind vector, probe or registered"),
+        ("abstain@as=probe", "brings no probe"),
+        ("abstain@layer=99", "out of range"),
+        ("absent@layer=1", "no vector 'absent'"),
+        (["entropy", "entropy"], "given twice"),
+        (["entropy"] * 17, "at most 16"),
+        (["x" * 5000], "at most"),
+        ([["entropy"]], "list"),
+        (7, "int"),
+        ("", "."),
+        ("[" * 60_000, "JSON"),
+    ],
+)
+def test_readers_that_cannot_be_meant_are_refused(asked: object, named: str, vectors: ServedVectors) -> None:
+    with pytest.raises(SteerkitError, match=named) as error:
+        read_reader_argument(asked, vectors.to_read)
+    assert len(str(error.value)) <= LONGEST_MESSAGE
