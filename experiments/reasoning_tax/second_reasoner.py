@@ -8,7 +8,6 @@ each of which goes on where it was stopped:
 
     worth    500 problems a level of the brevity suite, none of whose templates was trained on: the chains against the
              same model with its thinking closed at once, and against the same base that was trained on answers alone
-    apart    the same on the templates of the second set that were kept apart
     tax      SelfAware in both conditions: the base, the first reasoner and the second
 """
 
@@ -20,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import torch
@@ -28,12 +26,11 @@ import torch
 import steerkit as sk
 from experiments.reasoning_tax.chains import END_OF_THINKING
 from experiments.reasoning_tax.results import compared, estimate, number, table
-from experiments.reasoning_tax.second_set import problem, templates
 from experiments.reasoning_tax.setting import CONDITIONS, PRIMARY, Setting, plain_cell, records_of
 from steerkit.core.files import replacing
 from steerkit.runs.cells import Cell
 from steerkit.runs.record import Record
-from steerkit.suites.brevity import generate, word_problem
+from steerkit.suites.brevity import generate
 from steerkit.suites.brevity_templates import LEVELS as SUITE
 from steerkit.suites.splits import split_of
 from steerkit.suites.suite import Suite
@@ -42,9 +39,8 @@ HERE = Path(__file__).parent
 PAGE = "results-second-reasoner.md"
 THINKING, HALFWAY, ANSWERING, FIRST = "closable-2", "long-2", "none-2-on", "smollm2-135m-reasoner"
 
-# Fixed before the model was trained. Half of a suite's items are its `report`, so more are made than are asked.
+# Fixed before the first training. Half of a suite's items are its `report`, so more are made than are asked.
 SUITE_SEED, MADE, ASKED, LEVELS = 2, 1100, 500, (2, 3, 4)
-APART_SEED, APART_EACH = 3, 12
 TOKENS = 400  # a chain that has not closed by then counts as never closed
 TAX_ITEMS = 320
 GAIN, CHAIN, UNCLOSED = 0.15, 100, 0.02  # what is asked of the chains on two levels at least
@@ -131,25 +127,11 @@ def worth(setting: Setting) -> str:
         "Gain: accuracy with the chain less that of the better control, paired item by item; behind it its interval "
         "where templates are resampled instead of items, which says how far it holds for other templates. Reached: "
         f"a gain of at least {GAIN} whose interval is above 0, {CHAIN} tokens a chain or more, at most {UNCLOSED:.0%} "
-        "never closed.",
+        "never closed. Halfway is the first training, which taught no answering behind closed thinking: it thinks on "
+        "behind the marker, which is why the second one teaches that, on what this table showed of it.",
         _gains(records, {level: f"brevity-{level}-" for level in LEVELS}, _suite_template),
     ]
     return "\n\n".join(sections)
-
-
-def apart(setting: Setting) -> str:
-    """The section on the templates that were kept apart."""
-    items = tuple(kept_apart(min(APART_EACH, setting.limit or APART_EACH)))
-    records = _written(setting, Suite("second set, kept apart", items), "apart")
-    steps = sorted({int(item.id.split("-")[1]) for item in items})
-    count = len(templates(kept_apart=True))
-    return "\n\n".join(
-        [
-            "## The templates that were kept apart",
-            f"{count} of the second set's templates, never trained on, by their number of steps.",
-            _gains(records, {step: f"apart-{step}-" for step in steps}, lambda item: item.rsplit("-", 1)[0]),
-        ]
-    )
 
 
 def tax(setting: Setting) -> str:
@@ -178,7 +160,7 @@ def tax(setting: Setting) -> str:
     return "\n\n".join(parts)
 
 
-PARTS: Mapping[str, Callable[[Setting], str]] = {"worth": worth, "apart": apart, "tax": tax}
+PARTS: Mapping[str, Callable[[Setting], str]] = {"worth": worth, "tax": tax}
 
 
 def evaluated(most: int) -> Iterator[sk.SuiteItem]:
@@ -186,17 +168,6 @@ def evaluated(most: int) -> Iterator[sk.SuiteItem]:
     for level in LEVELS:
         made = (item for item in generate(SUITE_SEED, MADE, [level]) if not item.should_abstain)
         yield from islice((item for item in made if split_of(item) == "report"), most)
-
-
-def kept_apart(each: int) -> Iterator[sk.SuiteItem]:
-    """`each` problems of every template that was kept apart, ids `apart-STEPS-TEMPLATE-PLACE`."""
-    for index, template in enumerate(templates(kept_apart=True)):
-        steps = len(template.steps)
-        for place in range(each):
-            made = problem(template, Random(f"apart-{APART_SEED}-{index}-{place}"))
-            assert made.answer is not None
-            name = f"apart-{steps}-{index:03d}-{place:02d}"
-            yield word_problem(name, made.prompt, int(made.answer), f"steps-{steps}", None)
 
 
 def _written(setting: Setting, suite: Suite, part: str) -> dict[str, list[Record]]:

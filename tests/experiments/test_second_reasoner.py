@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from experiments.reasoning_tax import second_reasoner as study
-from experiments.reasoning_tax.second_set import templates
 from experiments.reasoning_tax.setting import Setting
 from steerkit.runs.record import Record
 from steerkit.suites.brevity_templates import LEVELS as SUITE
@@ -26,13 +25,6 @@ def test_five_hundred_answerable_problems_a_level_of_every_template() -> None:
     assert not any(item.should_abstain for item in items)
     asked = {study._suite_template(item.id) for item in items}
     assert asked == {f"{level}-{place}" for level in study.LEVELS for place in range(len(SUITE[level]))}
-
-
-def test_templates_that_were_kept_apart_are_asked_apart() -> None:
-    items = list(study.kept_apart(2))
-    assert len(items) == 2 * len(templates(kept_apart=True))
-    assert {item.id.split("-")[1] for item in items} == {"1", "2", "3", "4"}
-    assert list(study.kept_apart(2)) == items
 
 
 def thinking(some: Sequence[Record], tokens: int = 120, open_: int = 0) -> list[Record]:
@@ -91,7 +83,6 @@ def test_the_page_on_a_tiny_model_resumes_and_leaves_out_what_has_no_data(
     study.measure(setting, study.PARTS, page)
     written = page.read_text()
     assert "## What the chains are worth" in written
-    assert "## The templates that were kept apart" in written
     assert "SelfAware" not in written
     rows = [
         {
