@@ -36,7 +36,15 @@ from steerkit.core.errors import MisuseError
 from steerkit.core.numbers import check_whole
 from steerkit.core.registry import READERS
 from steerkit.core.sites import RESID_POST, SITES, Place, SiteName
-from steerkit.interventions.base import Names, json_reference, quoted, reference, spec_of, without_names
+from steerkit.interventions.base import (
+    Names,
+    json_reference,
+    quoted,
+    reference,
+    spec_of,
+    without_names,
+    written_text,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -179,7 +187,7 @@ class VectorReader(LinearReader):
 
     def head(self, names: Names) -> str:
         """Return the vector's name."""
-        return quoted(names(self.vector))
+        return _head(names(self.vector))
 
     def options(self) -> list[tuple[str, str]]:
         """Return the layer."""
@@ -228,7 +236,7 @@ class ProbeReader(LinearReader):
 
     def head(self, names: Names) -> str:
         """Return the probe's name."""
-        return quoted(names(self.probe))
+        return _head(names(self.probe))
 
     def options(self) -> list[tuple[str, str]]:
         """Return the layer, and that a probe is meant: a vector that brings its probe may have the same name."""
@@ -287,6 +295,11 @@ class NamedReader(Reader):
             return []
         site = [("site", self.site)] * (self.site != RESID_POST)
         return [("layer", str(self.layer)), *site]
+
+
+def _head(name: str) -> str:
+    """The name of a vector or probe in a spec string, in quotes where it is also a registered reader's."""
+    return written_text(name) if name in READERS else quoted(name)
 
 
 @dataclass(frozen=True, slots=True)

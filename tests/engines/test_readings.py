@@ -102,9 +102,10 @@ def by_hand(
             read = states[reader.layer]
             found.append(with_size(read @ (v / v.norm()), read.norm(dim=-1)))
         elif isinstance(reader, ProbeReader):
-            found.append(
-                with_size(reader.probe.probability(reader.layer, states[reader.layer]), torch.ones(1))
-            )
+            read, weight = states[reader.layer], reader.probe.weight[reader.layer]
+            # A probability moves by at most a quarter of what its log-odds do.
+            size = weight.norm() * read.norm(dim=-1) / 4
+            found.append(with_size(reader.probe.probability(reader.layer, read), size))
         else:
             top = log_p.topk(2, dim=-1).values
             values = {
@@ -117,7 +118,7 @@ def by_hand(
 
 
 def with_size(values: torch.Tensor, sizes: torch.Tensor) -> list[tuple[float, float] | None]:
-    """Each value with the size of what it is read of: a state's norm, the largest logit, 1 for a probability."""
+    """Each value with the size of what it is read of: a state's norm, or the largest logit."""
     return list(zip(values.tolist(), sizes.expand(values.shape).tolist(), strict=True))
 
 

@@ -16,11 +16,14 @@ from hypothesis import strategies as st
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.registry import OPERATIONS
 from steerkit.interventions.base import Intervention
+from steerkit.interventions.following import RENEWED, StrengthRamp, StrengthSwitch
 from steerkit.interventions.gate import DetectorGate, PositionGate, ProbeGate
 from steerkit.interventions.logit_rules import CyclicReflex, OpenerBias, SwitchPenalty, ThinkingBudget
+from steerkit.interventions.policies import ReplyNow, StopAndSay, Trigger
 from steerkit.interventions.presets import presets
 from steerkit.interventions.probe import Probe, ProbeMetadata
 from steerkit.interventions.prompt_edit import PromptEdit
+from steerkit.interventions.readers import NamedReader, ProbeReader, VectorReader
 from steerkit.interventions.spec import GATE_KEYS, STEERING_KEYS, parse, parse_all, parse_range
 from steerkit.interventions.steering import COMPLETION_SCOPES, POSITIONS, SCOPES, Steering
 from steerkit.interventions.store import Store, from_json, recommended_use, tensors_of
@@ -55,6 +58,26 @@ probe_gates = st.builds(ProbeGate, names.map(probe_named), st.integers(0, LAYERS
 row_gates = st.none() | probe_gates | st.builds(DetectorGate, st.just("entropy"), probabilities)
 
 
+readers = st.one_of(
+    st.sampled_from(["entropy", "log-probability", "margin"]).map(NamedReader),
+    st.builds(VectorReader, names.map(named), st.just(0)),
+    st.builds(ProbeReader, names.map(probe_named), st.just(0)),
+)
+renewed = st.sampled_from(RENEWED)
+ascending = st.tuples(finite, finite).filter(lambda two: two[0] != two[1]).map(sorted)
+followings = st.one_of(
+    st.builds(
+        lambda reader, two, least, most, when: StrengthRamp(reader, *two, least, most, renewed=when),
+        readers, ascending, finite, finite, renewed,
+    ),
+    st.builds(
+        lambda reader, on, off, when: StrengthSwitch(reader, on, off, renewed=when),
+        readers, finite, finite, renewed,
+    ),
+)  # fmt: skip
+triggers = st.builds(Trigger, readers, finite, finite, finite.filter(lambda n: n >= 1), renewed)
+
+
 @st.composite
 def steerings(draw: st.DrawFn) -> Steering:
     operation = draw(st.sampled_from(list(OPERATIONS)))
@@ -65,10 +88,11 @@ def steerings(draw: st.DrawFn) -> Steering:
         strength=draw(finite),
         scope=scope,
         operation=operation,
-        target=draw(finite) if operation == "clamp" else None,
+        target=draw(finite) if OPERATIONS[operation].takes_target else None,
         gate=draw(row_gates | st.builds(PositionGate, names.map(named), finite)),
         half_life=draw(st.none() | finite.filter(lambda tokens: tokens > 0)) if of_completion else None,
         positions=draw(st.sampled_from(POSITIONS)) if of_completion else "every",
+        follows=draw(st.none() | followings) if of_completion else None,
     )
 
 
@@ -83,6 +107,8 @@ rules = st.one_of(
     st.builds(ThinkingBudget, st.integers(0, 1000), gate=row_gates),
     st.builds(SwitchPenalty, words, amounts, counts, gate=row_gates),
     st.builds(CyclicReflex, words, amounts, counts.map(float), gate=row_gates),
+    st.builds(ReplyNow, when=triggers, gate=row_gates),
+    st.builds(StopAndSay, texts.filter(str.strip), when=triggers, gate=row_gates),
 )
 interventions = steerings() | edits | rules | st.sampled_from(list(presets().values()))
 
