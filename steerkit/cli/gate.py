@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from steerkit.interventions.probe import Probe
 
 app = Typer(
+    add_completion=False,
     help="Fit a gate on your own labelled questions, compare detectors on them, or check for drift.",
     no_args_is_help=True,
 )

@@ -11,7 +11,9 @@ from steerkit.cli import console, given, options
 from steerkit.cli.engine import EngineChoice
 from steerkit.core.errors import MisuseError
 
-app = Typer(help="Check contrast pairs, or make them with your own model.", no_args_is_help=True)
+app = Typer(
+    add_completion=False, help="Check contrast pairs, or make them with your own model.", no_args_is_help=True
+)
 
 
 @app.command()
