@@ -265,8 +265,9 @@ class RunCell:
     def tensors(self) -> Iterator[tuple[str, str, str]]:
         """(noun, name, digest) of each vector and probe that it needs."""
         for form in self.forms:
-            followed = form["follows"]["reader"] if "follows" in form else {}
-            for holder in (form, followed, form["gate"] or {}):
+            # What its strength follows, and what triggers it, where it has either.
+            reads = (form[key]["reader"] for key in ("follows", "when") if form.get(key))
+            for holder in (form, *reads, form["gate"] or {}):
                 for noun in ("vector", "probe"):
                     if noun in holder:
                         yield noun, holder[noun]["name"], holder[noun]["sha256"]
