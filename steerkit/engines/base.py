@@ -13,9 +13,10 @@ from typing import Any, Literal, Protocol, Self
 
 from steerkit.core.errors import MisuseError
 from steerkit.core.numbers import check_number, check_whole, plain
-from steerkit.core.prompts import Prompt, Renderer
+from steerkit.core.prompts import EncodedText, Prompt, Renderer
 from steerkit.engines.generation_config import own_decoding
 from steerkit.interventions.base import Intervention, as_interventions
+from steerkit.interventions.prompt_edit import PromptEdit
 from steerkit.interventions.readers import Reader, Reading, as_readers
 from steerkit.interventions.steering import Steering
 from steerkit.models.markers import DEFAULT, ThinkingMarkers
@@ -107,6 +108,9 @@ class Request:
     Row gates of any of them read the prompt without edits. `key` comes back untouched on the completion: completions
     may arrive in any order. `sample` numbers repeated draws of one prompt; it only changes a sampled row's seed.
     `readers` read each token of the prompt, as it is edited, and of the completion; they change nothing.
+
+    With `prompt_ids` the prompt is these tokens as they are: nothing is rendered, `prompt` is what they are called, and
+    MisuseError is raised for a system prompt or an edit of the prompt beside them.
     """
 
     prompt: Prompt
@@ -116,10 +120,13 @@ class Request:
     sample: int = 0
     key: Hashable = None
     readers: tuple[Reader, ...] = ()
+    prompt_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "interventions", as_interventions(self.interventions))
         object.__setattr__(self, "readers", as_readers(self.readers))
+        if self.prompt_ids:
+            _check_unedited(self.interventions, self.system)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +201,7 @@ class ScoreRequest:
 
     Steerings and prompt edits act; a rule on logits changes what is sampled, not what the model says of a text, and is
     refused, as is a forced beginning. `readers` read each token of both; with any, the continuation may be empty.
+    With `encoded` the two are these tokens as they are, as with a `Request`'s `prompt_ids`.
     """
 
     prompt: Prompt
@@ -202,10 +210,28 @@ class ScoreRequest:
     system: str | None = None
     key: Hashable = None
     readers: tuple[Reader, ...] = ()
+    encoded: EncodedText | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "interventions", as_interventions(self.interventions))
         object.__setattr__(self, "readers", as_readers(self.readers))
+        if self.encoded is not None:
+            _check_unedited(self.interventions, self.system)
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """The prompt's tokens where they are given; empty where it is to be rendered."""
+        return () if self.encoded is None else self.encoded.ids[: self.encoded.prompt_length]
+
+
+def _check_unedited(interventions: Iterable[Intervention], system: str | None) -> None:
+    """Raise MisuseError for what changes a prompt, as tokens that are given cannot be changed."""
+    edits = any(isinstance(each, PromptEdit) and (each.system or each.instruction) for each in interventions)
+    if system is not None or edits:
+        raise MisuseError(
+            "a prompt given as tokens or as raw text is not rendered, so no system prompt and no edit of the prompt "
+            "can act on it: give chat messages"
+        )
 
 
 @dataclass(frozen=True, slots=True)

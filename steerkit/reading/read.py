@@ -44,7 +44,9 @@ class ReadText:
         request, prompt_tokens = completion.request, len(completion.readings[0].prompt)
         shut = {gate.intervention for gate in completion.gates if gate.fired is False}
         acting = [each for place, each in enumerate(request.interventions) if place not in shut]
-        prompt = model.renderer.encode_prompt(*edited_prompt(request.prompt, request.system, acting))
+        prompt = request.prompt_ids or model.renderer.encode_prompt(
+            *edited_prompt(request.prompt, request.system, acting)
+        )
         ids = (*prompt, *completion.token_ids)
         return cls(pieces(model.renderer, ids), prompt_tokens, completion.readings)
 

@@ -114,7 +114,7 @@ class ServedModel:
         Raises MisuseError where prompt and completion are longer than the `reads` tokens that the model is served for.
         """
         prompt, system = edited_prompt(request.prompt, request.system, request.interventions)
-        ids = tuple(self.renderer.encode_prompt(prompt, system))
+        ids = request.prompt_ids or tuple(self.renderer.encode_prompt(prompt, system))
         needed = len(ids) + tokens_to_ask(request)
         if needed > reads:
             raise MisuseError(
@@ -125,6 +125,8 @@ class ServedModel:
 
     def encode_scored(self, request: ScoreRequest) -> EncodedText:
         """Return the tokens of a text to be scored, its prompt under the request's edits."""
+        if request.encoded is not None:
+            return request.encoded
         prompt, system = edited_prompt(request.prompt, request.system, request.interventions)
         if not request.continuation and request.readers:
             ids = tuple(self.renderer.encode_prompt(prompt, system))

@@ -110,8 +110,7 @@ class TransformersEngine:
     def check(self, request: Request) -> None:
         """Raise what `generate` would raise for this request before running it."""
         self._check(request.interventions, request.readers)
-        plain = self._prompt_ids(request.prompt, request.system)
-        edited = self._prompt_ids(*edited_prompt(request.prompt, request.system, request.interventions))
+        plain, edited = self._plain_ids(request), self._edited_ids(request, request.interventions)
         self._check_length(max(len(plain), len(edited)) + request.decoding.max_new_tokens)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
@@ -178,7 +177,7 @@ class TransformersEngine:
 
     def _rows(self, requests: Sequence[Request], readings: Readings) -> list[Row]:
         """One row for all requests that come to the same completion, in order of the first of them."""
-        plain = [self._prompt_ids(r.prompt, r.system) for r in requests]
+        plain = list(map(self._plain_ids, requests))
         for request, ids in zip(requests, plain, strict=True):
             self._check(request.interventions, request.readers)
             self._check_length(len(ids) + request.decoding.max_new_tokens)
@@ -189,7 +188,7 @@ class TransformersEngine:
             program, rules = Program.of(steerings_of(acting)), self._bound(acting)
             uniforms = row_uniforms(decoding, ids, request.sample) if decoding.temperature > 0 else None
             verdicts = readings.verdicts(request.interventions, ids)
-            ids = self._prompt_ids(*edited_prompt(request.prompt, request.system, acting))
+            ids = self._edited_ids(request, acting)
             self._check_length(len(ids) + decoding.max_new_tokens)
             drawn = None if uniforms is None else uniforms.tobytes()
             key = ids, program.key, decoding, drawn, rules, request.readers
@@ -228,11 +227,20 @@ class TransformersEngine:
                 raise MisuseError(
                     f"{str(each)!r} changes what is sampled, which a given text is not: leave it out"
                 )
+        if request.encoded is not None:
+            return request.encoded
         prompt, system = edited_prompt(request.prompt, request.system, acting)
         if not request.continuation and request.readers:
             ids = tuple(self.lm.renderer.encode_prompt(prompt, system))
             return EncodedText(ids, len(ids))
         return self.lm.renderer.encode_pair(prompt, request.continuation, system)
+
+    def _plain_ids(self, request: Request | ScoreRequest) -> PromptIds:
+        """The tokens of a request's prompt as it would be without edits, which row gates read."""
+        return request.prompt_ids or self._prompt_ids(request.prompt, request.system)
+
+    def _edited_ids(self, request: Request, acting: Sequence[Intervention]) -> PromptIds:
+        return request.prompt_ids or self._prompt_ids(*edited_prompt(request.prompt, request.system, acting))
 
     def _prompt_ids(self, prompt: Prompt, system: str | None) -> PromptIds:
         """The rendered prompt's tokens, kept: a grid asks for the same prompt once a cell, and before to check it."""
@@ -326,7 +334,7 @@ class TransformersEngine:
         for request in requests:
             self._check(request.interventions, request.readers)
         readings = Readings(self.lm)
-        prompts = [self._prompt_ids(r.prompt, r.system) for r in requests]
+        prompts = list(map(self._plain_ids, requests))
         self._read(readings, requests, prompts)
         return [readings.opened(r.interventions, ids) for r, ids in zip(requests, prompts, strict=True)]
 
