@@ -8,19 +8,25 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 
 # What `make fast` leaves out: the bundled models, whole studies, other programs.
-FAST := not models and not slow and not architectures and not consumers and not vllm
+FAST := not models and not slow and not architectures and not browser and not notebooks and not consumers and not vllm
+
+# What the browser tests drive.
+CHROMIUM := /usr/bin/chromium
 
 # Which third of the architectures `make test` checks: 0, 1 or 2, or all. By itself every commit has its own, and three
 # in a row have all.
 ARCHITECTURES ?= $(shell expr $$(git rev-list --count HEAD 2>/dev/null || echo 0) % 3)
 export ARCHITECTURES
 
-.PHONY: help setup fast coverage test fuzz architectures test-vllm test-consumers lint demo bench clean
+.PHONY: help setup fast coverage test browser notebooks docs fuzz architectures test-vllm test-consumers lint demo bench clean
 help:
 	@echo "make setup   create .venv with the pinned dependencies"
 	@echo "make fast    the tests that need no bundled model, in under two minutes"
 	@echo "make coverage   make fast, and which lines of the package it leaves out"
 	@echo "make test    lint, types and all tests (fetches the bundled models on the first run)"
+	@echo "make browser    the tests that drive the workbench and the docs in Chromium"
+	@echo "make notebooks  the tutorials of docs/, executed, and written anew where they came out otherwise"
+	@echo "make docs    the site, into ./site, without a warning"
 	@echo "make fuzz    5,000 random command lines with odd files, texts and options (RUNS=, SEED= for others)"
 	@echo "make architectures   check every architecture that transformers has, and write docs/architectures.md anew"
 	@echo "make test-vllm   the vLLM plugin's tests, in an environment of their own"
@@ -49,8 +55,24 @@ fast: setup
 coverage: setup
 	$(BIN)/python -m pytest -m "$(FAST)" --cov --cov-report=term
 
-test: setup lint
+test: setup lint $(CHROMIUM)
 	STEERKIT_TEST_THREADS=1 $(BIN)/python -m pytest $(IN_PARALLEL) -m "not consumers and not vllm"
+
+browser: setup $(CHROMIUM)
+	STEERKIT_TEST_THREADS=1 $(BIN)/python -m pytest -m browser
+
+# Debian's Chromium, installed only where nobody has to be asked; elsewhere the browser tests say what to install.
+$(CHROMIUM):
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium >/dev/null; \
+	else echo "$(CHROMIUM) is missing: the browser tests will fail"; fi
+
+notebooks: setup
+	$(BIN)/python -m docs.generate.notebooks
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open site/index.html"
 
 # Half an hour on two cores, a third of it for the hundred that are processes of their own. Make test has 200, of a
 # fixed seed.
@@ -103,4 +125,4 @@ bench: setup
 	$(BIN)/python -m benchmarks $(PARTS)
 
 clean:
-	rm -rf $(VENV) .venvs .venv-vllm demo
+	rm -rf $(VENV) .venvs .venv-vllm demo site
