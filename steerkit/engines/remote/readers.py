@@ -23,7 +23,7 @@ from typing import Any
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.core.sites import RESID_POST
 from steerkit.engines.remote.arguments import ARGUMENT, READERS
-from steerkit.engines.remote.wire import LONGEST_MESSAGE, LONGEST_SPEC, read_json
+from steerkit.engines.remote.wire import LONGEST_MESSAGE, LONGEST_SPEC, named_part, read_json
 from steerkit.interventions.readers import (
     NamedReader,
     ProbeReader,
@@ -36,6 +36,8 @@ from steerkit.interventions.spec import parse_reader
 from steerkit.interventions.store import Store
 
 MOST_READERS = 16
+ONE_CHOICE = f"{READERS!r} is read of one prompt and one choice a request: send one request each"
+WHOSE = "a reader's 'vector' or 'probe'"
 
 
 def supports_reader(reader: Reader) -> str | None:
@@ -65,20 +67,16 @@ def to_reader_argument(readers: Iterable[Reader]) -> list[str]:
 def read_reader_argument(value: Any, parts: Store) -> tuple[Reader, ...]:
     """Return the readers that a request's `steerkit_readers` names, their vectors and probes taken from `parts`.
 
-    Raises SteerkitError saying what is wrong, in a bounded message.
+    Raises SteerkitError saying what is wrong, in a bounded message. What an engine cannot read is for it to refuse.
     """
     if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
         value = read_json(value, READERS)
     entries = value if isinstance(value, list) else [value]
     _check_count(len(entries))
     try:
-        found = as_readers([_read(entry, parts) for entry in entries])
+        return as_readers([_read(entry, parts) for entry in entries])
     except SteerkitError as error:
         raise MisuseError(str(error)[:LONGEST_MESSAGE]) from error
-    for reader in found:
-        if (reason := supports_reader(reader)) is not None:
-            raise MisuseError(reason)
-    return found
 
 
 def readings_from(
@@ -137,23 +135,9 @@ def _from_form(form: Mapping[str, Any], parts: Store) -> Reader:
         if kind == "registered":
             return NamedReader(fields.pop("reader"), **fields)
         if kind == "vector":
-            return VectorReader(_named(fields.pop("vector"), parts.vector), **fields)
+            return VectorReader(named_part(fields.pop("vector"), parts.vector, WHOSE), **fields)
         if kind == "probe":
-            return ProbeReader(_named(fields.pop("probe"), parts.gate), **fields)
+            return ProbeReader(named_part(fields.pop("probe"), parts.gate, WHOSE), **fields)
     except (KeyError, TypeError, AttributeError) as error:
         raise MisuseError(f"a reader's JSON form is incomplete or has other fields: {error}") from error
     raise MisuseError(f"a reader is of kind vector, probe or registered, got {str(kind)[:80]!r}")
-
-
-def _named(reference: Any, fetch: Any) -> Any:
-    named = reference if isinstance(reference, Mapping) else {"name": reference}
-    name, digest = named.get("name"), named.get("sha256")
-    if not isinstance(name, str):
-        raise MisuseError("a reader's 'vector' or 'probe' is missing, or is no name")
-    part = fetch(name)
-    if digest not in (None, part.digest):
-        raise MisuseError(
-            f"this server's {name!r} is another one (digest {part.digest[:12]}, not {str(digest)[:12]}): put yours "
-            "into its folder under a name of its own"
-        )
-    return part

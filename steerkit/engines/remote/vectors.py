@@ -31,12 +31,16 @@ KEPT = 64
 class ServedVectors(Store):
     """Vectors by name, for a model of `n_layers` blocks and width `d_model`. The last 64 used are kept in memory.
 
-    `to_read` is the store that readers are read from, with probes in it.
+    `folder` is resolved, and `setting` is how its operator names it. `to_read` is the store that readers are read from,
+    with probes in it.
     """
 
-    def __init__(self, folder: Path | None, n_layers: int, d_model: int) -> None:
+    def __init__(
+        self, folder: Path | None, n_layers: int, d_model: int, *, setting: str = "STEERKIT_VECTORS"
+    ) -> None:
         super().__init__(files=False)
         self._folder = folder
+        self._setting = setting
         self._largest = HEADER_ALLOWANCE + TENSORS_PER_VECTOR * 4 * n_layers * d_model
         self._kept: OrderedDict[tuple[Path, int, int], SteeringVector | Probe] = OrderedDict()
         self.to_read = ReadableParts(self)
@@ -109,7 +113,20 @@ class ServedVectors(Store):
         published = published_vectors()
         if name in published:
             return published[name]
-        raise MisuseError(f"no vector {name!r} on this server: it must lie in the folder STEERKIT_VECTORS")
+        raise MisuseError(f"no vector {name!r} on this server: it must lie in the folder {self._setting}")
+
+
+class ServedGates(ServedVectors):
+    """The same for an engine that reads row gates: what a gate names may be a probe."""
+
+    def gate(self, name: str) -> SteeringVector | Probe:
+        """Return the published probe of this name, or what is in the file of this name.
+
+        Raises MisuseError without one, InputError for a bad file.
+        """
+        if name in published_probes():
+            return self.probe(name)
+        return self.vector(name) if CONTROL.fullmatch(name) else self._part(name)
 
 
 class ReadableParts(Store):

@@ -1,4 +1,4 @@
-"""What of interventions travels to vLLM, and how: from a request's extra arguments to steerings, within limits.
+"""How a request names interventions, to vLLM's plugin and to `steerkit serve` alike, within limits.
 
     "steerkit": "abstain@layer=14,strength=1.25"                       one spec string, or several parted by " ; "
     "steerkit": ["abstain@layer=14", "brief@layer=9,scope=thinking"]   several, applied in this order
@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from steerkit.core.errors import MisuseError, SteerkitError
@@ -33,6 +33,8 @@ MOST_INTERVENTIONS = 16
 MOST_COLONS = 4
 WIDE_RANGE = re.compile(r"[0-9]{4}\s*:|:\s*[0-9]{4}")
 LONGEST_MESSAGE = 500
+PARTS_OF_GATES = {"position": "vector", "probe": "probe"}  # kind of gate -> what its form refers to
+READ_PARTS = ("vector", "probe")  # kinds of readers whose forms refer to one
 # What of a steering vLLM's tables express; a steering with any other field is refused by the field's name.
 EXPRESSED = {"vector", "layers", "strength", "operation", "scope", "target", "gate"}
 
@@ -129,25 +131,39 @@ def _from_form(form: Mapping[str, Any], vectors: Store) -> Intervention:
     """An intervention of its JSON form; the vectors that it names are fetched by name, and held against its digests."""
     known = Store(files=False)
 
-    def fetched(part: Mapping[str, Any]) -> dict[str, Any]:
-        named = part.get("vector")
-        reference = named if isinstance(named, Mapping) else {"name": named}
-        name, digest = reference.get("name"), reference.get("sha256")
-        if not isinstance(name, str):
-            raise MisuseError("a steering's 'vector' is missing, or is no name")
-        vector = vectors.vector(name)
-        if digest not in (None, vector.digest):
-            raise MisuseError(
-                f"this server's vector {vector.name!r} is another one (digest {vector.digest[:12]}, not "
-                f"{str(digest)[:12]}): put yours into its folder under a name of its own"
-            )
-        known.add(vector)
-        return {**part, "vector": json_reference(vector)}
+    def fetched(part: Mapping[str, Any], kind: str) -> dict[str, Any]:
+        fetch = vectors.gate if kind == "probe" else vectors.vector
+        found = named_part(part.get(kind), fetch, f"a steering's {kind!r}")
+        known.add(found)
+        return {**part, kind: json_reference(found)}
 
-    whole = {"kind": "steering", **form}
+    whole: dict[str, Any] = {"kind": "steering", **form}
     if whole["kind"] == "steering":
-        whole = fetched(whole)
+        whole = fetched(whole, "vector")
     gate = whole.get("gate")
-    if isinstance(gate, Mapping) and gate.get("kind") == "position":
-        whole["gate"] = fetched(gate)
+    if isinstance(gate, Mapping) and gate.get("kind") in PARTS_OF_GATES:
+        whole["gate"] = fetched(gate, PARTS_OF_GATES[gate["kind"]])
+    for key in ("follows", "when"):
+        holder = whole.get(key)
+        reader = holder.get("reader") if isinstance(holder, Mapping) else None
+        if isinstance(holder, Mapping) and isinstance(reader, Mapping) and reader.get("kind") in READ_PARTS:
+            whole[key] = {**holder, "reader": fetched(reader, str(reader["kind"]))}
     return from_json(whole, known)
+
+
+def named_part(reference: Any, fetch: Callable[[str], Any], what: str) -> Any:
+    """Return the vector or probe that a JSON form refers to, by its name or as `{"name", "sha256"}`.
+
+    Raises MisuseError, beginning with `what`, for no name, and where the part of that name has another digest.
+    """
+    named = reference if isinstance(reference, Mapping) else {"name": reference}
+    name, digest = named.get("name"), named.get("sha256")
+    if not isinstance(name, str):
+        raise MisuseError(f"{what} is missing, or is no name")
+    part = fetch(name)
+    if digest not in (None, part.digest):
+        raise MisuseError(
+            f"this server's vector {part.name!r} is another one (digest {part.digest[:12]}, not {str(digest)[:12]}): "
+            "put yours into its folder under a name of its own"
+        )
+    return part

@@ -26,12 +26,12 @@ from steerkit.engines.remote.arguments import (
     our_names,
 )
 from steerkit.engines.remote.identity import ModelIdentity
-from steerkit.engines.remote.readers import read_reader_argument, supports_reader
+from steerkit.engines.remote.limits import check_size
+from steerkit.engines.remote.readers import ONE_CHOICE, read_reader_argument, supports_reader
 from steerkit.engines.remote.vectors import ServedVectors
 from steerkit.engines.remote.wire import read_argument, read_prompt_tokens, supports
-from steerkit.engines.transformers.stages import Stage
 from steerkit.integrations.vllm.capacity import Capacity, CellsExhaustedError
-from steerkit.integrations.vllm.http_requests import ONE_CHOICE, check_http, refused
+from steerkit.integrations.vllm.http_requests import check_http, refused
 from steerkit.integrations.vllm.patches import Patches
 from steerkit.integrations.vllm.payload import Payload
 from steerkit.integrations.vllm.plan import plan_to_wire
@@ -41,9 +41,6 @@ from steerkit.interventions.readers import Reader
 from steerkit.interventions.steering import Steering
 from steerkit.models.markers import DEFAULT, find_markers
 
-# Beyond this a state's squares overflow in the norm that follows, and the row's keys and values with it.
-LARGEST_SHIFT = {torch.float32: 1e8, torch.bfloat16: 1e8, torch.float16: 1e3}
-LARGEST_GAIN = 1e4
 # Cells whose constants are kept ready: a grid's cells come again with every prompt. Each is up to three vectors.
 KEPT = 4096
 MOST_CHECKED = 4096
@@ -210,17 +207,9 @@ class Admission:
                 f"{payload.depth} steerings meet on one layer: this server allows {self._settings.depth} "
                 "(STEERKIT_DEPTH)"
             )
-        like = torch.empty(0, dtype=self._dtype)
-        largest = LARGEST_SHIFT.get(self._dtype, 1e3)
         for cell in payload.cells:
             self._check_layer(cell.layer)
-            Stage.stack([cell.constants], like)  # raises where the number format cannot hold a constant
-            constants = cell.constants
-            factor = max(abs(constants.gain), abs(constants.amount))
-            if float(constants.shift.norm()) > largest or factor > LARGEST_GAIN:
-                raise MisuseError(
-                    f"'strength' at layer {cell.layer} is absurdly large: it would overflow the model"
-                )
+            check_size(cell.constants, cell.layer, self._dtype)
 
 
 def install(patches: Patches) -> None:

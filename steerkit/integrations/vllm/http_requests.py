@@ -7,8 +7,7 @@ from typing import Any, Protocol
 
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.engines.remote.arguments import ARGUMENT, READERS, our_names
-
-ONE_CHOICE = f"{READERS!r} is read of one prompt and one choice a request: send one request each"
+from steerkit.engines.remote.readers import ONE_CHOICE
 
 
 class Checks(Protocol):
