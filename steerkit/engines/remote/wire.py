@@ -141,12 +141,16 @@ def _from_form(form: Mapping[str, Any], vectors: Store) -> Intervention:
     if whole["kind"] == "steering":
         whole = fetched(whole, "vector")
     gate = whole.get("gate")
-    if isinstance(gate, Mapping) and gate.get("kind") in PARTS_OF_GATES:
-        whole["gate"] = fetched(gate, PARTS_OF_GATES[gate["kind"]])
+    if isinstance(gate, Mapping) and (kind := PARTS_OF_GATES.get(str(gate.get("kind")))):
+        whole["gate"] = fetched(gate, kind)
     for key in ("follows", "when"):
         holder = whole.get(key)
         reader = holder.get("reader") if isinstance(holder, Mapping) else None
-        if isinstance(holder, Mapping) and isinstance(reader, Mapping) and reader.get("kind") in READ_PARTS:
+        if (
+            isinstance(holder, Mapping)
+            and isinstance(reader, Mapping)
+            and str(reader.get("kind")) in READ_PARTS
+        ):
             whole[key] = {**holder, "reader": fetched(reader, str(reader["kind"]))}
     return from_json(whole, known)
 
