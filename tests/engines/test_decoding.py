@@ -18,9 +18,10 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from steerkit.core.errors import MisuseError
 from steerkit.engines.base import Completion, Decoding, Request
-from steerkit.engines.transformers import engine as engine_module
+from steerkit.engines.transformers.batch import RunningBatch
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.engines.transformers.sampling import row_uniforms
+from steerkit.engines.transformers.stepping import Stepping
 from steerkit.engines.transformers.whole_texts import WholeTextBatch
 from steerkit.interventions.logit_rules import OpenerBias, ThinkingBudget
 from steerkit.models import LanguageModel
@@ -217,7 +218,7 @@ def test_a_model_whose_texts_run_whole_decodes_alike(
     hows += [Decoding(12, repetition_penalty=1.3), Decoding(12, stop=("e", "<"), stop_token_ids=(70, 120))]
     requests = [Request(prompt, (), how) for prompt in PROMPTS for how in hows]
     expected = run(tiny, requests, 5)
-    monkeypatch.setattr(TransformersEngine, "_batch", lambda self, _: WholeTextBatch(self.lm, aligns=True))
+    monkeypatch.setattr(Stepping, "_new_batch", lambda self: WholeTextBatch(self._lm, aligns=True))
     found = run(tiny, requests, 5)
     assert [(c.token_ids, c.text, c.finish) for c in found] == [
         (c.token_ids, c.text, c.finish) for c in expected
@@ -234,14 +235,14 @@ def test_rows_that_start_again_for_want_of_memory_are_the_same(
     ]
     requests = [Request(prompt, (), how) for prompt in PROMPTS for how in hows]
     expected = run(tiny, requests, 1)
-    step, steps = engine_module.RunningBatch.step, itertools.count()
+    step, steps = RunningBatch.step, itertools.count()
 
     def sometimes(self: Any) -> None:
         if next(steps) == 5:
             raise torch.OutOfMemoryError("out of memory")
         step(self)
 
-    monkeypatch.setattr(engine_module.RunningBatch, "step", sometimes)
+    monkeypatch.setattr(RunningBatch, "step", sometimes)
     found = run(tiny, requests, 6)
     assert [(c.token_ids, c.finish) for c in found] == [(c.token_ids, c.finish) for c in expected]
 

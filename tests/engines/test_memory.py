@@ -47,7 +47,7 @@ def test_this_machine_says_how_much_is_free(tiny: LanguageModel) -> None:
 def test_memory_bounds_the_batch_unless_the_user_does(
     tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch, asked: int | None, most: int
 ) -> None:
-    monkeypatch.setattr("steerkit.engines.transformers.engine.fitting_rows", lambda *_: 3)
+    monkeypatch.setattr("steerkit.engines.transformers.capacity.fitting_rows", lambda *_: 3)
     rows: list[int] = []
     step = RunningBatch.step
 
