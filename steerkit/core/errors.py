@@ -39,3 +39,7 @@ class ProtocolMismatchError(MisuseError):
 
 class RunLockedError(SteerkitError):
     """Another process is writing to this run directory."""
+
+
+class QueueFullError(SteerkitError):
+    """As many requests wait as may."""

@@ -79,6 +79,11 @@ class Stepping:
             self.waiting.remove(row)
         row.finish = row.finish or "stop"
 
+    def rest(self) -> None:
+        """Let go of what is kept of rows that are gone, as none is left; memory may be asked for in full again."""
+        self._batch.clear()
+        self._capacity.restore()
+
     def give_up(self) -> list[Row]:
         """Drop the rows that an exception concerned, and return them; all others start again.
 
