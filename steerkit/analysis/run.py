@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from steerkit.analysis.choosing import Rule, choose_cell
 from steerkit.analysis.frontier import actuator_frontiers, pareto_frontier
@@ -17,9 +17,9 @@ from steerkit.analysis.outcomes import Outcomes, collect
 from steerkit.analysis.questions import questions
 from steerkit.analysis.reliability import ReadCell, read_cells
 from steerkit.analysis.risk_coverage import RiskCoverage, risk_coverage
-from steerkit.analysis.summary import Row, summarise
-from steerkit.core.errors import SteerkitError
-from steerkit.core.registry import SCORERS
+from steerkit.analysis.summary import Row, flat_record, flat_rows, summarise
+from steerkit.core.errors import MisuseError, SteerkitError
+from steerkit.core.registry import SCORERS, VIEWS
 from steerkit.interventions.readers import Reader
 from steerkit.reading.reduction import PER_TOKEN
 from steerkit.runs.cells import RunCell
@@ -64,6 +64,25 @@ class Run:
     def records(self, cells: Collection[str] | None = None) -> Iterator[Record]:
         """Yield the records in file order, those of some cells (ids) alone if given."""
         return self.directory.records(cells)
+
+    def to_dicts(self, of: Literal["records", "cells"] = "records") -> list[dict[str, Any]]:
+        """Return a flat object a record, with what its cell is and its scores; or of `cells` one a cell, as in the CSV.
+
+        A score that is called like a field of a record is under `score_NAME`. Raises MisuseError for anything else.
+        """
+        if of == "cells":
+            return flat_rows(self._rows)
+        if of != "records":
+            raise MisuseError(f"a run's records or cells are listed, got {of!r}")
+        return [flat_record(record, self.cells[record.cell]) for record in self.records()]
+
+    def to_dataframe(self, of: Literal["records", "cells"] = "records") -> Any:
+        """Return the same as a pandas DataFrame. Raises SteerkitError where pandas is not installed."""
+        try:
+            import pandas
+        except ImportError:
+            raise SteerkitError("pandas is not installed: pip install pandas, or use to_dicts") from None
+        return pandas.DataFrame(self.to_dicts(of))
 
     @functools.cached_property
     def scorers(self) -> tuple[str, ...]:
@@ -157,6 +176,9 @@ class Run:
         from steerkit.report.page import write_report  # the one lazy call up, so that a run can show itself
 
         return write_report(self)
+
+    def _repr_html_(self) -> str:
+        return str(VIEWS["run"](self))
 
     def __repr__(self) -> str:
         protocol = self.protocol

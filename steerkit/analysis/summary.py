@@ -123,18 +123,38 @@ def write_summary(rows: Sequence[Row], path: Path) -> Path:
         replacing(path, "the summary", REMEDY) as scratch,
         scratch.open("w", newline="", encoding="utf-8") as file,
     ):
-        writer = csv.writer(file)
         cell = RunCell("").to_json()
-        writer.writerow([*cell, "n_items", *(name + part for name in names for part in PARTS)])
-        for row in rows:
-            numbers = (
-                _numbers(estimates.get(name)) for name in names for estimates in (row.levels, row.changes)
-            )
-            writer.writerow([*row.at.to_json().values(), row.n_items, *(n for part in numbers for n in part)])
+        writer = csv.DictWriter(file, [*cell, "n_items", *(name + part for name in names for part in PARTS)])
+        writer.writeheader()
+        writer.writerows(flat_rows(rows))
     return path
 
 
-def _numbers(estimate: Estimate | None) -> list[float | int | str]:
+def flat_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return a flat object a row: the cell, then level and change of each metric, None where there is none."""
+    names = measured_metrics(rows)
+    flat = []
+    for row in rows:
+        form = {**row.at.to_json(), "n_items": row.n_items}
+        for name in names:
+            numbers = (*_numbers(row.levels.get(name)), *_numbers(row.changes.get(name)))
+            form |= {name + part: number for part, number in zip(PARTS, numbers, strict=True)}
+        flat.append(form)
+    return flat
+
+
+def _numbers(estimate: Estimate | None) -> tuple[float | None, ...]:
     if estimate is None:
-        return ["", "", "", ""]
-    return [round(estimate.value, 6), round(estimate.low, 6), round(estimate.high, 6), estimate.n]
+        return None, None, None, None
+    return round(estimate.value, 6), round(estimate.low, 6), round(estimate.high, 6), estimate.n
+
+
+def flat_record(record: Record, cell: RunCell) -> dict[str, Any]:
+    """Return a record as a flat object: what its cell is, the record's own fields, and its scores by name.
+
+    A score that is called like a field is under `score_NAME`.
+    """
+    place = {name: getattr(cell, name) for name in ("role", "name", "layer", "strength", "scope")}
+    form = {"cell": record.cell, **place, **asdict(record)}
+    scores = form.pop("scores")
+    return form | {f"score_{name}" if name in form else name: score for name, score in scores.items()}

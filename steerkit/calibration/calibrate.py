@@ -20,6 +20,7 @@ from steerkit.calibration.search import Found, Search, search
 from steerkit.calibration.tokens import STATISTICS, Statistic, pool
 from steerkit.core.errors import MisuseError
 from steerkit.core.numbers import plain
+from steerkit.core.progress import shows_progress
 from steerkit.core.prompts import EncodedText, Prompt
 from steerkit.engines.base import Decoding, Request
 from steerkit.engines.catalogue import engine_for
@@ -37,6 +38,7 @@ TOLERANCE = 0.05  # relative to the target
 LARGEST = 16.0  # of a strength that scales what is added; other operations are complete at 1
 
 
+@shows_progress("calibrating")
 def calibrate(
     lm: LanguageModel,
     steering: Steering,

@@ -11,6 +11,7 @@ from steerkit.chains.continuation import Continuations
 from steerkit.chains.examination import Examination, Settings, Subject
 from steerkit.chains.measures import CHAINS, Evidence, chains
 from steerkit.core.errors import MisuseError, ModelMismatchError
+from steerkit.core.progress import shows_progress
 from steerkit.engines.catalogue import engine_for
 from steerkit.models import LanguageModel
 from steerkit.runs.directory import RunDirectory
@@ -24,6 +25,7 @@ AT_ONCE = 64  # completions; each becomes about fifteen rows
 Progress = Callable[[int, int], None]
 
 
+@shows_progress("measuring chains")
 def measure_faithfulness(
     run: RunDirectory,
     lm: LanguageModel,

@@ -31,3 +31,8 @@ def is_unicode(text: str) -> bool:
 def one_line(text: str) -> str:
     """Return the text on one line: line breaks with the blanks around them are a blank, what acts is an escape."""
     return visible(re.sub(r"\s*[\r\n]\s*", " ", text.strip("\r\n")), keep="\t")
+
+
+def excerpt(text: str, longest: int = 60) -> str:
+    """Return the beginning of a text, cut where it is longer than `longest` characters."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"

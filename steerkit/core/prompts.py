@@ -448,6 +448,11 @@ class Renderer:
             self._special[token] = bool(whole) and not self.decode_raw([token], special=False)
         return self._special[token]
 
+    def pieces(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """Return what each token adds to the text: parts of one character stand with the token that ends it."""
+        text = self.decode_raw(ids)
+        return tuple(text[a:b] for a, b in itertools.pairwise(self.offsets(ids, text)))
+
     def offsets(self, ids: Sequence[int], text: str) -> list[int]:
         """Return where in `text`, which `ids` decode to or which begins so, each token begins, and where the last ends.
 

@@ -166,6 +166,8 @@ SUITES: Registry[Any] = Registry("suite", "suites", "steerkit.suites")
 EXPORTERS: Registry[Any] = Registry("exporter", "exporters", "steerkit.interchange")
 IMPORTERS: Registry[Any] = Registry("importer", "importers", "steerkit.interchange")
 ENGINES: Registry[Any] = Registry("engine", "engines", "steerkit.engines.catalogue")
+# What objects show of themselves in a notebook. They ask for it themselves, so it is in no list of what can be named.
+VIEWS: Registry[Any] = Registry("view", "views", "steerkit.report.views")
 REGISTRIES = (
     ESTIMATORS,
     OPERATIONS,

@@ -11,9 +11,11 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
+from steerkit.core.characters import excerpt
 from steerkit.core.errors import MisuseError
 from steerkit.core.numbers import check_number, check_whole, plain
 from steerkit.core.prompts import EncodedText, Prompt, Renderer
+from steerkit.core.registry import VIEWS
 from steerkit.engines.generation_config import own_decoding
 from steerkit.interventions.base import Intervention, as_interventions
 from steerkit.interventions.prompt_edit import PromptEdit
@@ -164,7 +166,8 @@ class Completion:
     `steerkit.models.thinking`). `thinking_tokens` counts the tokens that came out of thinking, the closing marker's
     among them. `gates` has a reading for each gate of the request, in the order of its interventions. `forced` says
     that a thinking budget wrote a closing marker. `markers` are the texts between which the model thinks. `readings`
-    are what the request's readers read, in their order, and `decisions` those of its policies that acted.
+    are what the request's readers read, in their order, and `decisions` those of its policies that acted. `pieces`,
+    where it was read by `sk.generate`, are the texts of its tokens.
     """
 
     request: Request
@@ -179,6 +182,7 @@ class Completion:
     spans: tuple[Span, ...] = ()
     readings: tuple[Reading, ...] = ()
     decisions: tuple[Decision, ...] = ()
+    pieces: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -193,6 +197,12 @@ class Completion:
     def text_of(self, kind: Kind) -> str:
         """Return all of its text that is of one kind, stripped."""
         return "".join(self.text[span.start : span.stop] for span in self.spans if span.kind == kind).strip()
+
+    def _repr_html_(self) -> str:
+        return str(VIEWS["completion"](self))
+
+    def __repr__(self) -> str:
+        return f"Completion({excerpt(self.text)!r}, {self.tokens} tokens, {self.finish})"
 
 
 @dataclass(frozen=True, slots=True)

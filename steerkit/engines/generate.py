@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from steerkit.core.numbers import check_whole
+from steerkit.core.progress import notebook_bar
 from steerkit.core.prompts import Prompt
 from steerkit.engines.base import Completion, Decoding, Engine, Request
 from steerkit.engines.catalogue import engine_for
@@ -48,7 +50,14 @@ def generate(
         for place, prompt in enumerate(several)
         for sample in range(samples)
     ]
-    done = {completion.request.key: completion for completion in engine.generate(requests)}
+    done: dict[Hashable, Completion] = {}
+    with notebook_bar("generating") as progress:
+        for completion in engine.generate(requests):
+            done[completion.request.key] = completion
+            progress(len(done), len(requests))
+    if readers:  # for who looks at them
+        pieces = engine.model.renderer.pieces
+        done = {key: replace(each, pieces=pieces(each.token_ids)) for key, each in done.items()}
     return [done[request.key] for request in requests]
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from steerkit.core.errors import InputError, MisuseError
+from steerkit.core.progress import shows_progress
 from steerkit.core.prompts import EncodedText
 from steerkit.core.registry import ESTIMATORS
 from steerkit.core.sites import RESID_POST, SITES, SiteName, Z
@@ -37,6 +38,7 @@ Method = str | Callable[..., Any]
 CHANCE = 0.5  # the separability of a layer that has nothing to read
 
 
+@shows_progress("extracting")
 def extract(
     lm: LanguageModel,
     pairs: PairsOrPrompts

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from steerkit.core.errors import MisuseError
+from steerkit.core.progress import shows_progress
 from steerkit.core.prompts import Message, Prompt
 from steerkit.core.registry import GATES
 from steerkit.core.sites import RESID_POST, SiteName
@@ -54,6 +55,7 @@ class Comparison:
     passes: float
 
 
+@shows_progress("comparing gates")
 def compare_gates(
     lm: LanguageModel,
     sets: Sequence[LabelledPrompts],

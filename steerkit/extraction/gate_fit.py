@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.learn_then_test import Certificate, certified_cut, check_enough
+from steerkit.core.progress import shows_progress
 from steerkit.core.sites import RESID_POST, SiteName
 from steerkit.extraction.capture import Progress
 from steerkit.extraction.detection import Draws, Floats, Labels, cut_at
@@ -80,6 +81,7 @@ class FittedGate:
     drift: DriftReference | None = None
 
 
+@shows_progress("fitting a gate")
 def fit_gate(
     lm: LanguageModel,
     data: LabelledPrompts | str | os.PathLike[str],

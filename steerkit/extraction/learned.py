@@ -29,6 +29,7 @@ from torch.nn.functional import cross_entropy, softplus
 
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.numbers import check_several
+from steerkit.core.progress import shows_progress
 from steerkit.core.prompts import EncodedText, Prompt
 from steerkit.core.sites import Place
 from steerkit.engines.base import Decoding, Request
@@ -96,6 +97,7 @@ class _Recipe:
         return self.learning_rate * float(v.detach().norm()) / math.sqrt(v.numel())
 
 
+@shows_progress("learning")
 def learn(
     lm: LanguageModel,
     pairs: PairsOrPrompts,

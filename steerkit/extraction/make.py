@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from steerkit.core.errors import InputError
+from steerkit.core.progress import shows_progress
 from steerkit.core.prompts import Prompt
 from steerkit.engines.base import Completion, Decoding, Engine, Request
 from steerkit.extraction.pairs import ContrastPair, ContrastPairs
@@ -77,6 +78,7 @@ def abstention(abstains: Callable[[str], bool]) -> Behaviour:
     )
 
 
+@shows_progress("making pairs")
 def make_pairs(
     engine: Engine,
     prompts: Iterable[Prompt],

@@ -28,6 +28,7 @@ from pydantic_core import from_json
 from steerkit.core.errors import MisuseError
 from steerkit.core.files import read_jsonl, read_text, replacing
 from steerkit.core.prompts import EncodedText, Prompt, Renderer, check_prompt
+from steerkit.core.registry import VIEWS
 from steerkit.core.texts import is_blank
 from steerkit.suites.items import load_items
 from steerkit.suites.suite import Suite, load_suite
@@ -128,6 +129,9 @@ class ContrastPairs:
     def __iter__(self) -> Iterator[ContrastPair]:
         return iter(self.pairs)
 
+    def _repr_html_(self) -> str:
+        return str(VIEWS["pairs"](self))
+
     def __repr__(self) -> str:
         return f"ContrastPairs({self.name!r}, {len(self)} pairs)"
 
@@ -156,6 +160,9 @@ class LabelledPrompts:
 
     def __iter__(self) -> Iterator[LabelledPrompt]:
         return iter(self.prompts)
+
+    def _repr_html_(self) -> str:
+        return str(VIEWS["prompts"](self))
 
     def __repr__(self) -> str:
         positive = sum(item.label for item in self)

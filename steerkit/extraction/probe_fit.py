@@ -20,6 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from steerkit.core.errors import InputError, MisuseError
+from steerkit.core.progress import shows_progress
 from steerkit.core.sites import RESID_POST, SiteName
 from steerkit.extraction.capture import Progress
 from steerkit.extraction.extract import check_site, origin_of, read_examples
@@ -63,6 +64,7 @@ class FittedLayers:
         return int(np.argmax(self.auroc))
 
 
+@shows_progress("fitting a probe")
 def fit_probe(
     lm: LanguageModel,
     data: LabelledPrompts | Suite | str | os.PathLike[str],

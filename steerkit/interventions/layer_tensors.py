@@ -33,6 +33,9 @@ class LayerMetadata(BaseModel):
     site: SiteName = RESID_POST
     layer_convention: str = "layer l is decoder block l, counted from 0, and the site says where in it"
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, for {self.model}; model_dump() has all of it)"
+
 
 class ModelFacts(Protocol):
     """What has to be known of a model to tell whether a vector is for it; a loaded or a served model knows it."""

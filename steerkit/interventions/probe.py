@@ -25,6 +25,7 @@ from torch import Tensor
 
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.files import fault_of, read_tensors, write_tensors
+from steerkit.core.registry import VIEWS
 from steerkit.core.sites import RESID_POST
 from steerkit.interventions.base import log_odds_of
 from steerkit.interventions.drift import DriftReference, drift_from
@@ -232,6 +233,9 @@ class Probe(LayerTensors):
         Raises MisuseError where `path` is a folder or a device, SteerkitError where it cannot be written.
         """
         return write_tensors(Path(path), self.tensors(), self.header(), "probe")
+
+    def _repr_html_(self) -> str:
+        return str(VIEWS["probe"](self))
 
     def __repr__(self) -> str:
         return f"Probe({self.name!r}, for {self.metadata.model}, layer {self.metadata.layer}{self.where})"

@@ -313,6 +313,9 @@ class Reading:
     prompt: tuple[float | None, ...]
     completion: tuple[float | None, ...]
 
+    def __repr__(self) -> str:
+        return f"Reading({self.reader}, {len(self.prompt)} tokens of the prompt, {len(self.completion)} behind it)"
+
 
 def as_readers(given: Any) -> tuple[Reader, ...]:
     """Return the readers that are given, one or several, each a reader or the name of a registered one of logits.

@@ -25,6 +25,7 @@ from steerkit.core.contents import IMPORT
 from steerkit.core.errors import InputError, MisuseError, ModelMismatchError
 from steerkit.core.files import fault_of, read_tensors, write_tensors
 from steerkit.core.numbers import check_number, check_several, check_whole
+from steerkit.core.registry import VIEWS
 from steerkit.core.sites import RESID_POST, Z
 from steerkit.interventions.base import Intervention
 from steerkit.interventions.following import Following
@@ -353,6 +354,9 @@ class SteeringVector(LayerTensors):
             tensors |= self.probe.tensors()
             header |= self.probe.header()
         return write_tensors(path, tensors, header, "vector")
+
+    def _repr_html_(self) -> str:
+        return str(VIEWS["vector"](self))
 
     def __repr__(self) -> str:
         made = f"{self.metadata.method}, {self.n_layers} layers, width {self.d_model}{self.where}"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from steerkit.core.errors import MisuseError, ModelInUseError
 from steerkit.core.prompts import Prompt, Renderer, TemplateOption
+from steerkit.core.registry import VIEWS
 from steerkit.core.sites import RESID_POST, Place, SiteName
 from steerkit.models.blocks import adapter_of, decoder_of, entry_device, find_blocks, probe_ids, streams
 from steerkit.models.fingerprint import fingerprint, is_quantised, kept_digest
@@ -368,6 +369,9 @@ class LanguageModel:
         from steerkit.engines.generate import generate  # a lazy call up: it is read as one sentence
 
         return generate(self, prompts, interventions, **options)
+
+    def _repr_html_(self) -> str:
+        return str(VIEWS["model"](self))
 
     def __repr__(self) -> str:
         return f"LanguageModel({self.name!r}, {self.n_layers} layers, width {self.d_model}, {self.device})"

@@ -71,6 +71,11 @@ def token_spans(
     return "".join(spans)
 
 
+def legend(scale: Scale) -> str:
+    """Return the two ends of a scale in their colours."""
+    return f"{_swatch(scale, scale.low)} to {_swatch(scale, scale.high)}"
+
+
 def text_html(text: ReadText) -> str:
     """Return a text that was read as a part of a page: for each reader a legend and the tokens in its colours."""
     blocks = [_block(text, reading) for reading in text.readings]
@@ -111,8 +116,8 @@ def _block(text: ReadText, reading: Reading) -> str:
         token_spans(text.tokens[part], values[part], scale) for part in (slice(cut), slice(cut, None))
     )
     return (
-        f'<p class="sk-legend">{_text(reading.reader.label)}: {_swatch(scale, scale.low)} to '
-        f'{_swatch(scale, scale.high)}</p><div class="sk-text" dir="auto"><span class="sk-prompt">{prompt}</span>'
+        f'<p class="sk-legend">{_text(reading.reader.label)}: {legend(scale)}</p>'
+        f'<div class="sk-text" dir="auto"><span class="sk-prompt">{prompt}</span>'
         f"{completion}</div>"
     )
 

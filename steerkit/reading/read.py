@@ -17,7 +17,6 @@ from steerkit.interventions.readers import Reader, Reading
 from steerkit.interventions.spec import Vectors, readers_of
 from steerkit.models import LanguageModel
 from steerkit.reading import html
-from steerkit.reading.tokens import pieces
 
 Given = Prompt | tuple[Prompt, str]
 
@@ -48,7 +47,7 @@ class ReadText:
             *edited_prompt(request.prompt, request.system, acting)
         )
         ids = (*prompt, *completion.token_ids)
-        return cls(pieces(model.renderer, ids), prompt_tokens, completion.readings)
+        return cls(model.renderer.pieces(ids), prompt_tokens, completion.readings)
 
     @property
     def text(self) -> str:
@@ -95,7 +94,7 @@ def read(
     ]
     scored = TransformersEngine(lm).score(requests)
     return [
-        ReadText(pieces(lm.renderer, score.token_ids), len(score.readings[0].prompt), score.readings)
+        ReadText(lm.renderer.pieces(score.token_ids), len(score.readings[0].prompt), score.readings)
         for score in scored
     ]
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from operator import attrgetter
 from typing import Any
 
+from steerkit.core.characters import excerpt
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.core.prompts import Prompt, check_prompt
 from steerkit.engines.base import Decision, GateReading
@@ -54,6 +55,9 @@ class Record:
     def key(self) -> Key:
         """What identifies a record in its run: cell, item, sample."""
         return self.cell, self.item, self.sample
+
+    def __repr__(self) -> str:
+        return f"Record({self.cell}, {self.item}, sample {self.sample}: {excerpt(self.completion)!r})"
 
     def to_line(self) -> bytes:
         """Return the record as a JSON line in UTF-8. Raises SteerkitError for a score that could not be read again."""

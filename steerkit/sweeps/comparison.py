@@ -25,6 +25,7 @@ from steerkit.analysis.run import Run
 from steerkit.analysis.summary import Row, summarise
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.files import replacing
+from steerkit.core.progress import shows_progress
 from steerkit.engines.base import Engine, steerings_of
 from steerkit.interventions.gate import RowGate
 from steerkit.interventions.steering import Steering
@@ -77,6 +78,7 @@ class Comparison:
         return distinct(cell for cell in _cells(self.picks))
 
 
+@shows_progress("comparing")
 def compare(
     model: LanguageModel | Engine,
     cells: Iterable[Cell],

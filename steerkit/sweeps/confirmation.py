@@ -36,6 +36,7 @@ from steerkit.analysis.run import Run
 from steerkit.analysis.summary import Row
 from steerkit.core.errors import MisuseError
 from steerkit.core.learn_then_test import check_enough
+from steerkit.core.progress import shows_progress
 from steerkit.engines.base import Engine, steerings_of
 from steerkit.engines.catalogue import engine_for
 from steerkit.models import LanguageModel
@@ -66,6 +67,7 @@ class Confirmation:
     bound: CertifiedBound | None = None
 
 
+@shows_progress("choosing, then reporting")
 def choose_then_report(
     model: LanguageModel | Engine,
     grid: Grid,

@@ -12,7 +12,6 @@ from steerkit.core.prompts import Renderer
 from steerkit.engines.base import Completion, Engine, Request, UnmetScopes
 from steerkit.interventions.readers import Reader
 from steerkit.reading.reduction import PER_TOKEN, kept_of
-from steerkit.reading.tokens import pieces
 from steerkit.runs.cells import Cell
 from steerkit.runs.directory import RunWriter
 from steerkit.runs.record import Record
@@ -97,7 +96,7 @@ def make_record(
 
 def _with_readings(record: Record, completion: Completion, reading: str, renderer: Renderer) -> Record:
     """The record with what is kept of the readings, and the texts of the tokens where each has its own."""
-    texts = pieces(renderer, completion.token_ids) if reading == PER_TOKEN else ()
+    texts = renderer.pieces(completion.token_ids) if reading == PER_TOKEN else ()
     return replace(record, readings=kept_of(completion, reading), pieces=texts)
 
 

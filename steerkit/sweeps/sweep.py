@@ -9,6 +9,7 @@ from typing import Never
 
 from steerkit.analysis.run import Run
 from steerkit.core.errors import MisuseError
+from steerkit.core.progress import shows_progress
 from steerkit.engines.base import Engine, Request
 from steerkit.engines.catalogue import engine_for
 from steerkit.interventions.prompt_edit import PromptEdit
@@ -22,6 +23,7 @@ from steerkit.sweeps.measurement import Measurement
 from steerkit.sweeps.runner import Progress, run_sweep
 
 
+@shows_progress("sweeping")
 def sweep(
     model: LanguageModel | Engine,
     grid: Grid | Sequence[Cell],
