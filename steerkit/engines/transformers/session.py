@@ -124,14 +124,18 @@ class Session:
         """How many requests are under way, those that wait left out."""
         return max(0, len(self._rows) - len(self._stepping.waiting))
 
+    def check(self, request: Request) -> None:
+        """Raise what `submit` would raise for this request."""
+        if self._tells_without_model(request):
+            self.engine.check(request)
+
     def submit(self, request: Request, *, streams: bool = True) -> Ticket:
         """Let a request wait to be let in; its events come out of `step`.
 
         Raises MisuseError for what the engine refuses, QueueFullError where too many wait. What only the model can tell
         (of a site that was never read so far) comes as the ticket's error.
         """
-        if self._tells_without_model(request):
-            self.engine.check(request)
+        self.check(request)
         ticket = Ticket(request, streams)
         with self._changed:
             if self.waiting >= self.most_waiting:
