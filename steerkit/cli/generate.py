@@ -89,7 +89,7 @@ def generate(
     runs_on = chosen.open(model, dtype, batch_size, allow_mismatch=allow_mismatch)
     sampled = how.of(runs_on.model)
     requests = [
-        Request(prompt, variant, sampled, system, sample, readers=readers)
+        Request(prompt, variant, sampled, system, sample, readers=readers, reads_prompt=read_prompt)
         for prompt in prompts
         for sample in range(samples)
         for variant in ([(), interventions] if compare and interventions else [interventions])

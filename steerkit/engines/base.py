@@ -109,7 +109,8 @@ class Request:
 
     Row gates of any of them read the prompt without edits. `key` comes back untouched on the completion: completions
     may arrive in any order. `sample` numbers repeated draws of one prompt; it only changes a sampled row's seed.
-    `readers` read each token of the prompt, as it is edited, and of the completion; they change nothing.
+    `readers` read each token of the completion and, unless `reads_prompt` is false, of the prompt, as it is edited: its
+    states cost next to nothing to read, but for readers of logits the LM head runs over it. They change nothing.
 
     With `prompt_ids` the prompt is these tokens as they are: nothing is rendered, `prompt` is what they are called, and
     MisuseError is raised for a system prompt or an edit of the prompt beside them.
@@ -122,6 +123,7 @@ class Request:
     sample: int = 0
     key: Hashable = None
     readers: tuple[Reader, ...] = ()
+    reads_prompt: bool = True
     prompt_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -166,8 +168,9 @@ class Completion:
     `steerkit.models.thinking`). `thinking_tokens` counts the tokens that came out of thinking, the closing marker's
     among them. `gates` has a reading for each gate of the request, in the order of its interventions. `forced` says
     that a thinking budget wrote a closing marker. `markers` are the texts between which the model thinks. `readings`
-    are what the request's readers read, in their order, and `decisions` those of its policies that acted. `pieces`,
-    where it was read by `sk.generate`, are the texts of its tokens.
+    are what the request's readers read, in their order, None where a token was not read: of states the last one of a
+    completion that its length or a stop text ended, which the model never ran. `decisions` are those of its policies
+    that acted. `pieces`, where it was read by `sk.generate`, are the texts of its tokens.
     """
 
     request: Request

@@ -1,7 +1,7 @@
 """The forward room: padded texts through the model once, with hooks that read or edit the residual stream.
 
-1. `run` is the decoder without its LM head, `logits` the model with it at the newest positions. Both take padded `Rows`
-   and, where something was run before, the cache that holds it.
+1. `run` is the decoder without its LM head, `logits` the model with it at the newest positions, `logits_at` at any. All
+   take padded `Rows` and, where something was run before, the cache that holds it.
 2. What is read or edited on the way goes through `models.sites.on_sites`, a row-bound table included.
 3. Many texts go in passes (`in_passes`), which are halved when memory runs out.
 4. Gradients flow where `differentiable` is open.
@@ -24,7 +24,7 @@ from steerkit.core.errors import SteerkitError
 from steerkit.core.sites import RESID_POST, Place, SiteName
 from steerkit.engines.row_states import empty_cache
 from steerkit.models import LanguageModel
-from steerkit.models.sites import Given, on_blocks, one_pass
+from steerkit.models.sites import Given, Site, on_blocks, on_sites, one_pass
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -158,6 +158,28 @@ def logits(lm: LanguageModel, rows: Rows, newest: int = 0, cache: Cache | None =
         inputs["logits_to_keep"] = newest
     found: Tensor = lm.hf(**inputs).logits
     return found[:, -newest:]
+
+
+def logits_at(
+    lm: LanguageModel, rows: Rows, places: tuple[Tensor, Tensor], cache: Cache | None = None
+) -> Tensor:
+    """Return the logits `[place, vocabulary]` at some `(row, position)`, for which alone the LM head runs.
+
+    Where the head is no module that is given the states, it runs for all positions.
+    """
+
+    def chosen(hidden: Tensor) -> Tensor:
+        row, position = (index.to(hidden.device) for index in places)
+        return hidden[row, position][None]
+
+    head = lm.hf.get_output_embeddings()
+    acts = {Site(head, "in"): chosen} if isinstance(head, nn.Module) else {}
+    with on_sites(acts) as ran:
+        found = logits(lm, rows, 0, cache)
+    if any(ran.values()):
+        return found[0]
+    row, position = (index.to(found.device) for index in places)
+    return found[row, position]
 
 
 def prefill(lm: LanguageModel, rows: Rows) -> Cache:

@@ -29,6 +29,7 @@ def generate(
     system: str | None = None,
     samples: int = 1,
     vectors: Vectors = None,
+    read_prompt: bool = True,
     batch_size: int | None = None,
     allow_mismatch: bool = False,
 ) -> list[Completion]:
@@ -38,15 +39,25 @@ def generate(
         done.readings[0].completion  # a number a token
 
     A prompt is a text or a conversation. `read` are readers or spec strings, whose names `vectors` may have; what
-    they read of each token of prompt and completion is in `readings`. `model` is a loaded model or an engine, which has
-    its own `batch_size` and `allow_mismatch`. Raises MisuseError for what cannot be read, steered or asked.
+    they read of each token of the completion and, with `read_prompt`, of the prompt is in `readings`. `model` is a
+    loaded model or an engine, which has its own `batch_size` and `allow_mismatch`. Raises MisuseError for what cannot
+    be read, steered or asked.
     """
     several = [prompts] if isinstance(prompts, str) or is_conversation(prompts) else list(prompts)
     samples = check_whole("samples", samples, 1)
     readers = readers_of(read, vectors)
     engine = engine_for(model, batch_size, allow_mismatch=allow_mismatch)
     requests = [
-        Request(prompt, interventions, decoding, system, sample, key=(place, sample), readers=readers)  # type: ignore[arg-type]
+        Request(
+            prompt,
+            interventions,
+            decoding,
+            system,
+            sample,
+            key=(place, sample),
+            readers=readers,
+            reads_prompt=read_prompt,
+        )  # type: ignore[arg-type]
         for place, prompt in enumerate(several)
         for sample in range(samples)
     ]

@@ -2,7 +2,8 @@
 
     per-token      a number for every token of the completion
     mean, max      over the tokens of the completion
-    last           at the last token of the completion
+    last           at the last token of the completion that was read: where its length or a stop text ended it, the
+                   model never ran the very last one, and states are read at the one before
     first-answer   at the first token of the answer, behind any thinking
     prompt-end     at the last token of the prompt, where probes are fitted and gates read
 
@@ -60,7 +61,8 @@ def reduced(values: Sequence[Value], reduction: str) -> Value:
         case "max":
             return rounded(max(there, default=None))
         case "last":
-            return _at(values, len(values) - 1)
+            read = [value for value in values if value is not None]
+            return rounded(read[-1]) if read else None
     raise MisuseError(f"a completion's tokens are read as their mean, max or last, not as {reduction!r}")
 
 

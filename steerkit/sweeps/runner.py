@@ -123,6 +123,7 @@ def _requests(
             sample,
             key=place,
             readers=tuple(readers),
+            reads_prompt=protocol.reading == "prompt-end",
         )
 
 

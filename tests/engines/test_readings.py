@@ -124,7 +124,7 @@ def with_size(values: torch.Tensor, sizes: torch.Tensor) -> list[tuple[float, fl
 
 def check_completion(lm: LanguageModel, done: Completion, cached: bool = False) -> None:
     prompt = lm.renderer.encode_prompt(done.request.prompt)
-    check(lm, done, len(prompt), [*prompt, *done.token_ids], cached)
+    check(lm, done, len(prompt), [*prompt, *done.token_ids], cached, ran_last=done.finish == "stop")
 
 
 def check(
@@ -133,6 +133,8 @@ def check(
     prompt: int,
     text: Sequence[int],
     cached: bool = False,
+    *,
+    ran_last: bool = True,
 ) -> None:
     assert [reading.reader for reading in done.readings] == list(done.request.readers)
     hand = by_hand(lm, done.request, prompt, text, cached=False)
@@ -140,6 +142,8 @@ def check(
     for reading, values, others in zip(done.readings, hand, other, strict=True):
         assert len(reading.prompt) == prompt
         got = [*reading.prompt, *reading.completion]
+        if reading.reader.place is not None and not ran_last:
+            values[-1] = None
         assert [value is None for value in got] == [value is None for value in values]
         for value, one, two in zip(got, values, others, strict=True):
             if one is not None and two is not None:
@@ -297,3 +301,68 @@ def test_what_a_reader_is_written_as_is_read_back(tiny: LanguageModel) -> None:
         sk.parse_reader('"a b,c"', vectors=store)
     with pytest.raises(MisuseError, match="takes no layer"):
         sk.parse_reader("entropy@layer=2")
+
+
+def test_a_prompt_is_left_unread_where_nobody_asks(tiny: LanguageModel) -> None:
+    readers = tuple(readers_of(tiny))
+    asked = Request(PROMPTS[1], (), Decoding(5), readers=readers)
+    engine = TransformersEngine(tiny)
+    [read], [unread] = (list(engine.generate([each])) for each in (asked, replace(asked, reads_prompt=False)))
+    for one, other in zip(read.readings, unread.readings, strict=True):
+        assert one.completion == pytest.approx(other.completion)
+        assert set(other.prompt[:-1]) == {None}
+        of_states = one.reader.place is not None  # at the prompt's end, which is a step of the completion
+        assert other.prompt[-1] == (pytest.approx(one.prompt[-1]) if of_states else None)
+
+
+def test_prompts_that_begin_alike_are_read_alike_once(
+    tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The LM head runs for each different past of the prompts alone, and steered prompts have pasts of their own."""
+    prompts = [
+        f"A long beginning that all of them share, and then {end}" for end in ("one", "two", "one more")
+    ]
+    steering = replace(random_vector(tiny).at(layer=0, strength=2.0), scope="all")
+    requests = [
+        Request(prompt, acting, Decoding(2), readers=tuple(readers_of(tiny)))
+        for prompt in prompts
+        for acting in ((), (steering,))
+    ]
+    positions: list[int] = []
+    head = tiny.hf.get_output_embeddings()
+    assert head is not None
+    handle = head.register_forward_hook(lambda _m, given, _out: positions.append(given[0].shape[:2].numel()))
+    try:
+        done = list(TransformersEngine(tiny).generate(requests))
+    finally:
+        handle.remove()
+    for completion in done:
+        check_completion(tiny, completion)
+    pasts = {
+        ids[: i + 1]
+        for ids in map(tuple, map(tiny.renderer.encode_prompt, prompts))
+        for i in range(len(ids) - 1)
+    }
+    assert positions[:2] == [len(pasts)] * 2  # steered and unsteered prompts in passes of their own
+
+    monkeypatch.setattr(type(tiny.hf), "get_output_embeddings", lambda _self: None)
+    for completion in TransformersEngine(tiny).generate(
+        requests
+    ):  # a model whose head is no module of its own
+        check_completion(tiny, completion)
+
+
+def test_reading_takes_no_pass_of_its_own(tiny: LanguageModel) -> None:
+    passes: list[int] = []
+    handle = tiny.blocks[0].register_forward_hook(lambda _m, _given, _out: passes.append(1))
+    counts = []
+    try:
+        engine = TransformersEngine(tiny)
+        list(engine.generate([Request("Why?", (), Decoding(2))]))  # shortcuts are tried now
+        for readers in ((), tuple(readers_of(tiny))):
+            passes.clear()
+            list(engine.generate(Request(prompt, (), Decoding(7), readers=readers) for prompt in PROMPTS))
+            counts.append(len(passes))
+    finally:
+        handle.remove()
+    assert counts[0] == counts[1]

@@ -34,8 +34,8 @@ class Row:
     rules and random numbers have the same completion. `following` are the rules that are not over, each with its
     state behind the newest token; `forced` says whether a thinking budget has taken a token by force; `cut` is what a
     stop text leaves of what was generated. `thinking` is where thinking stands behind the newest token, once somebody
-    has asked. `readers` read it, in passes of which it has taken `passes` so far; where any reads states, the row takes
-    one pass more than it has tokens (`over`), in which its last token is read.
+    has asked. `readers` read it, in passes of which it has taken `passes` so far, and `reads_prompt` says
+    whether they read its prompt too.
     """
 
     asked: list[tuple[Request, tuple[GateReading, ...]]]
@@ -44,13 +44,13 @@ class Row:
     uniforms: np.ndarray | None
     rules: tuple[BoundRule, ...] = ()
     readers: tuple[Reader, ...] = ()
+    reads_prompt: bool = True
     generated: list[int] = field(init=False)
     following: list[tuple[BoundRule, Any]] = field(init=False)
     forced: bool = field(init=False)
     gate_counts: Counter[tuple[str, bool]] = field(init=False)
     thinking: int | None = field(init=False)
     passes: int = field(init=False)
-    over: bool = field(init=False)
     read: RowReadings = field(init=False)
     finish: Finish | None = None
     cut: stops.Cut | None = None
@@ -65,7 +65,7 @@ class Row:
         self.forced = False
         self.gate_counts = Counter()
         self.thinking = None
-        self.passes, self.over = 0, False
+        self.passes = 0
         self.read = RowReadings(self.readers)
 
     @property
@@ -76,7 +76,12 @@ class Row:
     @property
     def prefix_key(self) -> tuple[tuple[int, ...], tuple[str, ...], tuple[Reader, ...]]:
         """Rows with equal keys have the same past up to the last prompt token, and the same read of it."""
-        return self.prompt_ids, self.program.prompt_key, self.readers
+        return self.prompt_ids, self.program.prompt_key, self.prompt_readers
+
+    @property
+    def prompt_readers(self) -> tuple[Reader, ...]:
+        """What reads its prompt."""
+        return self.readers if self.reads_prompt else ()
 
     @property
     def cached(self) -> int:
@@ -92,9 +97,6 @@ class Row:
         """Append a sampled token, or end the row. `read` is what the readers of policies read in the same pass."""
         decoding = self.decoding
         self.passes += 1
-        if self.over:
-            self.finish = "length"
-            return
         if token in lm.stop_ids or token in decoding.stop_token_ids:
             self.finish = "stop"
             return
@@ -113,8 +115,7 @@ class Row:
                 for rule, state in self.following
             ]
         if len(self.generated) == decoding.max_new_tokens:
-            self.over = self.read.of_states
-            self.finish = None if self.over else "length"
+            self.finish = "length"
         if decoding.stop:
             self.cut = stops.cut_by_newest(lm.renderer, self.generated, decoding.stop)
             self.finish = "stop" if self.cut is not None else self.finish

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from steerkit.engines.forward import chunk_by_tokens, expanded_after, left_padded, logits, run
+from steerkit.engines.forward import chunk_by_tokens, expanded_after, left_padded, logits_at, run
 from steerkit.engines.row_states import RowStates, empty_cache
 from steerkit.engines.shortcuts import Shortcuts, expands
 from steerkit.engines.transformers.batch import Row
@@ -29,7 +29,7 @@ from steerkit.interventions.readers import Reader
 from steerkit.models import LanguageModel
 
 PREFILL_TOKENS = 2048
-PREFILL_TOKENS_WITH_LOGITS = 512  # of a large vocabulary they weigh more than what is kept
+PREFILL_LOGITS = 512  # positions; of a large vocabulary they weigh more than what is kept
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,10 @@ class Prefixes:
             ]
             unique = {r.prefix_key: r for r in [row, *alike] if r.prefix_key not in self._known}
             rows = list(unique.values())[:most]
-            needs_logits = any(reader.place is None for r in rows for reader in r.readers)
-            budget = PREFILL_TOKENS_WITH_LOGITS if needs_logits else PREFILL_TOKENS
-            self._run(chunk_by_tokens(rows, lambda r: len(r.prompt_ids), budget), first)
+            rows = chunk_by_tokens(rows, lambda r: len(r.prompt_ids), PREFILL_TOKENS)
+            if any(reader.place is None for r in rows for reader in r.prompt_readers):
+                rows = _chunk_by_pasts(rows, PREFILL_LOGITS)
+            self._run(rows, first)
         return self._known[row.prefix_key]
 
     def keep_only(self, waiting: Iterable[Row]) -> None:
@@ -96,26 +97,34 @@ class Prefixes:
         owner = torch.tensor(owners, device=lm.device)
         table = RowTable(lm, [row.program.of_prompt for row in rows], counts_gates=True)
         table.point(torch.where(padded.mask[owner], PROMPT, NOWHERE))
-        reads = ReadingTable(lm, [reader for row in rows for reader in row.readers])
-        source, nats = empty_cache(lm), None
+        reads = ReadingTable(lm, [reader for row in rows for reader in row.prompt_readers])
+        source = empty_cache(lm)
         with ExitStack() as stack:
             if below is not None:  # its hook goes in first, so the tables' see one row a steering
                 stack.enter_context(expanded_after(lm.blocks, below, owner))
             stack.enter_context(reads.one_pass())
             stack.enter_context(table.one_pass())
             if reads.of_logits:
-                nats = logits(lm, padded, 0, source)
+                pasts = _Pasts(rows)
+                starts = [padded.ids.shape[1] - len(text) for text in every]
+                nats = logits_at(lm, padded, pasts.places(starts, lm.device), source)
             else:
                 run(lm, padded, source)
         if below is not None:
             source = states.joined_below(source, below + 1, owner)
         if empty := [i for i, text in enumerate(every) if not text]:
             states.forget(source, torch.tensor(empty, device=lm.device))
-        columns = _columns(reads, rows, padded.ids[owner], owner, nats) if reads else {}
+        columns: dict[Reader, np.ndarray] = {}  # [row, position]
+        if reads.of_states:
+            values = reads.states_read(owner).cpu().numpy()
+            columns |= {reader: values[..., i] for i, reader in enumerate(reads.of_states)}
+        of_logits: Sequence[Mapping[Reader, np.ndarray]] = pasts.read(reads, nats) if reads.of_logits else ()
         for i, row in enumerate(rows):
             read = {
-                reader: columns[reader][i, columns[reader].shape[1] - len(every[i]) :]
-                for reader in row.readers
+                reader: of_logits[i][reader]
+                if reader.place is None
+                else columns[reader][i, columns[reader].shape[1] - len(every[i]) :]
+                for reader in row.prompt_readers
             }
             self._known[row.prefix_key] = Prefix(source, i, table.gate_counts(i), read)
 
@@ -124,19 +133,55 @@ class Prefixes:
         return self._taken.pads or len(row.prompt_ids) == len(other.prompt_ids)
 
 
-def _columns(
-    reads: ReadingTable, rows: Sequence[Row], ids: Tensor, owner: Tensor, nats: Tensor | None
-) -> dict[Reader, np.ndarray]:
-    """What each reader read of the prefixes just run, `[row, position]` on the host.
+class _Pasts:
+    """The different pasts in some rows' prefixes: rows that begin alike, under one steering, share their logits there.
 
-    `ids` `[row, position]` are theirs, and `nats` the logits behind each: they chose the token that comes next.
+    Chat templates and system messages make most positions of a batch alike.
     """
-    found: dict[Reader, np.ndarray] = {}
-    if reads.of_states:
-        values = reads.states_read(owner).cpu().numpy()
-        found |= {reader: values[..., i] for i, reader in enumerate(reads.of_states)}
-    if nats is not None:
-        last = torch.tensor([[row.prompt_ids[-1]] for row in rows], device=ids.device)
-        values = reads.logits_read(nats, torch.cat([ids[:, 1:], last], dim=1)).cpu().numpy()
-        found |= {reader: values[..., i] for i, reader in enumerate(reads.of_logits)}
-    return found
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        numbers: dict[object, int] = {}
+        self._first: list[tuple[int, int]] = []  # the row and position where each was met first
+        self._of_rows: list[list[int]] = []
+        self._next: list[list[int]] = []  # the token behind each, row by row
+        for i, row in enumerate(rows):
+            past: object = row.program.prompt_key
+            here = []
+            for position, token in enumerate(row.prompt_ids[:-1]):
+                past = numbers.setdefault((past, token), len(numbers))
+                if past == len(self._first):
+                    self._first.append((i, position))
+                here.append(past)
+            self._of_rows.append(here)
+            self._next.append(list(row.prompt_ids[1:]))
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    def places(self, starts: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Rows and positions `[past]` of a batch in which the rows' texts begin at `starts`."""
+        places = [(row, starts[row] + position) for row, position in self._first]
+        row, position = torch.tensor(places, dtype=torch.long, device=device).reshape(-1, 2).unbind(1)
+        return row, position
+
+    def read(self, reads: ReadingTable, nats: Tensor) -> list[dict[Reader, np.ndarray]]:
+        """What readers of logits read, row by row `[position]`, of the logits `[past, vocabulary]`.
+
+        A past's logits chose another token in each of the rows that part there: these are read one by one.
+        """
+        pairs: dict[tuple[int, int], int] = {}
+        of_rows = [
+            [pairs.setdefault(pair, len(pairs)) for pair in zip(here, behind, strict=True)]
+            for here, behind in zip(self._of_rows, self._next, strict=True)
+        ]
+        past, token = torch.tensor(list(pairs), dtype=torch.long, device=nats.device).reshape(-1, 2).unbind(1)
+        values = reads.logits_read(nats[past], token).cpu().numpy()
+        return [{reader: values[places, i] for i, reader in enumerate(reads.of_logits)} for places in of_rows]
+
+
+def _chunk_by_pasts(rows: Sequence[Row], budget: int) -> list[Row]:
+    """The leading rows whose prefixes have at most `budget` different pasts in all; at least one."""
+    count = len(rows)
+    while count > 1 and len(_Pasts(rows[:count])) > budget:
+        count = (count + 1) // 2
+    return list(rows[:count])

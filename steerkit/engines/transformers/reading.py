@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -23,8 +24,6 @@ from steerkit.core.sites import Place
 from steerkit.interventions.readers import LinearReader, NamedReader, Reader, Reading
 from steerkit.models import LanguageModel
 from steerkit.models.sites import one_pass
-
-_NOTHING = np.zeros(0)
 
 
 class ReadingTable:
@@ -108,12 +107,12 @@ class AtPlace:
 class RowReadings:
     """What was read of one row so far: by reader, of its prompt but for the last token, and pass by pass behind that.
 
-    Of logits a reading is that of the token which they chose, so a prompt's readings begin with its second token.
+    Of logits a reading is that of the token which they chose, so a prompt's readings begin with its second token. The
+    last token of a row that its length or a stop text ends is never run, and has no reading of states.
     """
 
     def __init__(self, readers: Sequence[Reader]) -> None:
         self.readers = tuple(readers)
-        self.of_states = any(reader.place is not None for reader in readers)
         self._prompt: Mapping[Reader, np.ndarray] = {}
         self._passes: dict[Reader, list[np.ndarray]] = {reader: [] for reader in readers}
 
@@ -131,8 +130,9 @@ class RowReadings:
 
     def _of(self, reader: Reader, prompt: int, completion: int) -> Reading:
         values: list[float | None] = [] if reader.place is not None else [None]
-        for part in (self._prompt.get(reader, _NOTHING), *self._passes[reader]):
-            values += part.tolist()
+        values += self._prompt[reader].tolist() if reader in self._prompt else [None] * (prompt - 1)
+        values += chain.from_iterable(part.tolist() for part in self._passes[reader])
+        values += [None] * (prompt + completion - len(values))
         return Reading(reader, tuple(values[:prompt]), tuple(values[prompt : prompt + completion]))
 
 

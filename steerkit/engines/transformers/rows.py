@@ -81,10 +81,9 @@ class RowMaker:
             ids = self._edited_ids(request, acting)
             self.check_length(len(ids) + decoding.max_new_tokens)
             drawn = None if uniforms is None else uniforms.tobytes()
-            key = ids, program.key, decoding, drawn, rules, request.readers
-            row = rows.get(key) or rows.setdefault(
-                key, Row([], ids, program, uniforms, rules, request.readers)
-            )
+            read = request.readers, request.reads_prompt
+            key = ids, program.key, decoding, drawn, rules, read
+            row = rows.get(key) or rows.setdefault(key, Row([], ids, program, uniforms, rules, *read))
             row.asked.append((request, verdicts))
         return list(rows.values())
 

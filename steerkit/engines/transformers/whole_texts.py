@@ -71,14 +71,14 @@ class WholeTextBatch(RunningBatch):
         point_at_text(table, lm, padded.ids, padded.mask, first)
         width = padded.ids.shape[1]
         joined = [row for row in rows if not row.passes]
-        of_prompts = reads.of_logits if any(row.readers for row in joined) else []
+        of_prompts = reads.of_logits if any(row.prompt_readers for row in joined) else []
         newest = width if of_prompts else width - min(map(len, texts)) + 1
         with reads.one_pass(), table.one_pass():
             found = logits(lm, padded, newest)
         states = reads.states_read() if reads.of_states else found.new_zeros(*padded.ids.shape, 0)
         for i, row in enumerate(rows):  # set, not added, as all positions are read again
             row.gate_counts = Counter(table.gate_counts(i))
-            if not row.passes and row.readers:
+            if not row.passes and row.prompt_readers:
                 prompt = len(row.prompt_ids) - 1
                 read = dict(zip(reads.of_states, states[i, :prompt].T.cpu().numpy(), strict=True))
                 if of_prompts:
