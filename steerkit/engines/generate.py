@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from steerkit.core.numbers import check_whole
 from steerkit.core.progress import notebook_bar
 from steerkit.core.prompts import Prompt
 from steerkit.engines.base import Completion, Decoding, Engine, Request
 from steerkit.engines.catalogue import engine_for
-from steerkit.interventions.base import Intervention
+from steerkit.interventions.base import Intervention, as_interventions
 from steerkit.interventions.readers import Reader
 from steerkit.interventions.spec import Vectors, readers_of
 
@@ -43,21 +43,22 @@ def generate(
     loaded model or an engine, which has its own `batch_size` and `allow_mismatch`. Raises MisuseError for what cannot
     be read, steered or asked.
     """
-    several = [prompts] if isinstance(prompts, str) or is_conversation(prompts) else list(prompts)
+    several: list[Any] = [prompts] if isinstance(prompts, str) or is_conversation(prompts) else list(prompts)
     samples = check_whole("samples", samples, 1)
     readers = readers_of(read, vectors)
     engine = engine_for(model, batch_size, allow_mismatch=allow_mismatch)
+    acting = as_interventions(interventions)
     requests = [
         Request(
             prompt,
-            interventions,
+            acting,
             decoding,
             system,
             sample,
             key=(place, sample),
             readers=readers,
             reads_prompt=read_prompt,
-        )  # type: ignore[arg-type]
+        )
         for place, prompt in enumerate(several)
         for sample in range(samples)
     ]

@@ -30,6 +30,7 @@ from steerkit.models import LanguageModel
 
 PREFILL_TOKENS = 2048
 PREFILL_LOGITS = 512  # positions; of a large vocabulary they weigh more than what is kept
+READ_AT_ONCE = 64  # of these, as many as rows decode together: of more, copies would have to find room
 
 
 @dataclass(frozen=True)
@@ -174,9 +175,11 @@ class _Pasts:
             [pairs.setdefault(pair, len(pairs)) for pair in zip(here, behind, strict=True)]
             for here, behind in zip(self._of_rows, self._next, strict=True)
         ]
-        past, token = torch.tensor(list(pairs), dtype=torch.long, device=nats.device).reshape(-1, 2).unbind(1)
-        values = reads.logits_read(nats[past], token).cpu().numpy()
-        return [{reader: values[places, i] for i, reader in enumerate(reads.of_logits)} for places in of_rows]
+        places = torch.tensor(list(pairs), dtype=torch.long, device=nats.device).reshape(-1, 2)
+        blocks = [block.unbind(1) for block in places.split(READ_AT_ONCE)]
+        read = [reads.logits_read(nats[past], token) for past, token in blocks]
+        values = torch.cat(read).cpu().numpy()
+        return [{reader: values[row, i] for i, reader in enumerate(reads.of_logits)} for row in of_rows]
 
 
 def _chunk_by_pasts(rows: Sequence[Row], budget: int) -> list[Row]:
