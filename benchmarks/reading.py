@@ -27,18 +27,30 @@ def run(bench: Workbench) -> Iterator[Row]:
     decoding = sk.Decoding(bench.sizes.decoded_tokens)
     engine = sk.TransformersEngine(lm, rows)
 
-    def written(prompts: Sequence[str], read: tuple[sk.Reader, ...] = ()) -> list[sk.Completion]:
-        return list(engine.generate(sk.Request(prompt, (), decoding, readers=read) for prompt in prompts))
+    def written(
+        prompts: Sequence[str], read: tuple[sk.Reader, ...] = (), reads_prompt: bool = True
+    ) -> list[sk.Completion]:
+        return list(
+            engine.generate(
+                sk.Request(prompt, (), decoding, readers=read, reads_prompt=reads_prompt)
+                for prompt in prompts
+            )
+        )
 
     asked = [prompt + more for more in BEGINNINGS for prompt in long_prompts()]
     prompts = [c.request.prompt for c in written(asked) if c.tokens == decoding.max_new_tokens][:rows]
 
-    variants = {"plain": partial(written, prompts), "read": partial(written, prompts, readers)}
+    variants = {
+        "plain": partial(written, prompts),
+        "prompts and completions": partial(written, prompts, readers),
+        "completions": partial(written, prompts, readers, False),
+    }
     seconds = take_turns(variants, bench.sizes.reading_repeats, bench.wait)
-    yield Row.of(
-        f"reading, batch {len(prompts)}: 4 readers a row / none",
-        ratios(seconds, "read", "plain"),
-        target=at_most(1.03),
-        note=f"{bench.sizes.decoded_tokens} tokens a row; every prompt and completion token read",
-        seconds=seconds,
-    )
+    for what in ("prompts and completions", "completions"):
+        yield Row.of(
+            f"reading, batch {len(prompts)}: 4 readers a row of {what} / none",
+            ratios(seconds, what, "plain"),
+            target=at_most(1.03),
+            note=f"{bench.sizes.decoded_tokens} tokens a row; every token of {what} read",
+            seconds=seconds,
+        )

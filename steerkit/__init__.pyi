@@ -5,6 +5,7 @@ from steerkit.analysis.run import Run as Run
 from steerkit.analysis.run import open_run as open_run
 from steerkit.analysis.summary import Row as Row
 from steerkit.calibration.calibrate import calibrate as calibrate
+from steerkit.calibration.ramp import fit_ramp as fit_ramp
 from steerkit.calibration.result import Calibration as Calibration
 from steerkit.core.errors import SteerkitError as SteerkitError
 from steerkit.engines.base import Completion as Completion

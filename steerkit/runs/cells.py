@@ -243,6 +243,8 @@ class RunCell:
         if self.role in ("unsteered", "random"):
             return self.role
         movers = self._movers
+        if self.follows and self._only is not None:
+            movers = [movers[0].replace(self.follows, _followed(self._only["follows"]))]
         if self.layer is None:
             movers = [
                 f"{form['vector']['name']}@{'+'.join(map(str, form['layers']))},{form['strength']:g}"
@@ -355,6 +357,19 @@ def _reader_name(reader: Json) -> str:
     return str(part["name"] if isinstance(part, Mapping) else part)
 
 
+def _followed(form: Json) -> str:
+    """A strength's function of a reader with its numbers; those that are as usual are left out."""
+    name, where = (
+        _reader_name(form["reader"]),
+        "" if form["renewed"] == "every" else f", at {form['renewed']}",
+    )
+    if form["kind"] == "switch":
+        return f"switch of {name}, on at {form['on']:.3g}, off at {form['off']:.3g}{where}"
+    factors = (form["least"], form["most"])
+    turned = "" if factors == (0, 1) else f", from {form['least']:g} to {form['most']:g} times"
+    return f"ramp of {name}, {form['low']:.3g} to {form['high']:.3g}{turned}{where}"
+
+
 def _gate_name(gate: Json) -> str:
     part = gate[gate["kind"] if gate["kind"] != "position" else "vector"]
     return str(part["name"] if isinstance(part, Mapping) else part)
@@ -370,7 +385,11 @@ def _edit_name(form: Json) -> str:
 
 def _amounts(form: Json) -> str:
     numbers = [f"{name}={shortest(value)}" for name, value in form.items() if type(value) in (int, float)]
-    return "@" + ",".join(numbers) if numbers else ""
+    amounts = "@" + ",".join(numbers) if numbers else ""
+    if trigger := form.get("when"):
+        sign = "≥" if trigger["on"] >= trigger["off"] else "≤"
+        amounts += f" when {_reader_name(trigger['reader'])} {sign} {trigger['on']:.3g}"
+    return amounts
 
 
 def _order(form: SteeringForm) -> tuple[Any, ...]:

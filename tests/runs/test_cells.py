@@ -10,10 +10,13 @@ import pytest
 import torch
 
 from steerkit.core.errors import InputError, MisuseError
+from steerkit.interventions.following import StrengthRamp
 from steerkit.interventions.gate import DetectorGate, PositionGate, ProbeGate
 from steerkit.interventions.logit_rules import OpenerBias, ThinkingBudget
+from steerkit.interventions.policies import StopAndSay, Trigger
 from steerkit.interventions.probe import Probe, ProbeMetadata
 from steerkit.interventions.prompt_edit import PromptEdit
+from steerkit.interventions.readers import NamedReader
 from steerkit.runs.cells import Cell, RunCell
 from steerkit.runs.directory import RunDirectory, RunWriter
 from steerkit.runs.references import interventions, read_interventions
@@ -166,3 +169,22 @@ def test_cells_are_read_without_torch(run):
         f"print(len(open_run({str(run.path)!r}).cells), 'torch' in sys.modules)"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["8", "False"]
+
+
+def test_cells_that_differ_in_a_threshold_differ_in_name_and_not_in_what_moves_the_model():
+    entropy = NamedReader("entropy")
+    ramp, steep = (StrengthRamp(entropy, 1, high, least=-1, renewed="lines") for high in (3, 2))
+    cells = [
+        *(Cell((replace(STEERING, positions="every", half_life=None, follows=f),)) for f in (ramp, steep)),
+        *(Cell((StopAndSay(when=Trigger(entropy, on, on - 0.5)),)) for on in (1.5, 2.5)),
+        Cell((StopAndSay(when=Trigger(entropy, 0.1, 0.2)),)),
+    ]
+    names = [RunCell.of(cell).name for cell in cells]
+    assert names == [
+        "abstain (ramp of entropy, 1 to 3, from -1 to 1 times, at lines)",
+        "abstain (ramp of entropy, 1 to 2, from -1 to 1 times, at lines)",
+        "stop-and-say when entropy ≥ 1.5",
+        "stop-and-say when entropy ≥ 2.5",
+        "stop-and-say when entropy ≤ 0.1",
+    ]
+    assert len({RunCell.of(cell).mover for cell in cells}) == 2
