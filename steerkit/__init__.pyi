@@ -111,5 +111,9 @@ from steerkit.sweeps.confirmation import choose_then_report as choose_then_repor
 from steerkit.sweeps.grid import Grid as Grid
 from steerkit.sweeps.measurement import Measurement as Measurement
 from steerkit.sweeps.sweep import sweep as sweep
+from steerkit.sweeps.tune import Budget as Budget
+from steerkit.sweeps.tune import Tuning as Tuning
+from steerkit.sweeps.tune import tune as tune
+from steerkit.sweeps.tune_price import Price as Price
 
 __version__: str

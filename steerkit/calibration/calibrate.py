@@ -30,7 +30,7 @@ from steerkit.engines.transformers.gates import without_row_gate
 from steerkit.interventions.base import refusal_of
 from steerkit.interventions.steering import Steering
 from steerkit.models import LanguageModel
-from steerkit.suites.suite import load_suite
+from steerkit.suites.suite import Suite, load_suite
 
 TOKENS = 64
 PROMPTS = 16
@@ -108,7 +108,7 @@ def calibrate(
     )
 
 
-def default_prompts(suite: str = "abstention", limit: int = PROMPTS) -> list[Prompt]:
+def default_prompts(suite: Suite | str = "abstention", limit: int = PROMPTS) -> list[Prompt]:
     """Return prompts to calibrate on: at most `limit` items of a suite's `fit` split, a balanced mixture."""
     return [item.prompt for item in load_suite(suite).split("fit").limit(limit)]
 

@@ -24,6 +24,7 @@ VERBS = {  # verb -> where its function, or its application of several verbs, is
     "generate": "generate.generate",
     "chat": "chat.chat",
     "sweep": "sweep.sweep",
+    "tune": "tune.tune",
     "calibrate": "calibrate.calibrate",
     "report": "report.report",
     "faithfulness": "faithfulness.faithfulness",

@@ -30,6 +30,7 @@ VERBS = [
     "generate",
     "chat",
     "sweep",
+    "tune",
     "calibrate",
     "export",
     "import",
