@@ -22,12 +22,14 @@ from torch import Tensor
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.progress import shows_progress
 from steerkit.core.sites import RESID_POST, SiteName
+from steerkit.engines.base import Decoding
 from steerkit.extraction.capture import Progress
 from steerkit.extraction.extract import check_site, origin_of, read_examples
 from steerkit.extraction.held_out import Fold, auroc, folds_by_group, words_alone
+from steerkit.extraction.own_completions import completion_states
 from steerkit.extraction.pairs import Example, LabelledPrompts, labelled_prompts, load_labelled
 from steerkit.interventions.base import log_odds_of
-from steerkit.interventions.probe import Probe, ProbeMetadata, ProbeThreshold
+from steerkit.interventions.probe import COMPLETION, Probe, ProbeMetadata, ProbeThreshold
 from steerkit.models import LanguageModel
 from steerkit.models.language_model import check_loaded
 from steerkit.suites.suite import Suite
@@ -70,6 +72,7 @@ def fit_probe(
     data: LabelledPrompts | Suite | str | os.PathLike[str],
     *,
     name: str | None = None,
+    written: Decoding | None = None,
     site: SiteName = RESID_POST,
     folds: int = 5,
     seed: int = 0,
@@ -81,6 +84,9 @@ def fit_probe(
     folds, drawn from `seed`, never divide twins. `name` defaults to the data's. `progress` counts the texts read, then
     the layers fitted.
 
+    With `written` the model completes each prompt so, unsteered, and the probe is fitted on four tokens of each
+    completion: for readers that look while a row is being written. Gates, which read prompts, refuse it.
+
     Raises MisuseError where the model is being steered or cannot take a text, InputError where a side is
     missing, too few groups are there to hold any out, or the model's states are not finite.
     """
@@ -89,16 +95,24 @@ def fit_probe(
     report = progress or (lambda _done, _total: None)
     steps = len(data) + lm.n_layers
     check_site(site)
-    states = prompt_states(lm, data, lambda done, _: report(done, steps), site)
+
+    def reading(done: int, _: int) -> None:
+        report(done, steps)
+
     examples = data.examples
+    if written is None:
+        states = prompt_states(lm, data, reading, site)
+    else:
+        states, examples = completion_states(lm, data, written, reading, site)
     fitted = fit_layers(states, examples, folds, seed, lambda done, _: report(len(data) + done, steps))
-    words = words_alone(examples, folds_by_group(examples, folds, seed))
+    words = words_alone(data.examples, folds_by_group(data.examples, folds, seed))
     metadata = ProbeMetadata(
         **origin_of(lm, data, site),
         name=name or data.name,
         data=(data.name,),
         data_digest=data.digest,
         data_count=len(data),
+        aggregation="prompt" if written is None else COMPLETION,
         regularisation=fitted.regularisation,
         calibration="platt",
         auroc=fitted.auroc,
@@ -116,8 +130,9 @@ def choose_threshold(
     """The threshold that fires for most positive items and for at most the share `budget` of the negative ones.
 
     `data` should be the split `choose`: neither the items that fitted the probe nor those that report it.
-    `layer` defaults to the probe's own. Raises MisuseError for a budget outside [0, 1] or a layer that the
-    model does not have, ModelMismatchError where the probe is another model's, InputError where a side is missing.
+    `layer` defaults to the probe's own. Raises MisuseError for a budget outside [0, 1], a layer that the
+    model does not have or a probe of completions, ModelMismatchError where the probe is another model's, InputError
+    where a side is missing.
     """
     return choose_thresholds(probe, lm, data, [budget], layer=layer)[0]
 
@@ -135,6 +150,7 @@ def choose_thresholds(
         if not 0 <= budget <= 1:
             raise MisuseError(f"the budget is a share of the answerable items, from 0 to 1, got {budget}")
     probe.check(lm)
+    probe.check_prompts()
     layer = probe.metadata.layer if layer is None else layer
     probe.check_layer(layer)
     data = labelled_prompts(data) if isinstance(data, Suite) else data

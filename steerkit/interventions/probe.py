@@ -39,6 +39,7 @@ HEADER_KEY = "steerkit.probe"
 WEIGHT, BIAS = "gate_weight", "gate_bias"
 SHUT_WEIGHT, SHUT_BIAS = "gate_shut_weight", "gate_shut_bias"
 EVEN_ODDS = 0.5
+COMPLETION = "completion"  # the aggregation of a probe that was fitted on states of completions
 
 
 class ProbeThreshold(BaseModel):
@@ -69,8 +70,9 @@ class ProbeMetadata(LayerMetadata):
     Per layer, on examples that the fit and the calibration did not see: `auroc`, the mean over the folds of
     the chance that a positive example scores above a negative one; `brier`, the mean squared error of the
     probability; `ece`, the expected calibration error over ten equal bins. `baseline_auroc` is what words alone
-    (TF-IDF) reach on the same folds. `layer` is the one with the best `auroc`; `regularisation` the C of the
-    logistic regression. `threshold` applies unless another is named: the first of `thresholds`, or even odds.
+    (TF-IDF) reach on the same folds. `aggregation` is `prompt` for a probe of the last prompt token, `completion` for
+    one of tokens that the model wrote. `layer` is the one with the best `auroc`; `regularisation` the C of
+    the logistic regression. `threshold` applies unless another is named: the first of `thresholds`, or even odds.
     `shut_kinds` are the kinds of question on which a gate is kept shut, read at `shut_layer`; `report` is what
     `gate fit` measured.
     """
@@ -194,8 +196,17 @@ class Probe(LayerTensors):
         self.check_gate_layer(layer)
         return log_odds.masked_fill(self.shut.of(states), -math.inf)
 
+    def check_prompts(self) -> None:
+        """Raise MisuseError for a probe that was fitted on completions, and says nothing of prompts."""
+        if self.metadata.aggregation == COMPLETION:
+            raise MisuseError(
+                f"probe {self.name!r} was fitted on completions, and what reads here reads prompts: give it to a "
+                "reader (ProbeReader), or fit one on prompts"
+            )
+
     def check_gate_layer(self, layer: int) -> None:
         """Raise MisuseError unless a gate can read at the layer."""
+        self.check_prompts()
         self.check_layer(layer)
         if self.metadata.shut_layer not in (None, layer):
             raise MisuseError(
