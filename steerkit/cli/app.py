@@ -21,6 +21,7 @@ VERBS = {  # verb -> where its function, or its application of several verbs, is
     "pairs": "pairs.app",
     "extract": "extract.extract",
     "gate": "gate.app",
+    "vectors": "vectors.app",
     "generate": "generate.generate",
     "chat": "chat.chat",
     "sweep": "sweep.sweep",

@@ -10,11 +10,12 @@ import functools
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -30,10 +31,14 @@ from steerkit.core.sites import RESID_POST, Z
 from steerkit.interventions.base import Intervention
 from steerkit.interventions.following import Following
 from steerkit.interventions.gate import Gate, ProbeGate
+from steerkit.interventions.hub import SCHEME, hub_name, pull
 from steerkit.interventions.layer_tensors import LayerMetadata, LayerTensors
 from steerkit.interventions.probe import HEADER_KEY as PROBE_KEY
 from steerkit.interventions.probe import Probe, probe_from
 from steerkit.interventions.steering import Positions, Scope, Steering
+
+if TYPE_CHECKING:
+    from steerkit.analysis.run import Run
 
 FORMAT_VERSION = 1
 HEADER_KEY = "steerkit"
@@ -355,6 +360,29 @@ class SteeringVector(LayerTensors):
             header |= self.probe.header()
         return write_tensors(path, tensors, header, "vector")
 
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        run: Run | str | os.PathLike[str] | None = None,
+        card: str | os.PathLike[str] | None = None,
+        licence: str | None = None,
+        private: bool = False,
+        message: str | None = None,
+    ) -> str:
+        """Publish the vector as `owner/name` on the Hugging Face hub and return its name with the commit.
+
+            vector.push_to_hub("me/abstain", run="runs/report", licence="apache-2.0")
+
+        The card says how it is used and what it was made of; what the recommended use does and costs stands in it where
+        a `run` measured it, which must hold that cell. `card` is a Markdown file to take instead. The repository is
+        made if there is none. Raises MisuseError for a name or a run that cannot be meant, SteerkitError where the hub
+        refuses or cannot be reached.
+        """
+        from steerkit.report.publish import push_to_hub  # a lazy call up: it is read as one sentence
+
+        return push_to_hub(self, repo, run=run, card=card, licence=licence, private=private, message=message)
+
     def _repr_html_(self) -> str:
         return str(VIEWS["vector"](self))
 
@@ -373,9 +401,11 @@ def _with_self(value: Any, own: set[str]) -> Any:
 
 
 def load_vector(reference: SteeringVector | str | os.PathLike[str]) -> SteeringVector:
-    """Read a vector from a file, or a published one by its name; a vector is returned as it is.
+    """Read a vector from a file, a published one by its name, or `owner/name[@revision]` from the Hugging Face hub.
 
-    Raises MisuseError where there is no such file or name, InputError where the file is damaged.
+    A vector is returned as it is. What comes from the hub is checked against its card; see `interventions.hub`. Raises
+    MisuseError where there is no such file or name, InputError where the file is damaged or not what its card says,
+    SteerkitError where the hub cannot be reached.
     """
     if isinstance(reference, SteeringVector):
         return reference
@@ -409,15 +439,22 @@ def published_vectors() -> dict[str, Path]:
 
 
 def resolve_file(reference: str | os.PathLike[str]) -> Path:
-    """Return the file of a vector or probe, or of a published one. Raises MisuseError where there is none."""
+    """Return the file of a vector or probe, of a published one, or of one on the hub, fetched and checked.
+
+    Raises MisuseError where there is none, and what `hub.pull` raises.
+    """
     if not isinstance(reference, str | os.PathLike):
         raise MisuseError(f"a vector is one, or a file or the name of one, got {type(reference).__name__}")
-    path = Path(reference)
+    path, on_hub = Path(reference), hub_name(reference)
     if path.is_file():
+        if on_hub is not None:
+            warnings.warn(f"{path} is a file here, and is read; {SCHEME}{on_hub} is the hub's", stacklevel=3)
         return path
     known = published_vectors()
     if str(reference) in known:
         return known[str(reference)]
+    if on_hub is not None and not path.is_dir():
+        return pull(on_hub).file
     if path.is_dir():
         raise MisuseError(f"{path} is a folder: name the .safetensors file in it")
     names = ", ".join(known) or "none"
