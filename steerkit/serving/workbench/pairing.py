@@ -1,0 +1,330 @@
+"""Pairs: contrast pairs edited one at a time, linted, made into a vector with progress, and both saved."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from steerkit.core.characters import one_line
+from steerkit.core.errors import MisuseError, SteerkitError
+from steerkit.core.registry import ESTIMATORS
+from steerkit.extraction.extract import extract
+from steerkit.extraction.lint import Finding, lint
+from steerkit.extraction.pairs import (
+    ContrastPair,
+    ContrastPairs,
+    builtin_pairs,
+    load_pairs,
+    prompt_text,
+    save_pairs,
+)
+from steerkit.interventions.vector import SteeringVector
+from steerkit.report.layer_plot import layer_plot
+from steerkit.serving.workbench.coloured import plain_html
+from steerkit.serving.workbench.scripts import MARKS, PAIRS
+from steerkit.serving.workbench.served import PAIRS as PAIRS_ENDING
+from steerkit.serving.workbench.served import VECTOR, Served
+from steerkit.serving.workbench.told import in_one_line, said
+
+CONTRASTS = ("content", "length")
+MOST_FINDINGS = 40
+LONGEST = 90  # characters of a prompt in the list
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A set of pairs under edit, and the place of the pair that is in the boxes."""
+
+    name: str = "pairs"
+    pairs: tuple[ContrastPair, ...] = ()
+    at: int = 0
+
+    def edited(self, prompt: str, positive: str, negative: str) -> Draft:
+        """Return the set with the pair in the boxes as they are now; a conversation keeps all but its last turn."""
+        if not self.pairs:
+            return self if not any((prompt, positive, negative)) else self.added(prompt, positive, negative)
+        pair = self.pairs[self.at]
+        if prompt != prompt_text(pair.prompt):
+            pair = replace(pair, prompt=prompt)
+        pair = replace(pair, positive=positive, negative=negative)
+        return replace(self, pairs=(*self.pairs[: self.at], pair, *self.pairs[self.at + 1 :]))
+
+    def added(self, prompt: str = "", positive: str = "", negative: str = "") -> Draft:
+        """Return the set with a further pair, which is the one in the boxes."""
+        taken = {pair.id for pair in self.pairs}
+        number = next(n for n in range(len(taken) + 1, 2 * len(taken) + 3) if f"pair-{n}" not in taken)
+        pair = ContrastPair(f"pair-{number}", prompt, positive, negative)
+        return replace(self, pairs=(*self.pairs, pair), at=len(self.pairs))
+
+    def without(self) -> Draft:
+        """Return the set without the pair in the boxes."""
+        pairs = (*self.pairs[: self.at], *self.pairs[self.at + 1 :])
+        return replace(self, pairs=pairs, at=max(0, min(self.at, len(pairs) - 1)))
+
+    def moved(self, to: int) -> Draft:
+        """Return the set with another pair in the boxes."""
+        return replace(self, at=max(0, min(to, len(self.pairs) - 1)))
+
+    @property
+    def boxes(self) -> tuple[str, str, str]:
+        """Prompt, positive and negative side of the pair in the boxes."""
+        if not self.pairs:
+            return "", "", ""
+        pair = self.pairs[self.at]
+        return prompt_text(pair.prompt), pair.positive, pair.negative
+
+    def whole(self) -> ContrastPairs:
+        """Return the set. Raises MisuseError where it is empty or a side is."""
+        if not self.pairs:
+            raise MisuseError("there is no pair yet: write one, or open a set")
+        for pair in self.pairs:
+            if not (prompt_text(pair.prompt).strip() and pair.positive.strip() and pair.negative.strip()):
+                raise MisuseError(f"{pair.id} lacks its prompt or one of its sides: write it, or delete the pair")
+        return ContrastPairs(self.name, self.pairs)
+
+
+class PairsTab:
+    """The tab's components and what they do."""
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+        with gr.Row():
+            self.set = gr.Dropdown(
+                self._sets(), value=None, label="open a set", elem_id="pairs-set", scale=2, min_width=200,
+                info="built in, or saved before",
+            )  # fmt: skip
+            self.name = gr.Textbox("pairs", label="name", elem_id="pairs-name", scale=2, min_width=160)
+            self.save = gr.Button("Save the pairs", elem_id="pairs-save", scale=1, min_width=130)
+        self.line = gr.HTML(elem_id="pairs-line", elem_classes="sk-line", apply_default_css=False)
+        with gr.Row(elem_classes="sk-split"):
+            with gr.Column(scale=2, min_width=300):
+                self.list = gr.HTML(list_html(Draft()), elem_id="pairs-list", js_on_load=PAIRS, apply_default_css=False)
+            with gr.Column(scale=3, min_width=320):
+                self.prompt = gr.Textbox("", label="prompt", lines=2, max_lines=8, elem_id="pairs-prompt")
+                self.positive = gr.Textbox(
+                    "", label="positive: with the behaviour", lines=3, max_lines=12, elem_id="pairs-positive"
+                )
+                self.negative = gr.Textbox(
+                    "", label="negative: without it", lines=3, max_lines=12, elem_id="pairs-negative"
+                )
+                with gr.Row(elem_classes="sk-buttons"):
+                    self.back = gr.Button("← Back", min_width=80, elem_id="pairs-back")
+                    self.onward = gr.Button("Onward →", min_width=80, elem_id="pairs-onward")
+                    self.add = gr.Button("New pair", min_width=80, elem_id="pairs-add")
+                    self.delete = gr.Button("Delete", min_width=80, elem_id="pairs-delete")
+        with gr.Row():
+            self.contrast = gr.Radio(list(CONTRASTS), value="content", label="the two sides are meant to differ in")
+            self.check = gr.Button("Lint", elem_id="pairs-lint", min_width=110)
+        self.findings = gr.HTML(elem_id="pairs-findings", js_on_load=PAIRS, apply_default_css=False)
+        with gr.Row():
+            methods = [name for name, each in ESTIMATORS.items() if not each.whole]
+            self.method = gr.Dropdown(methods, value=methods[0], label="method", min_width=160)
+            self.aggregation = gr.Radio(["mean", "last"], value="mean", label="completions are read over their tokens")
+            self.extract = gr.Button("Extract a vector", variant="primary", elem_id="pairs-extract", min_width=140)
+            self.stop = gr.Button("Stop", min_width=80)
+        self.progress = gr.HTML(elem_id="pairs-progress", apply_default_css=False)
+        self.plot = gr.HTML(elem_id="pairs-plot", js_on_load=MARKS, apply_default_css=False)
+        with gr.Row(visible=False) as self.saving:
+            self.vector_name = gr.Textbox("", label="save the vector as", elem_id="pairs-vector-name", min_width=160)
+            self.keep = gr.Button("Save the vector", elem_id="pairs-keep", min_width=130)
+        self.draft, self.vector = gr.State(Draft()), gr.State(None)
+        self._connect()
+
+    def _connect(self) -> None:
+        options: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+        def told(handler: Any) -> Any:
+            return in_one_line(self.line, handler)
+
+        boxes = [self.prompt, self.positive, self.negative]
+        held = [self.draft, self.name, *boxes]
+        shown = [self.draft, self.name, self.list, *boxes, self.line]
+        self.set.input(told(self._open), self.set, [*shown, self.contrast, self.findings], **options)
+        moves = (
+            (self.back.click, lambda draft: draft.moved(draft.at - 1)),
+            (self.onward.click, lambda draft: draft.moved(draft.at + 1)),
+            (self.add.click, lambda draft: draft.added()),
+            (self.delete.click, lambda draft: draft.without()),
+        )
+        for clicked, change in moves:
+            clicked(told(self._changing(change)), held, shown, **options)
+        for marks in (self.list, self.findings):
+            marks.pair(told(self._pick), held, shown, **options)
+        for box in boxes:  # what is typed stands in the set once the box is left
+            box.blur(told(self._changing(lambda draft: draft, refill=False)), held, [self.draft, self.list], **options)
+        self.save.click(told(self._save), held, [self.draft, self.list, self.set, self.line], **options)
+        self.check.click(told(self._lint), [*held, self.contrast], [self.draft, self.list, self.findings, self.line], **options)
+        extracting = self.extract.click(
+            told(self._extract), [*held, self.method, self.aggregation],
+            [self.draft, self.list, self.progress, self.plot, self.vector, self.saving, self.vector_name, self.line],
+            concurrency_limit=1, trigger_mode="once", **options,
+        )  # fmt: skip
+        self.stop.click(
+            lambda: {self.progress: "", self.line: said("stopped")}, None, [self.progress, self.line],
+            cancels=[extracting], **options,
+        )  # fmt: skip
+        self.kept = self.keep.click(told(self._keep), [self.vector, self.vector_name], [self.line], **options)
+
+    def _sets(self) -> list[str]:
+        return list(dict.fromkeys([*builtin_pairs(), *self._served.pairs_names()]))
+
+    def _open(self, name: str) -> dict[Any, Any]:
+        saved = name in self._served.pairs_names()
+        pairs = load_pairs(self._served.place(name, PAIRS_ENDING) if saved else name)
+        draft = Draft(name, pairs.pairs)
+        contrast = "length" if name == "brevity" else "content"
+        return {**self._shown(draft), self.line: said(f"{len(pairs)} pairs"), self.contrast: contrast, self.findings: ""}
+
+    def _changing(self, change: Any, *, refill: bool = True) -> Any:
+        """A handler that takes over what is in the boxes, then changes the set."""
+
+        def changed(draft: Draft, name: str, *boxes: str) -> dict[Any, Any]:
+            new = change(replace(draft.edited(*boxes), name=name.strip() or draft.name))
+            return self._shown(new) if refill else {self.draft: new, self.list: list_html(new)}
+
+        return changed
+
+    def _pick(self, picked: gr.EventData, draft: Draft, name: str, *boxes: str) -> dict[Any, Any]:
+        change = self._changing(lambda draft: draft.moved(int(picked.at)))
+        shown: dict[Any, Any] = change(draft, name, *boxes)
+        return shown
+
+    def _shown(self, draft: Draft) -> dict[Any, Any]:
+        prompt, positive, negative = draft.boxes
+        return {
+            self.draft: draft, self.name: draft.name, self.list: list_html(draft), self.prompt: prompt,
+            self.positive: positive, self.negative: negative, self.line: "",
+        }  # fmt: skip
+
+    def _held(self, draft: Draft, name: str, *boxes: str) -> Draft:
+        return replace(draft.edited(*boxes), name=name.strip() or draft.name)
+
+    def _save(self, *held: Any) -> dict[Any, Any]:
+        draft = self._held(*held)
+        pairs = draft.whole()
+        path = save_pairs(pairs, self._served.place(draft.name, PAIRS_ENDING))
+        return {
+            self.draft: draft,
+            self.list: list_html(draft),
+            self.set: gr.update(choices=self._sets()),
+            self.line: said(f"wrote {len(pairs)} pairs to {path}"),
+        }
+
+    def _lint(self, *given: Any) -> dict[Any, Any]:
+        draft, contrast = self._held(*given[:-1]), given[-1]
+        findings = lint(draft.whole(), contrast, lm=self._served.lm)
+        return {
+            self.draft: draft,
+            self.list: list_html(draft, findings),
+            self.findings: findings_html(findings, draft),
+            self.line: "",
+        }
+
+    def _extract(self, *given: Any) -> Iterator[dict[Any, Any]]:
+        draft, (method, aggregation) = self._held(*given[:-2]), given[-2:]
+        pairs = draft.whole()
+        yield {self.draft: draft, self.progress: progress_html(0, 1), self.line: "", self.plot: ""}
+        for step in extracted(self._served, pairs, method, aggregation):
+            if isinstance(step, SteeringVector):
+                yield {
+                    self.progress: "",
+                    self.plot: layer_plot(step),
+                    self.vector: step,
+                    self.saving: gr.update(visible=True),
+                    self.vector_name: draft.name,
+                    self.line: said(f"a vector of {len(pairs)} pairs by {method}: save it, and Try has it"),
+                }
+            else:
+                yield {self.progress: progress_html(*step)}
+
+    def _keep(self, vector: SteeringVector | None, name: str) -> dict[Any, Any]:
+        if vector is None:
+            raise MisuseError("there is no vector yet: extract one")
+        path = self._served.place(name, VECTOR)
+        vector.renamed(path.stem).save(path)
+        return {self.line: said(f"wrote {path}: Try and Grid have it")}
+
+
+def extracted(
+    served: Served, pairs: ContrastPairs, method: str, aggregation: str
+) -> Iterator[tuple[int, int] | SteeringVector]:
+    """Yield how far the extraction is, as it goes, then the vector. Raises what `extract` raises.
+
+    The model is worked on in a thread of its own; where nobody asks for more, it stops at its next report.
+    """
+    reports: queue.SimpleQueue[tuple[int, int] | SteeringVector | BaseException] = queue.SimpleQueue()
+    stopped = threading.Event()
+
+    def report(done: int, total: int) -> None:
+        if stopped.is_set():
+            raise SteerkitError("stopped")
+        reports.put((done, total))
+
+    def work() -> None:
+        try:
+            reports.put(extract(served.lm, pairs, method, aggregation, progress=report))  # type: ignore[arg-type]
+        except BaseException as error:  # raised where it is waited for
+            reports.put(error)
+
+    thread = threading.Thread(target=work, name="extraction", daemon=True)
+    thread.start()
+    try:
+        while True:
+            step = reports.get()
+            while not reports.empty() and isinstance(step, tuple):  # the latest of several is enough
+                step = reports.get()
+            if isinstance(step, BaseException):
+                raise step
+            yield step
+            if isinstance(step, SteeringVector):
+                return
+    finally:
+        stopped.set()
+
+
+def list_html(draft: Draft, findings: Sequence[Finding] = ()) -> str:
+    """Return the pairs as a list of buttons, those that lint found something in marked."""
+    if not draft.pairs:
+        return '<p class="sk-empty">No pairs yet: open a set, or write the first one.</p>'
+    worst: dict[str, str] = {}
+    for finding in findings:  # errors come first
+        worst.setdefault(finding.where.partition(" (")[0], finding.severity)
+    entries = []
+    for place, pair in enumerate(draft.pairs):
+        text = one_line(prompt_text(pair.prompt)) or "(no prompt)"
+        mark = worst.get(pair.id, "")
+        sign = f' <b class="sk-{mark}">{mark}</b>' if mark in ("error", "warning") else ""
+        entries.append(
+            f'<li><button type="button" data-at="{place}" aria-current="{str(place == draft.at).lower()}">'
+            f"<span>{place + 1}</span> {escape(text[:LONGEST])}{'…' if len(text) > LONGEST else ''}{sign}</button></li>"
+        )
+    return f'<ol class="sk-pairs" tabindex="-1">{"".join(entries)}</ol>'
+
+
+def findings_html(findings: Sequence[Finding], draft: Draft) -> str:
+    """Return what lint found, errors first, each with a way to its pair."""
+    places = {pair.id: place for place, pair in enumerate(draft.pairs)}
+    lines = []
+    for finding in findings[:MOST_FINDINGS]:
+        at = places.get(finding.where.partition(" (")[0])
+        where = plain_html(one_line(finding.where))
+        button = where if at is None else f'<button type="button" data-at="{at}">{where}</button>'
+        lines.append(
+            f'<li><b class="sk-{finding.severity}">{finding.severity}</b> {button}: {escape(one_line(finding.message))} '
+            f"<code>{finding.code}</code></li>"
+        )
+    more = f"<p>and {len(findings) - MOST_FINDINGS} more</p>" if len(findings) > MOST_FINDINGS else ""
+    if not lines:
+        return '<p class="sk-said" role="status">nothing found that would spoil a vector</p>'
+    return f'<ul class="sk-findings" role="status">{"".join(lines)}</ul>{more}'
+
+
+def progress_html(done: int, total: int) -> str:
+    """Return a bar."""
+    return f'<label class="sk-progress">extracting <progress max="{total}" value="{done}"></progress> {done} of {total}</label>'
