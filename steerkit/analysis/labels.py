@@ -1,7 +1,7 @@
 """Labels: a person's verdicts on a run's completions, and how far the scorers agree with them.
 
-They are the scores of the scorer `label`, kept beside the run's records as those of a judge are (`scores/label.jsonl`,
-see `steerkit.runs.scores`): `labelled_abstained` is what the person says of what the score `abstained` says. Whether the
+They are the scores of the scorer `label`, kept beside the run's records as a judge's are (`scores/label.jsonl`, see
+`steerkit.runs.scores`): `labelled_abstained` is what the person says of what the score `abstained` says. Whether the
 scorers' verdicts were out of sight when a label was given stands beside it as evidence.
 """
 

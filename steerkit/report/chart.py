@@ -8,7 +8,6 @@ same chart fits a telephone and a desk.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 
 from steerkit.analysis.frontier import by_actuator, pareto_frontier
@@ -24,10 +23,11 @@ from steerkit.report.tables import (
     format_change,
     format_estimate,
 )
-from steerkit.scoring.metrics import Metric, Question, metrics
+from steerkit.report.views.charts import Axis
+from steerkit.scoring.metrics import Question, metrics
 
 MARGIN = 0.05  # of the range, on each side
-MOST_TICKS = 6
+TICKS = 5
 SHAPES = (
     '<circle cx="8" cy="8" r="5"/>',
     '<rect x="3.5" y="3.5" width="9" height="9"/>',
@@ -41,8 +41,8 @@ CROSS = '<path d="m4 4 8 8m0-8-8 8" fill="none" stroke="currentColor" stroke-wid
 
 STYLE = """
 .sk-chart { position: relative; font-size: .8rem; }
-.sk-chart .plot { position: relative; height: 22rem; margin: .4rem 1rem 0 3.2rem; border: solid; border-width: 0 0 1px 1px;
-  border-color: rgb(128 128 128 / .7); }
+.sk-chart .plot { position: relative; height: 22rem; margin: .4rem 1rem 0 3.2rem;
+  border: solid rgb(128 128 128 / .7); border-width: 0 0 1px 1px; }
 .sk-chart svg.lines { position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; }
 .sk-chart .lines line, .sk-chart .lines polyline { vector-effect: non-scaling-stroke; fill: none; }
 .sk-chart .lines .grid { stroke: rgb(128 128 128 / .25); }
@@ -57,11 +57,13 @@ STYLE = """
 .sk-chart button.mark { position: absolute; width: 24px; height: 24px; margin: -12px; padding: 4px; border: 0;
   background: none; border-radius: 50%; cursor: pointer; line-height: 0; }
 .sk-chart button.mark svg, .sk-chart .legend svg { width: 16px; height: 16px; fill: currentColor; }
-.sk-chart button.mark.sk-unsteered { z-index: 1; padding: 1px; }
-.sk-chart button.mark.sk-unsteered svg { width: 22px; height: 22px; }
+.sk-chart button.mark.is-sk-unsteered svg { width: 22px; height: 22px; }
+.sk-chart button.mark.is-sk-unsteered { z-index: 1; padding: 1px; }
 .sk-chart button.mark:hover, .sk-chart button.mark:focus-visible { outline: 2px solid currentColor; z-index: 3; }
-.sk-chart button.mark[aria-pressed=true] { background: rgb(128 128 128 / .35); outline: 2px solid currentColor; z-index: 2; }
-.sk-chart .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: .5rem 0 0 3.2rem; padding: 0; list-style: none; }
+.sk-chart button.mark[aria-pressed=true] { background: rgb(128 128 128 / .35);
+  outline: 2px solid currentColor; z-index: 2; }
+.sk-chart .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: .5rem 0 0 3.2rem; padding: 0;
+  list-style: none; }
 .sk-chart .legend li { display: flex; align-items: center; gap: .35rem; margin: 0; overflow-wrap: anywhere; }
 .sk-chart .legend i { width: 22px; border-top: 2px solid #009e73; }
 .sk-chart .tip { position: absolute; z-index: 5; max-width: min(24rem, 90%); padding: .45rem .6rem; border-radius: 6px;
@@ -77,29 +79,6 @@ STYLE = """
 """
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """A metric's range on the chart; `at` gives a value's place in per cent."""
-
-    metric: Metric
-    low: float
-    high: float
-    ticks: tuple[float, ...]
-
-    @classmethod
-    def of(cls, metric: Metric, estimates: Sequence[Estimate]) -> _Axis:
-        from matplotlib.ticker import MaxNLocator  # slow to import
-
-        low, high = min(e.low for e in estimates), max(e.high for e in estimates)
-        room = (high - low) * MARGIN or max(abs(high), 1.0) * MARGIN
-        low, high = low - room, high + room
-        ticks = MaxNLocator(nbins=MOST_TICKS, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-        return cls(metric, low, high, tuple(float(tick) for tick in ticks if low <= tick <= high))
-
-    def at(self, value: float) -> float:
-        return round(100 * (value - self.low) / (self.high - self.low), 2)
-
-
 def trade_off_chart(rows: Sequence[Row], question: Question) -> str | None:
     """Return the question's `y` against its `x`, a mark for each cell, as a part of a page; None without a mark.
 
@@ -109,14 +88,17 @@ def trade_off_chart(rows: Sequence[Row], question: Question) -> str | None:
     rows = [row for row in rows if {x.name, y.name} <= row.levels.keys()]
     if not rows:
         return None
-    across, up = (_Axis.of(metric, [row.levels[metric.name] for row in rows]) for metric in (x, y))
+    across, up = (_axis([row.levels[metric.name] for row in rows]) for metric in (x, y))
+    places = {row.cell: _Place(row, across, up, x.name, y.name) for row in rows}
     looks = _looks(rows)
-    lines = [*_grid(across, up), *(_bars(row, across, up, looks[row.cell]) for row in rows)]
-    best = pareto_frontier(rows, y.name, x.name)
-    points = " ".join(f"{across.at(r.levels[x.name].value)},{100 - up.at(r.levels[y.name].value)}" for r in best)
-    lines.append(f'<polyline class="frontier" points="{points}"/>')
-    ordered = sorted(rows, key=lambda row: (row.levels[x.name].value, row.levels[y.name].value))
-    marks = [_mark(row, across, up, looks[row.cell], first=row is ordered[0]) for row in ordered]
+    lines = [*_grid(across, up), *(places[row.cell].bars(looks[row.cell][0]) for row in rows)]
+    best = (places[row.cell] for row in pareto_frontier(rows, y.name, x.name))
+    lines.append(f'<polyline class="frontier" points="{" ".join(f"{at.x},{100 - at.y}" for at in best)}"/>')
+    ordered = sorted(rows, key=lambda row: (places[row.cell].x, places[row.cell].y))
+    marks = [
+        _mark(places[row.cell], said_of(row, (y.name, x.name)), looks[row.cell], first=row is ordered[0])
+        for row in ordered
+    ]
     return (
         f'<div class="sk-chart"><style>{STYLE}</style><div class="axis">{escape(axis_name(y, "up", "down"))}</div>'
         f'<div class="plot" role="group" aria-label="{escape(question.title)}: arrow keys go from cell to cell">'
@@ -154,43 +136,61 @@ def _looks(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
     return looks
 
 
-def _mark(row: Row, across: _Axis, up: _Axis, look: tuple[str, str], *, first: bool) -> str:
-    x, y = row.levels[across.metric.name], row.levels[up.metric.name]
-    said = escape(said_of(row, (up.metric.name, across.metric.name)), quote=True)
+class _Place:
+    """Where a cell stands, in per cent from the left and from the bottom, and where its intervals end."""
+
+    def __init__(self, row: Row, across: Axis, up: Axis, x: str, y: str) -> None:
+        self.cell = row.cell
+        self.x, self.left, self.right = _ends(across, row.levels[x])
+        self.y, self.low, self.high = _ends(up, row.levels[y])
+
+    def bars(self, style: str) -> str:
+        """The intervals: a line across and one up."""
+        ends = (
+            (self.left, 100 - self.y, self.right, 100 - self.y),
+            (self.x, 100 - self.low, self.x, 100 - self.high),
+        )
+        return "".join(
+            f'<line class="bar {style}" data-of="{self.cell}" x1="{a:.2f}" y1="{b:.2f}" x2="{c:.2f}" y2="{d:.2f}"/>'
+            for a, b, c, d in ends
+        )
+
+
+def _ends(axis: Axis, estimate: Estimate) -> tuple[float, float, float]:
+    value, low, high = (round(axis.at(part), 2) for part in (estimate.value, estimate.low, estimate.high))
+    return value, low, high
+
+
+def _axis(estimates: Sequence[Estimate]) -> Axis:
+    """An axis on which all intervals have room, from 0 to 100."""
+    low, high = min(each.low for each in estimates), max(each.high for each in estimates)
+    room = (high - low) * MARGIN or max(abs(high), 1.0) * MARGIN
+    return Axis(low - room, high + room, 0.0, 100.0)
+
+
+def _mark(at: _Place, said: str, look: tuple[str, str], *, first: bool) -> str:
     style, shape = look
     return (
-        f'<button type="button" class="mark {style}" data-cell="{row.cell}" aria-label="{said}" aria-pressed="false" '
-        f'tabindex="{0 if first else -1}" style="left:{across.at(x.value)}%;bottom:{up.at(y.value)}%">'
-        f'<svg viewBox="0 0 16 16" aria-hidden="true">{shape}</svg></button>'
+        f'<button type="button" class="mark is-{style}" data-cell="{at.cell}" aria-label="{escape(said, quote=True)}" '
+        f'aria-pressed="false" tabindex="{0 if first else -1}" style="left:{at.x}%;bottom:{at.y}%">'
+        f'<svg class="{style}" viewBox="0 0 16 16" aria-hidden="true">{shape}</svg></button>'
     )
 
 
-def _bars(row: Row, across: _Axis, up: _Axis, look: tuple[str, str]) -> str:
-    """The intervals of a cell: a line across and one up."""
-    x, y = row.levels[across.metric.name], row.levels[up.metric.name]
-    ends = (
-        (across.at(x.low), 100 - up.at(y.value), across.at(x.high), 100 - up.at(y.value)),
-        (across.at(x.value), 100 - up.at(y.low), across.at(x.value), 100 - up.at(y.high)),
-    )
-    return "".join(
-        f'<line class="bar {look[0]}" data-of="{row.cell}" x1="{a:.2f}" y1="{b:.2f}" x2="{c:.2f}" y2="{d:.2f}"/>'
-        for a, b, c, d in ends
-    )
-
-
-def _grid(across: _Axis, up: _Axis) -> list[str]:
+def _grid(across: Axis, up: Axis) -> list[str]:
+    lines = [(across.at(tick), 0.0, across.at(tick), 100.0) for tick in across.ticks(TICKS)]
+    lines += [(0.0, 100 - up.at(tick), 100.0, 100 - up.at(tick)) for tick in up.ticks(TICKS)]
     return [
-        *(f'<line class="grid" x1="{across.at(t)}" y1="0" x2="{across.at(t)}" y2="100"/>' for t in across.ticks),
-        *(f'<line class="grid" x1="0" y1="{100 - up.at(t):.2f}" x2="100" y2="{100 - up.at(t):.2f}"/>' for t in up.ticks),
+        f'<line class="grid" x1="{a:.2f}" y1="{b:.2f}" x2="{c:.2f}" y2="{d:.2f}"/>' for a, b, c, d in lines
     ]
 
 
-def _ticks(across: _Axis, up: _Axis) -> str:
+def _ticks(across: Axis, up: Axis) -> str:
+    sides = (("x", "left", across), ("y", "bottom", up))
     return "".join(
-        [
-            *(f'<span class="tick x" style="left:{across.at(tick)}%">{tick:g}</span>' for tick in across.ticks),
-            *(f'<span class="tick y" style="bottom:{up.at(tick)}%">{tick:g}</span>' for tick in up.ticks),
-        ]
+        f'<span class="tick {name}" style="{side}:{axis.at(tick):.2f}%">{round(tick, 9):g}</span>'
+        for name, side, axis in sides
+        for tick in axis.ticks(TICKS)
     )
 
 
@@ -201,7 +201,7 @@ def _legend(rows: Sequence[Row], looks: dict[str, tuple[str, str]]) -> str:
         if found is not None:
             names[label] = looks[found.cell]
     entries = [
-        f'<li><span class="{style}"><svg viewBox="0 0 16 16" aria-hidden="true">{shape}</svg></span>'
+        f'<li><svg class="{style}" viewBox="0 0 16 16" aria-hidden="true">{shape}</svg>'
         f"{escape(one_line(name))}</li>"
         for name, (style, shape) in names.items()
     ]

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from steerkit.models import LanguageModel
+    from steerkit.serving.scheduler import Scheduler
 
 PATH = "/workbench"
 LARGEST_UPLOAD = "1kb"  # the page uploads nothing
@@ -23,7 +24,7 @@ LARGEST_UPLOAD = "1kb"  # the page uploads nothing
 def mount(
     app: FastAPI,
     lm: LanguageModel,
-    scheduler: Any,
+    scheduler: Scheduler,
     vectors: str | os.PathLike[str] | None = None,
     runs: str | os.PathLike[str] | None = None,
 ) -> None:
@@ -37,10 +38,10 @@ def mount(
     import gradio as gr
     from fastapi.responses import RedirectResponse
 
+    from steerkit.serving.workbench.context import Context
     from steerkit.serving.workbench.page import blocks, style, theme
-    from steerkit.serving.workbench.served import Served
 
-    page = blocks(Served(lm, scheduler, _folder(vectors, "vectors"), _folder(runs, "runs")))
+    page = blocks(Context(lm, scheduler, _folder(vectors, "vectors"), _folder(runs, "runs")))
     app.add_api_route("/", lambda: RedirectResponse(f"{PATH}/"), include_in_schema=False)
     gr.mount_gradio_app(
         app, page, PATH, theme=theme(), css=style(), footer_links=[], run_history=False, ssr_mode=False,

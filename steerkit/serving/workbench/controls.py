@@ -17,7 +17,7 @@ from steerkit.interventions.steering import SCOPES, Steering
 from steerkit.interventions.store import recommended_use
 from steerkit.interventions.vector import SteeringVector
 from steerkit.runs.references import read_interventions
-from steerkit.serving.workbench.served import Served
+from steerkit.serving.workbench.context import Context
 
 NOTHING = "none"
 OWN_PROBE = "the vector's probe"
@@ -53,15 +53,19 @@ class Settings:
         """Return the vector applied as the controls say. Raises MisuseError for what cannot be."""
         half_life = self.half_life or None
         return vector.at(
-            int(self.layer), float(self.strength), scope=self.scope, half_life=half_life, gate=self.gate_of(vector)  # type: ignore[arg-type]
+            int(self.layer),
+            float(self.strength),
+            scope=self.scope,
+            half_life=half_life,
+            gate=self.gate_of(vector),  # type: ignore[arg-type]
         )
 
-    def interventions(self, served: Served) -> tuple[Intervention, ...]:
+    def interventions(self, context: Context) -> tuple[Intervention, ...]:
         """Return all that acts, the vector first. Raises MisuseError for what cannot be."""
         more = read_interventions([self.more]) if self.more.strip() else ()
         if self.vector == NOTHING:
             return more
-        return (self.steering(served.vector(self.vector)), *more)
+        return (self.steering(context.vector(self.vector)), *more)
 
 
 def recommended(vector: SteeringVector) -> Settings:
@@ -83,7 +87,7 @@ def reader_names() -> list[str]:
     return [ALONG, OWN_PROBE, *READERS, NOTHING]
 
 
-def readers_of(name: str, settings: Settings, served: Served) -> tuple[Reader, ...]:
+def readers_of(name: str, settings: Settings, context: Context) -> tuple[Reader, ...]:
     """Return the readers to colour by: that of the name first, and where it is one of states, the entropy behind it.
 
     Along a vector it is read at the steered layer; without a vector there is nothing to read along, so nothing is.
@@ -93,7 +97,7 @@ def readers_of(name: str, settings: Settings, served: Served) -> tuple[Reader, .
         return (NamedReader(name),)
     if name == NOTHING or settings.vector == NOTHING:
         return ()
-    vector = served.vector(settings.vector)
+    vector = context.vector(settings.vector)
     if name == ALONG:
         return (VectorReader(vector, int(settings.layer)),)
     if vector.probe is None:
@@ -104,23 +108,27 @@ def readers_of(name: str, settings: Settings, served: Served) -> tuple[Reader, .
 class SteeringControls:
     """The components, made where it is called; `inputs` are to be given to a handler, `settings` reads their values."""
 
-    def __init__(self, served: Served, *, one_place: bool = True) -> None:
-        names = served.vector_names()
-        first = recommended(served.vector(names[0])) if names else Settings()
+    def __init__(self, context: Context, *, one_place: bool = True) -> None:
+        names = context.vector_names()
+        first = recommended(context.vector(names[0])) if names else Settings()
         chosen = names[0] if names else NOTHING
-        self._served = served
+        self._context = context
         self.vector = gr.Dropdown(
             [NOTHING, *names], value=chosen, label="vector", info="with its recommended use, where it has one"
         )
         with gr.Column(visible=one_place):
-            self.layer = gr.Slider(0, served.lm.n_layers - 1, value=first.layer, step=1, label="layer")
-            self.strength = gr.Slider(*_reach(first.strength), value=first.strength, step=0.05, label="strength")
+            self.layer = gr.Slider(0, context.lm.n_layers - 1, value=first.layer, step=1, label="layer")
+            self.strength = gr.Slider(
+                *_reach(first.strength), value=first.strength, step=0.05, label="strength"
+            )
         with gr.Row():
             self.scope = gr.Dropdown(list(SCOPES), value=first.scope, label="scope", min_width=120)
             self.gate = gr.Dropdown(
                 [NOTHING, OWN_PROBE, *GATES], value=first.gate, label="gate", min_width=120
             )
-            self.threshold = gr.Number(first.threshold, label="gate opens from", minimum=0, maximum=1, step=0.05, min_width=120)
+            self.threshold = gr.Number(
+                first.threshold, label="gate opens from", minimum=0, maximum=1, step=0.05, min_width=120
+            )
         with gr.Accordion("more", open=False):
             self.half_life = gr.Number(first.half_life, label="half-life in tokens (empty: none)", minimum=0)
             self.more = gr.Textbox(
@@ -140,13 +148,13 @@ class SteeringControls:
 
     def names(self) -> dict[str, Any]:
         """Return the choices of vectors as they are now, as an update of the dropdown."""
-        return gr.update(choices=[NOTHING, *self._served.vector_names()])
+        return gr.update(choices=[NOTHING, *self._context.vector_names()])
 
     def _recommend(self, name: str) -> list[Any]:
         """The controls set to a vector's recommended use."""
         if name == NOTHING:
             return [gr.skip()] * 6
-        use = recommended(self._served.vector(name))
+        use = recommended(self._context.vector(name))
         low, high = _reach(use.strength)
         strength = gr.update(value=use.strength, minimum=low, maximum=high)
         return [use.layer, strength, use.scope, use.gate, use.threshold, use.half_life]

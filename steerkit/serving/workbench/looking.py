@@ -14,10 +14,10 @@ from steerkit.report.tables import cell_name, format_rate
 from steerkit.scoring.label import LABELLED_SCORES
 from steerkit.scoring.metrics import Question
 from steerkit.serving.workbench.coloured import plain_html
+from steerkit.serving.workbench.context import Context
 from steerkit.serving.workbench.opened import OpenRun, opened
 from steerkit.serving.workbench.run_views import cells_html, completions_html
 from steerkit.serving.workbench.scripts import LABELS, MARKS
-from steerkit.serving.workbench.served import Served
 from steerkit.serving.workbench.told import in_one_line, said
 
 PAGE = 10  # completions on a page
@@ -30,24 +30,28 @@ NO_RUNS = (
 class RunsTab:
     """The tab's components and what they do."""
 
-    def __init__(self, served: Served) -> None:
-        self._served = served
-        names = served.run_names()
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        names = context.run_names()
         with gr.Row():
             self.run = gr.Dropdown(
                 names, value=None, label="run", elem_id="runs-run", scale=3, min_width=240,
                 info="below the folder of runs, the latest first",
             )  # fmt: skip
-            self.question = gr.Dropdown([], label="trade-off", scale=2, min_width=200, elem_id="runs-question")
+            self.question = gr.Dropdown(
+                [], label="trade-off", scale=2, min_width=200, elem_id="runs-question"
+            )
             self.again = gr.Button("Look for runs again", scale=1, min_width=160)
         self.line = gr.HTML(elem_id="runs-line", elem_classes="sk-line", apply_default_css=False)
-        self.chart = gr.HTML("" if names else NO_RUNS, elem_id="runs-chart", js_on_load=MARKS, apply_default_css=False)
+        self.chart = gr.HTML(
+            "" if names else NO_RUNS, elem_id="runs-chart", js_on_load=MARKS, apply_default_css=False
+        )
         with gr.Accordion("all cells as a table", open=False):
             self.cells = gr.HTML(elem_id="runs-cells", js_on_load=MARKS, apply_default_css=False)
         with gr.Group(visible=False) as self.below:
             self.title = gr.HTML(elem_id="runs-title", apply_default_css=False, padding=True)
             with gr.Row():
-                self.change = gr.Radio(list(CHANGES), value="all", label="changed from unsteered", elem_id="runs-change")
+                self.change = gr.Radio(list(CHANGES), value="all", label="changed", elem_id="runs-change")
                 self.kind = gr.Radio(list(KINDS), value="all", label="questions", elem_id="runs-kind")
                 self.text = gr.Textbox("", label="containing", elem_id="runs-text", min_width=160)
             with gr.Row():
@@ -67,9 +71,20 @@ class RunsTab:
         def told(handler: Any) -> Any:
             return in_one_line(self.line, handler)
 
-        self.again.click(lambda: {self.run: gr.update(choices=self._served.run_names())}, None, [self.run], **options)
+        self.again.click(
+            lambda: {self.run: gr.update(choices=self._context.run_names())}, None, [self.run], **options
+        )
         chart = [self.chart, self.cells, self.question, self.line]
-        looked = [self.below, self.pager, self.title, self.completions, self.agreement, self.cell, self.page, self.line]
+        looked = [
+            self.below,
+            self.pager,
+            self.title,
+            self.completions,
+            self.agreement,
+            self.cell,
+            self.page,
+            self.line,
+        ]
         shown = [self.run, self.cell, self.change, self.kind, self.text, self.score, self.blind]
         self.run.change(told(self._open), self.run, [*chart, *looked], **options)
         self.question.input(told(self._draw), [self.run, self.question], chart, **options)
@@ -78,17 +93,21 @@ class RunsTab:
         for filtering in (self.change, self.kind, self.score, self.blind):
             filtering.input(told(self._show), shown, looked, **options)
         self.text.input(told(self._show), shown, looked, trigger_mode="always_last", **options)
-        self.back.click(told(lambda page, *given: self._show(*given, page=page - 1)), [self.page, *shown], looked, **options)
-        self.onward.click(told(lambda page, *given: self._show(*given, page=page + 1)), [self.page, *shown], looked, **options)
+        for turned, by in ((self.back.click, -1), (self.onward.click, 1)):
+            turned(told(self._turning(by)), [self.page, *shown], looked, **options)
         self.completions.labelled(
             told(self._label), [*shown], [self.agreement, self.line], concurrency_limit=1, **options
         )
 
     def _opened(self, name: str) -> OpenRun:
-        return opened(self._served.run_path(name))
+        return opened(self._context.run_path(name))
 
     def _open(self, name: str | None) -> dict[Any, Any]:
-        nothing = {self.below: gr.update(visible=False), self.pager: gr.update(visible=False), self.completions: ""}
+        nothing = {
+            self.below: gr.update(visible=False),
+            self.pager: gr.update(visible=False),
+            self.completions: "",
+        }
         if name is None:
             return nothing
         run = self._opened(name)
@@ -109,7 +128,8 @@ class RunsTab:
         chart = None if question is None else trade_off_chart(run.rows, question)
         protocol = run.run.protocol
         most = max(row.n_items for row in run.rows)
-        about = f"{protocol.suite}, split {protocol.split}, {protocol.model}: {len(run.rows)} cells of up to {most} items"
+        about = f"{protocol.suite}, split {protocol.split}, {protocol.model}: "
+        about += f"{len(run.rows)} cells of up to {most} items"
         return {
             self.chart: chart or '<p class="sk-empty">This run answers no question that has a trade-off.</p>',
             self.cells: cells_html(run.rows),
@@ -123,8 +143,20 @@ class RunsTab:
     def _pick(self, picked: gr.EventData, name: str, _: Any, *filters: Any) -> dict[Any, Any]:
         return self._show(name, str(picked.cell), *filters)
 
+    def _turning(self, by: int) -> Any:
+        """A handler that goes so many pages on."""
+        return lambda page, *given: self._show(*given, page=page + by)
+
     def _show(
-        self, name: str, cell: str | None, change: Any, kind: Any, text: str, score: str, blind: bool, page: int = 0
+        self,
+        name: str,
+        cell: str | None,
+        change: Any,
+        kind: Any,
+        text: str,
+        score: str,
+        blind: bool,
+        page: int = 0,
     ) -> dict[Any, Any]:
         """A page of a cell's completions beside the unsteered ones."""
         if cell is None:
@@ -152,7 +184,9 @@ class RunsTab:
     def _label(self, given: gr.EventData, name: str, cell: str | None, *filters: Any) -> dict[Any, Any]:
         run, (score, blind) = self._opened(name), filters[-2:]
         verdict = {"yes": True, "no": False}.get(str(given.verdict))
-        run.labels.give((str(given.cell), str(given.item), int(given.sample)), score, verdict, blind=bool(blind))
+        run.labels.give(
+            (str(given.cell), str(given.item), int(given.sample)), score, verdict, blind=bool(blind)
+        )
         return {self.agreement: said(self._agreement(run, str(cell), score)), self.line: ""}
 
     def _agreement(self, run: OpenRun, cell: str, score: str) -> str:

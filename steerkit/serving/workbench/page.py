@@ -7,32 +7,32 @@ from typing import Any
 
 import gradio as gr
 
+from steerkit.serving.workbench.context import Context
 from steerkit.serving.workbench.gridding import GridTab
 from steerkit.serving.workbench.looking import RunsTab
 from steerkit.serving.workbench.pairing import PairsTab
-from steerkit.serving.workbench.served import Served
 from steerkit.serving.workbench.trying import TryTab
 
 TITLE = "steerkit workbench"
 MOST_WAITING = 64  # events of all pages together
 
 
-def blocks(served: Served) -> gr.Blocks:
+def blocks(context: Context) -> gr.Blocks:
     """Return the page over a model and its folders."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
         gr.HTML(
-            f'<header class="sk-head"><h1>steerkit</h1><p>{served.lm.name}, {served.lm.n_layers} layers</p></header>',
+            f'<header class="sk-head"><h1>steerkit</h1><p>{context.lm.name}, {context.lm.n_layers} layers</p></header>',
             apply_default_css=False,
         )
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Try", id="try", render_children=True):
-                trying = TryTab(served)
+                trying = TryTab(context)
             with gr.Tab("Grid", id="grid", render_children=True):
-                gridding = GridTab(served)
+                gridding = GridTab(context)
             with gr.Tab("Runs", id="runs", render_children=True):
-                RunsTab(served)
+                RunsTab(context)
             with gr.Tab("Pairs", id="pairs", render_children=True):
-                pairing = PairsTab(served)
+                pairing = PairsTab(context)
         _connect(tabs, trying, gridding, pairing)
     page.queue(default_concurrency_limit=8, max_size=MOST_WAITING, api_open=False)
     return page
@@ -72,9 +72,13 @@ def theme() -> gr.themes.Base:
         font=("system-ui", "sans-serif"),
         font_mono=("ui-monospace", "monospace"),
     )
-    return made.set(button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800",
-        button_primary_background_fill_dark="*primary_600", button_primary_text_color="white",
-        button_primary_text_color_dark="white")
+    return made.set(
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_text_color="white",
+        button_primary_text_color_dark="white",
+    )
 
 
 def style() -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import queue
+import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
@@ -25,11 +26,11 @@ from steerkit.extraction.pairs import (
     save_pairs,
 )
 from steerkit.interventions.vector import SteeringVector
-from steerkit.report.layer_plot import layer_plot
 from steerkit.serving.workbench.coloured import plain_html
+from steerkit.serving.workbench.context import PAIRS as PAIRS_ENDING
+from steerkit.serving.workbench.context import VECTOR, Context
 from steerkit.serving.workbench.scripts import MARKS, PAIRS
-from steerkit.serving.workbench.served import PAIRS as PAIRS_ENDING
-from steerkit.serving.workbench.served import VECTOR, Served
+from steerkit.serving.workbench.streams import PAUSE
 from steerkit.serving.workbench.told import in_one_line, said
 
 CONTRASTS = ("content", "length")
@@ -85,15 +86,17 @@ class Draft:
             raise MisuseError("there is no pair yet: write one, or open a set")
         for pair in self.pairs:
             if not (prompt_text(pair.prompt).strip() and pair.positive.strip() and pair.negative.strip()):
-                raise MisuseError(f"{pair.id} lacks its prompt or one of its sides: write it, or delete the pair")
+                raise MisuseError(
+                    f"{pair.id} lacks its prompt or one of its sides: write it, or delete the pair"
+                )
         return ContrastPairs(self.name, self.pairs)
 
 
 class PairsTab:
     """The tab's components and what they do."""
 
-    def __init__(self, served: Served) -> None:
-        self._served = served
+    def __init__(self, context: Context) -> None:
+        self._context = context
         with gr.Row():
             self.set = gr.Dropdown(
                 self._sets(), value=None, label="open a set", elem_id="pairs-set", scale=2, min_width=200,
@@ -104,7 +107,9 @@ class PairsTab:
         self.line = gr.HTML(elem_id="pairs-line", elem_classes="sk-line", apply_default_css=False)
         with gr.Row(elem_classes="sk-split"):
             with gr.Column(scale=2, min_width=300):
-                self.list = gr.HTML(list_html(Draft()), elem_id="pairs-list", js_on_load=PAIRS, apply_default_css=False)
+                self.list = gr.HTML(
+                    list_html(Draft()), elem_id="pairs-list", js_on_load=PAIRS, apply_default_css=False
+                )
             with gr.Column(scale=3, min_width=320):
                 self.prompt = gr.Textbox("", label="prompt", lines=2, max_lines=8, elem_id="pairs-prompt")
                 self.positive = gr.Textbox(
@@ -119,19 +124,27 @@ class PairsTab:
                     self.add = gr.Button("New pair", min_width=80, elem_id="pairs-add")
                     self.delete = gr.Button("Delete", min_width=80, elem_id="pairs-delete")
         with gr.Row():
-            self.contrast = gr.Radio(list(CONTRASTS), value="content", label="the two sides are meant to differ in")
+            self.contrast = gr.Radio(
+                list(CONTRASTS), value="content", label="the two sides are meant to differ in"
+            )
             self.check = gr.Button("Lint", elem_id="pairs-lint", min_width=110)
         self.findings = gr.HTML(elem_id="pairs-findings", js_on_load=PAIRS, apply_default_css=False)
         with gr.Row():
             methods = [name for name, each in ESTIMATORS.items() if not each.whole]
             self.method = gr.Dropdown(methods, value=methods[0], label="method", min_width=160)
-            self.aggregation = gr.Radio(["mean", "last"], value="mean", label="completions are read over their tokens")
-            self.extract = gr.Button("Extract a vector", variant="primary", elem_id="pairs-extract", min_width=140)
+            self.aggregation = gr.Radio(
+                ["mean", "last"], value="mean", label="completions are read over their tokens"
+            )
+            self.extract = gr.Button(
+                "Extract a vector", variant="primary", elem_id="pairs-extract", min_width=140
+            )
             self.stop = gr.Button("Stop", min_width=80)
         self.progress = gr.HTML(elem_id="pairs-progress", apply_default_css=False)
         self.plot = gr.HTML(elem_id="pairs-plot", js_on_load=MARKS, apply_default_css=False)
         with gr.Row(visible=False) as self.saving:
-            self.vector_name = gr.Textbox("", label="save the vector as", elem_id="pairs-vector-name", min_width=160)
+            self.vector_name = gr.Textbox(
+                "", label="save the vector as", elem_id="pairs-vector-name", min_width=160
+            )
             self.keep = gr.Button("Save the vector", elem_id="pairs-keep", min_width=130)
         self.draft, self.vector = gr.State(Draft()), gr.State(None)
         self._connect()
@@ -157,9 +170,19 @@ class PairsTab:
         for marks in (self.list, self.findings):
             marks.pair(told(self._pick), held, shown, **options)
         for box in boxes:  # what is typed stands in the set once the box is left
-            box.blur(told(self._changing(lambda draft: draft, refill=False)), held, [self.draft, self.list], **options)
+            box.blur(
+                told(self._changing(lambda draft: draft, refill=False)),
+                held,
+                [self.draft, self.list],
+                **options,
+            )
         self.save.click(told(self._save), held, [self.draft, self.list, self.set, self.line], **options)
-        self.check.click(told(self._lint), [*held, self.contrast], [self.draft, self.list, self.findings, self.line], **options)
+        self.check.click(
+            told(self._lint),
+            [*held, self.contrast],
+            [self.draft, self.list, self.findings, self.line],
+            **options,
+        )
         extracting = self.extract.click(
             told(self._extract), [*held, self.method, self.aggregation],
             [self.draft, self.list, self.progress, self.plot, self.vector, self.saving, self.vector_name, self.line],
@@ -172,14 +195,19 @@ class PairsTab:
         self.kept = self.keep.click(told(self._keep), [self.vector, self.vector_name], [self.line], **options)
 
     def _sets(self) -> list[str]:
-        return list(dict.fromkeys([*builtin_pairs(), *self._served.pairs_names()]))
+        return list(dict.fromkeys([*builtin_pairs(), *self._context.pairs_names()]))
 
     def _open(self, name: str) -> dict[Any, Any]:
-        saved = name in self._served.pairs_names()
-        pairs = load_pairs(self._served.place(name, PAIRS_ENDING) if saved else name)
+        saved = name in self._context.pairs_names()
+        pairs = load_pairs(self._context.place(name, PAIRS_ENDING) if saved else name)
         draft = Draft(name, pairs.pairs)
         contrast = "length" if name == "brevity" else "content"
-        return {**self._shown(draft), self.line: said(f"{len(pairs)} pairs"), self.contrast: contrast, self.findings: ""}
+        return {
+            **self._shown(draft),
+            self.line: said(f"{len(pairs)} pairs"),
+            self.contrast: contrast,
+            self.findings: "",
+        }
 
     def _changing(self, change: Any, *, refill: bool = True) -> Any:
         """A handler that takes over what is in the boxes, then changes the set."""
@@ -208,7 +236,7 @@ class PairsTab:
     def _save(self, *held: Any) -> dict[Any, Any]:
         draft = self._held(*held)
         pairs = draft.whole()
-        path = save_pairs(pairs, self._served.place(draft.name, PAIRS_ENDING))
+        path = save_pairs(pairs, self._context.place(draft.name, PAIRS_ENDING))
         return {
             self.draft: draft,
             self.list: list_html(draft),
@@ -218,7 +246,7 @@ class PairsTab:
 
     def _lint(self, *given: Any) -> dict[Any, Any]:
         draft, contrast = self._held(*given[:-1]), given[-1]
-        findings = lint(draft.whole(), contrast, lm=self._served.lm)
+        findings = lint(draft.whole(), contrast, lm=self._context.lm)
         return {
             self.draft: draft,
             self.list: list_html(draft, findings),
@@ -226,64 +254,61 @@ class PairsTab:
             self.line: "",
         }
 
-    def _extract(self, *given: Any) -> Iterator[dict[Any, Any]]:
+    async def _extract(self, *given: Any) -> AsyncIterator[dict[Any, Any]]:
         draft, (method, aggregation) = self._held(*given[:-2]), given[-2:]
         pairs = draft.whole()
         yield {self.draft: draft, self.progress: progress_html(0, 1), self.line: "", self.plot: ""}
-        for step in extracted(self._served, pairs, method, aggregation):
-            if isinstance(step, SteeringVector):
-                yield {
-                    self.progress: "",
-                    self.plot: layer_plot(step),
-                    self.vector: step,
-                    self.saving: gr.update(visible=True),
-                    self.vector_name: draft.name,
-                    self.line: said(f"a vector of {len(pairs)} pairs by {method}: save it, and Try has it"),
-                }
-            else:
-                yield {self.progress: progress_html(*step)}
+        async with aclosing(extracted(self._context, pairs, method, aggregation)) as steps:
+            async for step in steps:
+                yield (
+                    {self.progress: progress_html(*step)}
+                    if isinstance(step, tuple)
+                    else {
+                        self.progress: "",
+                        self.plot: step._repr_html_(),
+                        self.vector: step,
+                        self.saving: gr.update(visible=True),
+                        self.vector_name: draft.name,
+                        self.line: said(
+                            f"a vector of {len(pairs)} pairs by {method}: save it, and Try has it"
+                        ),
+                    }
+                )
 
     def _keep(self, vector: SteeringVector | None, name: str) -> dict[Any, Any]:
         if vector is None:
             raise MisuseError("there is no vector yet: extract one")
-        path = self._served.place(name, VECTOR)
+        path = self._context.place(name, VECTOR)
         vector.renamed(path.stem).save(path)
         return {self.line: said(f"wrote {path}: Try and Grid have it")}
 
 
-def extracted(
-    served: Served, pairs: ContrastPairs, method: str, aggregation: str
-) -> Iterator[tuple[int, int] | SteeringVector]:
+async def extracted(
+    context: Context, pairs: ContrastPairs, method: str, aggregation: str
+) -> AsyncIterator[tuple[int, int] | SteeringVector]:
     """Yield how far the extraction is, as it goes, then the vector. Raises what `extract` raises.
 
-    The model is worked on in a thread of its own; where nobody asks for more, it stops at its next report.
+    It has the model for itself; where nobody asks for more, it stops at its next report.
     """
-    reports: queue.SimpleQueue[tuple[int, int] | SteeringVector | BaseException] = queue.SimpleQueue()
+    reached = (0, 1)
     stopped = threading.Event()
 
     def report(done: int, total: int) -> None:
+        nonlocal reached
+        reached = (done, total)
         if stopped.is_set():
             raise SteerkitError("stopped")
-        reports.put((done, total))
 
-    def work() -> None:
-        try:
-            reports.put(extract(served.lm, pairs, method, aggregation, progress=report))  # type: ignore[arg-type]
-        except BaseException as error:  # raised where it is waited for
-            reports.put(error)
+    def work() -> SteeringVector:
+        return extract(context.lm, pairs, method, aggregation, progress=report)  # type: ignore[arg-type]
 
-    thread = threading.Thread(target=work, name="extraction", daemon=True)
-    thread.start()
+    task = asyncio.ensure_future(context.scheduler.run(work))
     try:
-        while True:
-            step = reports.get()
-            while not reports.empty() and isinstance(step, tuple):  # the latest of several is enough
-                step = reports.get()
-            if isinstance(step, BaseException):
-                raise step
-            yield step
-            if isinstance(step, SteeringVector):
-                return
+        while not task.done():
+            await asyncio.wait([task], timeout=PAUSE)
+            if not task.done():
+                yield reached
+        yield task.result()
     finally:
         stopped.set()
 
@@ -316,8 +341,8 @@ def findings_html(findings: Sequence[Finding], draft: Draft) -> str:
         where = plain_html(one_line(finding.where))
         button = where if at is None else f'<button type="button" data-at="{at}">{where}</button>'
         lines.append(
-            f'<li><b class="sk-{finding.severity}">{finding.severity}</b> {button}: {escape(one_line(finding.message))} '
-            f"<code>{finding.code}</code></li>"
+            f'<li><b class="sk-{finding.severity}">{finding.severity}</b> {button}: '
+            f"{escape(one_line(finding.message))} <code>{finding.code}</code></li>"
         )
     more = f"<p>and {len(findings) - MOST_FINDINGS} more</p>" if len(findings) > MOST_FINDINGS else ""
     if not lines:
@@ -327,4 +352,5 @@ def findings_html(findings: Sequence[Finding], draft: Draft) -> str:
 
 def progress_html(done: int, total: int) -> str:
     """Return a bar."""
-    return f'<label class="sk-progress">extracting <progress max="{total}" value="{done}"></progress> {done} of {total}</label>'
+    bar = f'<progress max="{total}" value="{done}"></progress>'
+    return f'<label class="sk-progress">extracting {bar} {done} of {total}</label>'

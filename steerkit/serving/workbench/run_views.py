@@ -32,8 +32,8 @@ def cells_html(rows: Sequence[Row]) -> str:
         fields += [format_estimate(row.levels.get(metric.name), metric.unit) for metric in shown]
         values = "".join(f"<td>{escape(field)}</td>" for field in fields)
         lines.append(
-            f'<tr><th scope="row"><button type="button" data-cell="{row.cell}" aria-pressed="false">{name}</button></th>'
-            f"{values}</tr>"
+            f'<tr><th scope="row"><button type="button" data-cell="{row.cell}" aria-pressed="false">{name}</button>'
+            f"</th>{values}</tr>"
         )
     left = f"<p>{len(rows) - MOST_ROWS} more are in summary.csv.</p>" if len(rows) > MOST_ROWS else ""
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
@@ -87,7 +87,8 @@ def _side(
         for value, given, word in zip(("yes", "no"), (True, False), ANSWERS[score], strict=True)
     )
     return (
-        f'<section class="sk-answer" aria-label="{name}"><h5>{name}{said}</h5><div class="sk-text" dir="auto">{text}</div>'
+        f'<section class="sk-answer" aria-label="{name}"><h5>{name}{said}</h5>'
+        f'<div class="sk-text" dir="auto">{text}</div>'
         f'<div class="sk-labels" role="group" aria-label="label: {score}" data-cell-of="{record.cell}" '
         f'data-item="{escape(record.item, quote=True)}" data-sample="{record.sample}">{buttons}</div></section>'
     )

@@ -2,7 +2,8 @@
 
 1. Of the marks of a group one is in the order of the tab key; arrow keys, Home and End go from one to the next.
 2. What a mark says stands in its `aria-label`, and on hover and focus in the group's `.tip`; Escape hides that.
-3. A click, or Enter, triggers the event `pick` with the mark's data, `labelled` with a label button's, `pair` with a pair's.
+3. A click, or Enter, triggers the event `pick` with the mark's data, `labelled` with a label button's, `pair` with a
+   pair's.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ const show = mark => {
 };
 const pick = mark => {
   if (!mark.dataset.place) {
-    group().forEach(other => { other.setAttribute('aria-pressed', other === mark); other.tabIndex = other === mark ? 0 : -1; });
+    group().forEach(other => {
+      other.setAttribute('aria-pressed', other === mark);
+      other.tabIndex = other === mark ? 0 : -1;
+    });
   }
   trigger('pick', {...mark.dataset});
 };
@@ -43,7 +47,8 @@ element.addEventListener('keydown', event => {
   if (event.key === 'Escape') return hide();
   const marks = group(), at = marks.indexOf(document.activeElement);
   if (at < 0) return;
-  const to = {ArrowRight: at + 1, ArrowUp: at + 1, ArrowLeft: at - 1, ArrowDown: at - 1, Home: 0, End: marks.length - 1}[event.key];
+  const step = {ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1}[event.key];
+  const to = step ? at + step : {Home: 0, End: marks.length - 1}[event.key];
   if (to === undefined) return;
   event.preventDefault();
   const next = marks[Math.min(Math.max(to, 0), marks.length - 1)];
@@ -60,7 +65,8 @@ element.addEventListener('click', event => {
   const was = button.getAttribute('aria-pressed') === 'true';
   button.parentElement.querySelectorAll('[data-label]').forEach(other => other.setAttribute('aria-pressed', 'false'));
   button.setAttribute('aria-pressed', String(!was));
-  trigger('labelled', {...button.parentElement.dataset, cell: button.parentElement.dataset.cellOf, verdict: was ? '' : button.dataset.label});
+  const of = button.parentElement.dataset;
+  trigger('labelled', {...of, cell: of.cellOf, verdict: was ? '' : button.dataset.label});
 });
 """
 

@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Hashable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from steerkit.core.errors import SteerkitError
 from steerkit.engines.base import Completion, Request
-from steerkit.serving.workbench.served import Streams
+from steerkit.interventions.readers import Reader
+from steerkit.serving.scheduler import Scheduler
 
 PAUSE = 0.12  # seconds between two looks at what has been written
 
 
 @dataclass
 class Written:
-    """What is there of one request: its text so far, how many tokens, then its completion or its error."""
+    """What is there of one request: text, tokens and what was read of them so far, then its completion or its error."""
 
     text: str = ""
-    tokens: int = 0
+    token_ids: list[int] = field(default_factory=list)
+    readings: dict[Reader, list[float]] = field(default_factory=dict)
     completion: Completion | None = None
     error: SteerkitError | None = None
 
@@ -31,14 +32,16 @@ class Written:
 
 
 async def write(
-    scheduler: Streams, requests: Mapping[Hashable, Request]
+    scheduler: Scheduler, requests: Mapping[Hashable, Request]
 ) -> AsyncIterator[Mapping[Hashable, Written]]:
     """Run all requests at once and yield what is written of each, by key: a few times a second, and when all are over.
 
     One that fails ends with its error and leaves the others alone. All are cancelled when the consumer stops.
     """
     written = {key: Written() for key in requests}
-    tasks = [asyncio.create_task(_follow(scheduler, request, written[key])) for key, request in requests.items()]
+    tasks = [
+        asyncio.create_task(_follow(scheduler, request, written[key])) for key, request in requests.items()
+    ]
     try:
         pending = set(tasks)
         while pending:
@@ -53,13 +56,14 @@ async def write(
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _follow(scheduler: Streams, request: Request, written: Written) -> None:
+async def _follow(scheduler: Scheduler, request: Request, written: Written) -> None:
     try:
-        events: Any = scheduler.stream(request)
-        async with contextlib.aclosing(events):
+        async with contextlib.aclosing(scheduler.stream(request)) as events:
             async for event in events:
                 written.text += event.text
-                written.tokens += len(event.token_ids)
+                written.token_ids += event.token_ids
+                for reader, values in event.readings.items():
+                    written.readings.setdefault(reader, []).extend(values)
                 written.completion, written.error = event.completion, event.error
     except SteerkitError as error:
         written.error = error

@@ -37,7 +37,11 @@ def in_one_line(line: Any, handler: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(error, SteerkitError):
             return {line: said(str(error), wrong=True)}
         log.exception("the workbench failed")
-        return {line: said(f"something failed inside ({type(error).__name__}: {error}); see the server's log", wrong=True)}
+        return {
+            line: said(
+                f"something failed inside ({type(error).__name__}: {error}); see the server's log", wrong=True
+            )
+        }
 
     if inspect.isasyncgenfunction(handler):
 

@@ -15,14 +15,14 @@ from steerkit.engines.base import Completion, Decoding, Request
 from steerkit.interventions.base import Intervention
 from steerkit.serving.workbench.coloured import (
     common_scale,
-    completion_html,
     legend_html,
     notes_html,
     notes_of,
     plain_html,
+    written_html,
 )
+from steerkit.serving.workbench.context import Context
 from steerkit.serving.workbench.controls import SteeringControls, reader_names, readers_of
-from steerkit.serving.workbench.served import Served
 from steerkit.serving.workbench.streams import Written, write
 from steerkit.serving.workbench.told import in_one_line, said
 
@@ -67,11 +67,11 @@ def prompt_of(turns: Conversation, side: str, question: str, *, chat: bool) -> P
 class TryTab:
     """The tab's components and what they do."""
 
-    def __init__(self, served: Served) -> None:
-        self._served = served
+    def __init__(self, context: Context) -> None:
+        self._context = context
         with gr.Row(elem_classes="sk-split"):
             with gr.Column(scale=1, min_width=300, elem_classes="sk-side"):
-                self.controls = SteeringControls(served)
+                self.controls = SteeringControls(context)
                 self.reader = gr.Dropdown(reader_names(), value=reader_names()[0], label="colour tokens by")
                 with gr.Accordion("decoding", open=False):
                     self.system = gr.Textbox("", label="system prompt", lines=1, max_lines=6)
@@ -102,10 +102,15 @@ class TryTab:
         options: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         streaming = {**options, "concurrency_limit": None, "trigger_mode": "once"}
         ask = gr.on(
-            [self.question.submit, self.ask.click], in_one_line(self.line, self._ask), inputs, outputs, **streaming
+            [self.question.submit, self.ask.click],
+            in_one_line(self.line, self._ask),
+            inputs,
+            outputs,
+            **streaming,
         )
         again = self.again.click(in_one_line(self.line, self._ask_again), inputs, outputs, **streaming)
-        self.stop.click(self._stopped, self.turns, outputs[:1] + outputs[3:], cancels=[ask, again], **options)
+        stopped = said("stopped: what was written is no part of the conversation")
+        self.stop.click(lambda: stopped, None, self.line, cancels=[ask, again], **options)
         self.clear.click(lambda: {self.turns: (), self.shown: EMPTY, self.line: ""}, None, outputs, **options)
 
     async def _ask(self, question: str, turns: Conversation, *rest: Any) -> AsyncIterator[dict[Any, Any]]:
@@ -134,39 +139,42 @@ class TryTab:
     ) -> AsyncIterator[dict[Any, Any]]:
         """Ask both sides; the box of the question is emptied once the model has begun, and not where it refuses."""
         settings = self.controls.settings(controls)
-        acting = settings.interventions(self._served)
+        acting = settings.interventions(self._context)
         decoding = Decoding(int(tokens or 0), temperature=float(temperature or 0), seed=int(seed or 0))
-        readers = readers_of(reader, settings, self._served)
-        chat = self._served.lm.renderer.has_chat_template
+        readers = readers_of(reader, settings, self._context)
+        chat = self._context.lm.renderer.has_chat_template
         requests = {
             side: Request(
-                prompt_of(turns, side, question, chat=chat), does, decoding, system.strip() or None, readers=readers
+                prompt_of(turns, side, question, chat=chat),
+                does,
+                decoding,
+                system.strip() or None,
+                readers=readers,
             )
             for side, does in ((PLAIN, ()), (STEERED, acting))
         }
         emptied = not typed
-        async for written in write(self._served.scheduler, requests):
+        async for written in write(self._context.scheduler, requests):
             failed = next((each.error for each in written.values() if each.error is not None), None)
             if failed is not None:
+                yield {self.shown: conversation_html(turns, question, '<p class="sk-wrong">not answered</p>')}
                 raise failed
-            under_way = turn_html(written, self._served, acting)
+            under_way = turn_html(written, self._context, acting)
             values: dict[Any, Any] = {self.shown: conversation_html(turns, question, under_way)}
-            if not emptied and any(each.tokens for each in written.values()):
+            if not emptied and any(each.token_ids for each in written.values()):
                 emptied = True
                 values |= {self.question: "", self.line: said("writing …")}
             yield values
         plain, steered = (each.completion for each in written.values())
-        assert plain is not None and steered is not None
-        turn = Turn(question, plain, steered, turn_html(written, self._served, acting))
+        assert plain is not None
+        assert steered is not None
+        turn = Turn(question, plain, steered, turn_html(written, self._context, acting))
         yield {
             self.turns: (*turns, turn),
             self.shown: conversation_html((*turns, turn)),
             self.line: said(f"done: {steered.tokens} tokens steered, {plain.tokens} unsteered"),
             **({self.question: ""} if not emptied else {}),
         }
-
-    def _stopped(self, turns: Conversation) -> dict[Any, Any]:
-        return {self.shown: conversation_html(turns), self.line: said("stopped")}
 
 
 def conversation_html(turns: Conversation, question: str = "", under_way: str = "") -> str:
@@ -176,28 +184,25 @@ def conversation_html(turns: Conversation, question: str = "", under_way: str = 
         shown.append((question, under_way))
     if not shown:
         return EMPTY
-    asked = "".join(f'<h3 class="sk-question" dir="auto">{plain_html(text)}</h3>{answers}' for text, answers in shown)
+    asked = "".join(
+        f'<h3 class="sk-question" dir="auto">{plain_html(text)}</h3>{answers}' for text, answers in shown
+    )
     return f'<div class="sk-talk sk-read">{asked}</div>'
 
 
-def turn_html(written: Mapping[Any, Written], served: Served, acting: Sequence[Intervention]) -> str:
+def turn_html(written: Mapping[Any, Written], context: Context, acting: Sequence[Intervention]) -> str:
     """Return both answers of a turn side by side, coloured on one scale where they are there."""
-    done = [each.completion for each in written.values() if each.completion is not None]
-    scale = common_scale(done) if len(done) == len(written) else None
+    read = common_scale(written.values())
+    scale = None if read is None else read[1]
     specs = " ; ".join(one_line(str(each)) for each in acting) or "nothing acts"
     columns = []
     for side, each in written.items():
-        text = (
-            completion_html(each.completion, served.lm.renderer, scale)
-            if each.completion is not None
-            else plain_html(each.text) + '<span class="sk-cursor" aria-hidden="true"></span>'
-        )
+        text = written_html(each, context.lm.renderer, scale)
         notes = notes_html(notes_of(each.completion)) if each.completion is not None else ""
         spec = f'<p class="sk-notes sk-spec">{plain_html(specs)}</p>' if side == STEERED else ""
         columns.append(
             f'<section class="sk-answer" aria-label="{side}"><h4>{side}</h4>'
             f'<div class="sk-text" dir="auto">{text}</div>{notes}{spec}</section>'
         )
-    legend = legend_html(done[0].readings[0].reader, scale) if scale is not None else ""
+    legend = "" if read is None else legend_html(*read)
     return f'<div class="sk-two">{"".join(columns)}</div>{legend}'
-

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 from steerkit.core.errors import MisuseError, SteerkitError
-from steerkit.engines.base import Request
 from steerkit.interventions.vector import SteeringVector, load_vector, published_vectors
 from steerkit.models import LanguageModel
 from steerkit.runs.directory import RUN_FILE
+from steerkit.serving.scheduler import Scheduler
 
 VECTOR, PAIRS = ".safetensors", ".jsonl"
 DEEPEST_RUN = 3  # folders below that of the runs
 
 
-class Streams(Protocol):
-    """What the workbench asks of a scheduler."""
-
-    def stream(self, request: Request) -> AsyncIterator[Any]:
-        """Yield the events of a request; it is cancelled when the consumer stops."""
-
-
 @dataclass(frozen=True)
-class Served:
+class Context:
     """A model with its scheduler, and where vectors, pairs and runs lie; None for a folder that is not there."""
 
     lm: LanguageModel
-    scheduler: Streams
+    scheduler: Scheduler
     vectors: Path | None = None
     runs: Path | None = None
 
@@ -46,7 +37,9 @@ class Served:
         path = next((path for path in self._files(VECTOR) if path.stem == name), None)
         path = path or published_vectors().get(name)
         if path is None:
-            raise MisuseError(f"there is no vector {name!r}; there are {', '.join(self.vector_names()) or 'none'}")
+            raise MisuseError(
+                f"there is no vector {name!r}; there are {', '.join(self.vector_names()) or 'none'}"
+            )
         vector = loaded(path, path.stat().st_mtime_ns)
         vector.check(self.lm)
         return vector
@@ -60,7 +53,12 @@ class Served:
         if self.vectors is None:
             raise MisuseError("there is no folder to save to: serve with --vectors FOLDER")
         plain = name.strip().removesuffix(ending)
-        if not plain or plain.startswith(".") or any(sign in plain for sign in "/\\\0") or not plain.isprintable():
+        if (
+            not plain
+            or plain.startswith(".")
+            or any(sign in plain for sign in "/\\\0")
+            or not plain.isprintable()
+        ):
             raise MisuseError(f"{name!r} is no name for a file: use letters, digits, - and _")
         return self.vectors / f"{plain}{ending}"
 
