@@ -20,6 +20,7 @@ from benchmarks import (
     results,
     startup,
     sweep,
+    workbench,
 )
 from benchmarks.rows import Part, Row
 from benchmarks.setting import QUICK, Setting, Workbench
@@ -33,10 +34,11 @@ PARTS: dict[str, Callable[[Workbench], Iterator[Row]]] = {
     "sweep": sweep.run,
     "growth": growth.run,
     "hybrid": hybrid.run,
+    "workbench": workbench.run,
     "startup": startup.run,
     "peers": peer_runs.run,
 }
-IN_THIS_PROCESS = {"extraction", "decoding", "reading", "sweep", "growth", "hybrid"}
+IN_THIS_PROCESS = {"extraction", "decoding", "reading", "sweep", "growth", "hybrid", "workbench"}
 HERE = Path(__file__).parent
 
 

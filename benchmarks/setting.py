@@ -47,6 +47,9 @@ class Sizes:
     growing_tokens: int = 32
     hybrid_items: int = 12
     hybrid_tokens: int = 32
+    grid_layers: int = 5
+    grid_strengths: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
+    opened_items: int = 240
 
 
 QUICK = Sizes(
@@ -70,6 +73,9 @@ QUICK = Sizes(
     growing_tokens=4,
     hybrid_items=2,
     hybrid_tokens=4,
+    grid_layers=2,
+    grid_strengths=(1.0, 2.0),
+    opened_items=8,
 )
 
 

@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
+import hmac
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,12 +29,14 @@ def mount(
     scheduler: Scheduler,
     vectors: str | os.PathLike[str] | None = None,
     runs: str | os.PathLike[str] | None = None,
+    *,
+    key: str | None = None,
 ) -> None:
     """Put the workbench under `/workbench` of an app, and lead `/` there.
 
     `scheduler.stream(request)` yields a request's events (`steerkit.serving.scheduler`). `vectors` is the folder that
-    vectors and pairs are read from and saved to, `runs` one that holds run directories. Raises MisuseError where one of
-    them is no folder.
+    vectors and pairs are read from and saved to, `runs` one that holds run directories. With a `key` the page asks for
+    it as the password, under any name. Raises MisuseError where one of the folders is none.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read where it is first imported
     import gradio as gr
@@ -46,7 +50,13 @@ def mount(
     gr.mount_gradio_app(
         app, page, PATH, theme=theme(), css=style(), footer_links=[], run_history=False, ssr_mode=False,
         max_file_size=LARGEST_UPLOAD, enable_monitoring=False, mcp_server=False, pwa=False,
+        auth=None if key is None else _asks_for(key),
     )  # fmt: skip
+
+
+def _asks_for(key: str) -> Callable[[str, str], bool]:
+    """What the page's login takes: any name, and the key."""
+    return lambda _name, given: hmac.compare_digest(given.encode(), key.encode())
 
 
 def _folder(given: str | os.PathLike[str] | None, what: str) -> Path | None:

@@ -107,7 +107,9 @@ class GridTab:
         for place, cell in {None: Cell(), **cells}.items():
             at = Settings(settings.vector, layer=settings.layer if place is None else place[0])
             readers = readers_of(reader, at, self._context)
-            requests[place] = Request(prompt.strip(), cell.interventions, decoding, readers=readers)
+            requests[place] = Request(
+                prompt.strip(), cell.interventions, decoding, readers=readers, reads_prompt=False
+            )
         async for written in write(self._context.scheduler, requests):
             over = sum(each.over for each in written.values())
             failed = next((each.error for each in written.values() if each.error is not None), None)

@@ -41,7 +41,7 @@ class RunsTab:
             self.question = gr.Dropdown(
                 [], label="trade-off", scale=2, min_width=200, elem_id="runs-question"
             )
-            self.again = gr.Button("Look for runs again", scale=1, min_width=160)
+            self.again = gr.Button("Look again", scale=0, min_width=130, elem_classes="sk-beside")
         self.line = gr.HTML(elem_id="runs-line", elem_classes="sk-line", apply_default_css=False)
         self.chart = gr.HTML(
             "" if names else NO_RUNS, elem_id="runs-chart", js_on_load=MARKS, apply_default_css=False

@@ -150,6 +150,7 @@ class TryTab:
                 decoding,
                 system.strip() or None,
                 readers=readers,
+                reads_prompt=False,
             )
             for side, does in ((PLAIN, ()), (STEERED, acting))
         }
