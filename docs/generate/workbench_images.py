@@ -102,7 +102,7 @@ def small_run(lm: Any, folder: Path) -> Path:
 
 def do_try(page: Any) -> None:
     """Two questions, the second of them one that is to be answered."""
-    choose(page, page.locator("#tabs").get_by_label("vector", exact=True).first, VECTOR)
+    choose(page, page.locator("#try-vector input"), VECTOR)
     for question in QUESTIONS:
         page.fill("#try-question textarea", question)
         page.keyboard.press("Enter")

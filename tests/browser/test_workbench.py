@@ -67,7 +67,7 @@ def test_another_strength_changes_the_steered_answer_alone(bench, visit):
     page = visit(bench)
     asked(page)
     before = answers(page)
-    page.get_by_label("number input for strength").fill("3")
+    page.fill("#try-strength input[type=number]", "3")
     page.keyboard.press("Tab")
     page.click("#try-again")
     page.wait_for_function("document.querySelector('.sk-spec:last-of-type').innerText.includes('strength=3')")
@@ -81,8 +81,8 @@ def test_another_strength_changes_the_steered_answer_alone(bench, visit):
 def test_an_error_is_one_line_and_nothing_typed_is_lost(bench, visit):
     page = visit(bench)
     page.fill("#try-question textarea", QUESTION)
-    page.get_by_role("button", name="more").first.click()
-    page.get_by_label("further interventions, as spec strings").first.fill("nonsense@layer=99")
+    page.click("#try-more button")
+    page.fill("#try-specs textarea, #try-specs input", "nonsense@layer=99")
     page.click("#try-ask")
     line = page.wait_for_selector("#try-line .sk-wrong").inner_text()
     assert "\n" not in line
@@ -90,9 +90,7 @@ def test_an_error_is_one_line_and_nothing_typed_is_lost(bench, visit):
     for tab in ("Grid", "Pairs", "Try"):
         go(page, tab)
     assert page.input_value("#try-question textarea") == QUESTION
-    assert (
-        page.get_by_label("further interventions, as spec strings").first.input_value() == "nonsense@layer=99"
-    )
+    assert page.input_value("#try-specs textarea, #try-specs input") == "nonsense@layer=99"
 
 
 def test_a_text_of_the_model_or_the_user_is_never_markup(bench, visit):
@@ -115,8 +113,8 @@ def test_a_grid_fills_and_a_cell_goes_to_try(bench, visit):
     page.click('#grid-table [data-place="3,1.5"]')
     page.wait_for_selector("#try-question textarea", state="visible")
     assert page.input_value("#try-question textarea") == QUESTION
-    assert page.get_by_label("number input for layer").input_value() == "3"
-    assert page.get_by_label("number input for strength").input_value() == "1.5"
+    assert page.input_value("#try-layer input[type=number]") == "3"
+    assert page.input_value("#try-strength input[type=number]") == "1.5"
 
 
 def test_a_grid_that_cannot_be_says_why(bench, visit):
@@ -222,7 +220,7 @@ def test_pairs_are_edited_linted_extracted_and_saved(bench, visit):
     assert len((bench.vectors / "mine.jsonl").read_text().splitlines()) == 49
     assert load_vector(bench.vectors / "mine.safetensors").metadata.pairs_count == 49
     go(page, "Try")
-    page.get_by_label("vector", exact=True).first.click()
+    page.click("#try-vector input")
     page.get_by_role("option", name="mine").click()
 
 

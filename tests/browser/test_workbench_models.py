@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.models]
 def test_three_actions(smollm, visit, tmp_path):
     with served(smollm, tmp_path) as bench:
         page = visit(bench)
-        page.get_by_label("vector", exact=True).first.click()
+        page.click("#try-vector input")
         page.get_by_role("option", name="abstain-smollm2-135m-instruct").click()  # one
         page.fill("#try-question textarea", "What did Napoleon say to his barber on 3 May 1809?")  # two
         page.keyboard.press("Enter")  # three

@@ -108,18 +108,25 @@ def readers_of(name: str, settings: Settings, context: Context) -> tuple[Reader,
 class SteeringControls:
     """The components, made where it is called; `inputs` are to be given to a handler, `settings` reads their values."""
 
-    def __init__(self, context: Context, *, one_place: bool = True) -> None:
+    def __init__(self, context: Context, tab: str, *, one_place: bool = True) -> None:
         names = context.vector_names()
         first = recommended(context.vector(names[0])) if names else Settings()
         chosen = names[0] if names else NOTHING
         self._context = context
         self.vector = gr.Dropdown(
-            [NOTHING, *names], value=chosen, label="vector", info="with its recommended use, where it has one"
-        )
+            [NOTHING, *names], value=chosen, label="vector", elem_id=f"{tab}-vector",
+            info="with its recommended use, where it has one",
+        )  # fmt: skip
         with gr.Column(visible=one_place):
-            self.layer = gr.Slider(0, context.lm.n_layers - 1, value=first.layer, step=1, label="layer")
+            self.layer = gr.Slider(
+                0, context.lm.n_layers - 1, value=first.layer, step=1, label="layer", elem_id=f"{tab}-layer"
+            )
             self.strength = gr.Slider(
-                *_reach(first.strength), value=first.strength, step=0.05, label="strength"
+                *_reach(first.strength),
+                value=first.strength,
+                step=0.05,
+                label="strength",
+                elem_id=f"{tab}-strength",
             )
         with gr.Row():
             self.scope = gr.Dropdown(list(SCOPES), value=first.scope, label="scope", min_width=120)
@@ -129,10 +136,10 @@ class SteeringControls:
             self.threshold = gr.Number(
                 first.threshold, label="gate opens from", minimum=0, maximum=1, step=0.05, min_width=120
             )
-        with gr.Accordion("more", open=False):
+        with gr.Accordion("more", open=False, elem_id=f"{tab}-more"):
             self.half_life = gr.Number(first.half_life, label="half-life in tokens (empty: none)", minimum=0)
             self.more = gr.Textbox(
-                "", label="further interventions, as spec strings", lines=1, max_lines=4,
+                "", label="further interventions, as spec strings", lines=1, max_lines=4, elem_id=f"{tab}-specs",
                 placeholder='prompt@system="Be brief." ; thinking-budget@tokens=128',
             )  # fmt: skip
         self.inputs: list[Any] = [

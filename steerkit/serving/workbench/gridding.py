@@ -65,7 +65,7 @@ class GridTab:
         layers = sorted({max(0, middle - step), middle, min(context.lm.n_layers - 1, middle + step)})
         with gr.Row(elem_classes="sk-split"):
             with gr.Column(scale=1, min_width=300, elem_classes="sk-side"):
-                self.controls = SteeringControls(context, one_place=False)
+                self.controls = SteeringControls(context, "grid", one_place=False)
                 self.layers = gr.Textbox(
                     ",".join(map(str, layers)),
                     label="layers",

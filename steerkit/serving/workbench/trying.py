@@ -71,7 +71,7 @@ class TryTab:
         self._context = context
         with gr.Row(elem_classes="sk-split"):
             with gr.Column(scale=1, min_width=300, elem_classes="sk-side"):
-                self.controls = SteeringControls(context)
+                self.controls = SteeringControls(context, "try")
                 self.reader = gr.Dropdown(reader_names(), value=reader_names()[0], label="colour tokens by")
                 with gr.Accordion("decoding", open=False):
                     self.system = gr.Textbox("", label="system prompt", lines=1, max_lines=6)
