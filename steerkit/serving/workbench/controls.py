@@ -13,7 +13,7 @@ from steerkit.core.registry import GATES, READERS
 from steerkit.interventions.base import Intervention
 from steerkit.interventions.gate import DetectorGate, Gate, ProbeGate
 from steerkit.interventions.readers import NamedReader, ProbeReader, Reader, VectorReader
-from steerkit.interventions.steering import SCOPES, Steering
+from steerkit.interventions.steering import SCOPES, Scope, Steering
 from steerkit.interventions.store import recommended_use
 from steerkit.interventions.vector import SteeringVector
 from steerkit.runs.references import read_interventions
@@ -32,7 +32,7 @@ class Settings:
     vector: str = NOTHING
     layer: float = 0
     strength: float = 1.0
-    scope: str = "completion"
+    scope: Scope = "completion"
     gate: str = NOTHING
     threshold: float | None = 0.5
     half_life: float | None = None
@@ -52,13 +52,8 @@ class Settings:
     def steering(self, vector: SteeringVector) -> Steering:
         """Return the vector applied as the controls say. Raises MisuseError for what cannot be."""
         half_life = self.half_life or None
-        return vector.at(
-            int(self.layer),
-            float(self.strength),
-            scope=self.scope,
-            half_life=half_life,
-            gate=self.gate_of(vector),  # type: ignore[arg-type]
-        )
+        at = int(self.layer), float(self.strength)
+        return vector.at(*at, scope=self.scope, half_life=half_life, gate=self.gate_of(vector))
 
     def interventions(self, context: Context) -> tuple[Intervention, ...]:
         """Return all that acts, the vector first. Raises MisuseError for what cannot be."""
@@ -155,7 +150,8 @@ class SteeringControls:
 
     def names(self) -> dict[str, Any]:
         """Return the choices of vectors as they are now, as an update of the dropdown."""
-        return gr.update(choices=[NOTHING, *self._context.vector_names()])
+        update: dict[str, Any] = gr.update(choices=[NOTHING, *self._context.vector_names()])
+        return update
 
     def _recommend(self, name: str) -> list[Any]:
         """The controls set to a vector's recommended use."""

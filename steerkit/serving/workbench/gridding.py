@@ -104,7 +104,7 @@ class GridTab:
         cells = cells_of(settings, layers, strengths, self._context)
         decoding = Decoding(int(tokens or 0))
         requests: dict[Any, Request] = {}
-        for place, cell in {None: Cell(), **cells}.items():
+        for place, cell in [(None, Cell()), *cells.items()]:
             at = Settings(settings.vector, layer=settings.layer if place is None else place[0])
             readers = readers_of(reader, at, self._context)
             requests[place] = Request(

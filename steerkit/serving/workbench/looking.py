@@ -145,7 +145,12 @@ class RunsTab:
 
     def _turning(self, by: int) -> Any:
         """A handler that goes so many pages on."""
-        return lambda page, *given: self._show(*given, page=page + by)
+
+        def turned(page: int, *given: Any) -> dict[Any, Any]:
+            name, cell, change, kind, text, score, blind = given
+            return self._show(name, cell, change, kind, text, score, blind, page + by)
+
+        return turned
 
     def _show(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -232,7 +232,7 @@ class PairsTab:
 
 async def extracted(
     context: Context, pairs: ContrastPairs, method: str, aggregation: str
-) -> AsyncIterator[tuple[int, int] | SteeringVector]:
+) -> AsyncGenerator[tuple[int, int] | SteeringVector, None]:
     """Yield how far the extraction is, as it goes, then the vector. Raises what `extract` raises.
 
     It has the model for itself; where nobody asks for more, it stops at its next report.

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Hashable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar, cast
 
 from steerkit.core.errors import SteerkitError
 from steerkit.engines.base import Completion, Request
+from steerkit.engines.transformers.session import Event
 from steerkit.interventions.readers import Reader
 from steerkit.serving.scheduler import Scheduler
+
+K = TypeVar("K", bound=Hashable)
 
 PAUSE = 0.12  # seconds between two looks at what has been written
 
@@ -31,9 +35,7 @@ class Written:
         return self.completion is not None or self.error is not None
 
 
-async def write(
-    scheduler: Scheduler, requests: Mapping[Hashable, Request]
-) -> AsyncIterator[Mapping[Hashable, Written]]:
+async def write(scheduler: Scheduler, requests: Mapping[K, Request]) -> AsyncIterator[Mapping[K, Written]]:
     """Run all requests at once and yield what is written of each, by key: a few times a second, and when all are over.
 
     One that fails ends with its error and leaves the others alone. All are cancelled when the consumer stops.
@@ -58,7 +60,10 @@ async def write(
 
 async def _follow(scheduler: Scheduler, request: Request, written: Written) -> None:
     try:
-        async with contextlib.aclosing(scheduler.stream(request)) as events:
+        stream = cast(
+            AsyncGenerator[Event, None], scheduler.stream(request)
+        )  # which it is, and so can be closed
+        async with contextlib.aclosing(stream) as events:
             async for event in events:
                 written.text += event.text
                 written.token_ids += event.token_ids
