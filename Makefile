@@ -72,7 +72,7 @@ notebooks: setup
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
-	@echo "open site/index.html"
+	@echo "open site/index.html, or, for its search: $(PYTHON) -m http.server --directory site"
 
 # Half an hour on two cores, a third of it for the hundred that are processes of their own. Make test has 200, of a
 # fixed seed.

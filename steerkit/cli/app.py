@@ -53,7 +53,7 @@ class Verbs(TyperGroup):
         """(name, verb, its arguments), the names of registries filled into its help if that is asked for."""
         name, command, rest = super().resolve_command(ctx, args)
         if not set(rest).isdisjoint(ctx.help_option_names):
-            _fill_help(command)
+            fill_help(command)
         return name, command, rest
 
 
@@ -70,7 +70,7 @@ def _load(verb: str) -> Any:
     return command
 
 
-def _fill_help(command: Any) -> None:
+def fill_help(command: Any) -> None:
     """Put the names of a registry in the place of `{suites}` and the like, in the help of every option."""
     from steerkit.core.registry import REGISTRIES
 

@@ -1,0 +1,1 @@
+"""What makes the site out of files that are not written for it alone: `make docs`, `make notebooks`."""
