@@ -31,6 +31,7 @@ VERBS = {  # verb -> where its function, or its application of several verbs, is
     "faithfulness": "faithfulness.faithfulness",
     "export": "export.export",
     "import": "import_vector.import_vector",
+    "serve": "serve.serve",
     "doctor": "doctor.doctor",
 }
 SETTINGS = {"help_option_names": ["-h", "--help"]}

@@ -19,7 +19,9 @@ together:
 
 from __future__ import annotations
 
+import array
 import functools
+import hashlib
 import re
 import string
 from collections.abc import Iterator, Sequence
@@ -307,16 +309,16 @@ class Tracker:
         self._renderer = renderer
         self._machine = _machine(markers)
         self._after: dict[tuple[int, int], int] = {}
-        self._starts: dict[tuple[int, ...], int] = {}
+        self._starts: dict[bytes, int] = {}  # by the prompt's digest, as prompts are long
         self._closing: dict[str, tuple[int, ...]] = {}
 
     def start(self, prompt: Sequence[int]) -> int:
         """Return the state in which a prompt leaves the model's turn, whatever the user wrote in it."""
-        key = tuple(prompt)
+        key = hashlib.blake2b(array.array("q", prompt).tobytes(), digest_size=16).digest()
         if key not in self._starts:
-            if len(self._starts) == KEPT:
+            if len(self._starts) >= KEPT:
                 self._starts.clear()
-            self._starts[key] = self._start(key)
+            self._starts[key] = self._start(tuple(prompt))
         return self._starts[key]
 
     def after(self, state: int, token: int) -> int:

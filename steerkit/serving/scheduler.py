@@ -11,7 +11,7 @@ import asyncio
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
@@ -66,7 +66,7 @@ class Scheduler:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    async def stream(self, request: Request, **options: Any) -> AsyncIterator[Event]:
+    async def stream(self, request: Request, **options: Any) -> AsyncGenerator[Event, None]:
         """Yield a request's events, the last of which has the completion or an error; `options` as in `Session.submit`.
 
         Raises what `Session.submit` does before the first event.

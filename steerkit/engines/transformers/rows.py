@@ -21,6 +21,7 @@ from steerkit.interventions.readers import Reader
 from steerkit.models import LanguageModel
 
 KEPT_PROMPTS = 4096
+KEPT_PARTS = 4096  # vectors known to fit, and rules: a server's clients can name any number of either
 
 
 class RowMaker:
@@ -55,6 +56,8 @@ class RowMaker:
         for part in chain.from_iterable(needed):
             if part.digest not in self._checked:
                 part.check(self._lm, exact=self._exact)
+                if len(self._checked) >= KEPT_PARTS:
+                    self._checked.clear()
                 self._checked.add(part.digest)
 
     def check_length(self, tokens: int) -> None:
@@ -123,6 +126,8 @@ class RowMaker:
         for each in acting:
             if isinstance(each, LogitRule):
                 if each.digest not in self._rules:
+                    if len(self._rules) >= KEPT_PARTS:
+                        self._rules.clear()
                     self._rules[each.digest] = each.bind(self._lm)
                 rules.append(self._rules[each.digest])
         return tuple(rules)

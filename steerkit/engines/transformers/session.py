@@ -21,6 +21,7 @@ from steerkit.engines.text_stream import TextStream
 from steerkit.engines.transformers.batch import Row
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.engines.transformers.gates import Readings
+from steerkit.engines.transformers.logprobs import TokenLogprobs
 from steerkit.engines.transformers.stepping import Stepping
 from steerkit.interventions.readers import Reader
 
@@ -42,15 +43,18 @@ class Event:
     `text` and `token_ids` are new ones: joined over a ticket's events they are its completion's. `text` holds whole
     characters only, and neither it nor the tokens hold anything that a stop text may still cut off. `readings` are
     further values of each reader that the request asks for, of its completion's tokens from the first one on; those of
-    states come a step after the token. The last event has the `completion`, or the `error` for which there is none.
+    states come a step after the token. The last event has the `completion`, or the `error` for which there is none, and
+    all tokens that the row has `written`, those of a stop text among them.
     """
 
     ticket: Ticket
     text: str = ""
     token_ids: tuple[int, ...] = ()
     readings: Mapping[Reader, tuple[float, ...]] = field(default_factory=dict)
+    logprobs: tuple[TokenLogprobs, ...] = ()
     completion: Completion | None = None
     error: SteerkitError | None = None
+    written: tuple[int, ...] = ()
 
     @property
     def is_last(self) -> bool:
@@ -81,10 +85,11 @@ class _Told:
     def end(self, ticket: Ticket, completion: Completion) -> Event:
         """The last event of one of its tickets."""
         whole = replace(completion, request=ticket.request)
+        written = tuple(self.row.generated)
         if not ticket.streams:
-            return Event(ticket, whole.text, whole.token_ids, completion=whole)
+            return Event(ticket, whole.text, whole.token_ids, completion=whole, written=written)
         rest = self._text.rest(whole.text)
-        return Event(ticket, rest, whole.token_ids[self.tokens :], completion=whole)
+        return Event(ticket, rest, whole.token_ids[self.tokens :], completion=whole, written=written)
 
 
 class Session:

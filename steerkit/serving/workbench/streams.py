@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Mapping
+from collections.abc import AsyncIterator, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from steerkit.core.errors import SteerkitError
 from steerkit.engines.base import Completion, Request
-from steerkit.engines.transformers.session import Event
 from steerkit.interventions.readers import Reader
 from steerkit.serving.scheduler import Scheduler
 
@@ -60,10 +59,7 @@ async def write(scheduler: Scheduler, requests: Mapping[K, Request]) -> AsyncIte
 
 async def _follow(scheduler: Scheduler, request: Request, written: Written) -> None:
     try:
-        stream = cast(
-            AsyncGenerator[Event, None], scheduler.stream(request)
-        )  # which it is, and so can be closed
-        async with contextlib.aclosing(stream) as events:
+        async with contextlib.aclosing(scheduler.stream(request)) as events:
             async for event in events:
                 written.text += event.text
                 written.token_ids += event.token_ids
