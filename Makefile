@@ -89,7 +89,7 @@ architectures: setup
 # vLLM for a CPU, in an environment of its own: it pins other versions. Torch comes first and brings what it needs,
 # which is little where pip finds a CPU build and gigabytes of CUDA libraries where PyPI alone serves it.
 test-vllm: .venv-vllm/.ready
-	.venv-vllm/bin/python -m pytest -m vllm tests/integrations/vllm tests/interchange/test_merged.py
+	.venv-vllm/bin/python -m pytest -m vllm tests/integrations/vllm tests/serving/contract tests/interchange/test_merged.py
 
 .venv-vllm/.ready: constraints-vllm.txt pyproject.toml
 	$(PYTHON) -m venv .venv-vllm

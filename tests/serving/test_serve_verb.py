@@ -70,7 +70,7 @@ def test_sigterm_ends_it_and_its_key_is_wanted(tiny_folder: Path) -> None:
         (["--vectors", "nowhere"], "--vectors nowhere is not a folder"),
         (["--runs", "nowhere"], "--runs nowhere is not a folder"),
         (["--runs", ".", "--no-workbench"], "--runs is for the workbench"),
-        (["--port", "70000"], "70000"),
+        (["--port", "70000"], "'--port'"),
         (["--most-waiting", "0"], "most-waiting"),
     ],
 )
