@@ -58,11 +58,17 @@ def path_of(page: str) -> str:
 
 
 def relinked(target: str, page: str) -> str | None:
-    """Return the target of a link on `page` as the site needs it; None where it leads to what is no page."""
+    """Return the target of a link on `page` as the site needs it; None where it leads to a file that is no page.
+
+    A link that leads nowhere is returned as it is: the build warns of it.
+    """
     if re.match(r"[a-z]+:|#|/", target):
         return target
     file, mark, anchor = target.partition("#")
-    found = page_of(posixpath.join(posixpath.dirname(path_of(page)), file))
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(path_of(page)), file))
+    if not (ROOT / path).exists():
+        return target
+    found = page_of(path)
     return None if found is None else posixpath.relpath(found, posixpath.dirname(page) or ".") + mark + anchor
 
 
