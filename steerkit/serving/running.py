@@ -19,6 +19,8 @@ from steerkit.serving.address import Address
 from steerkit.serving.limits import Limits
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     import uvicorn
     from fastapi import FastAPI
 
@@ -58,6 +60,16 @@ def make_server(
     app = make_app(served, key=address.key, hosts=(*LOOPBACK, address.host))
     if more is not None:
         more(app, scheduler)
+
+    class Ending(uvicorn.Server):
+        """Lets go, when it is told to end, of the streams that a page of the workbench keeps open as long as it is."""
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            super().handle_exit(sig, frame)
+            for route in app.routes:
+                if (stop := getattr(getattr(route, "app", None), "stop_event", None)) is not None:
+                    stop.set()
+
     config = uvicorn.Config(
         app,
         http=Impatient,
@@ -67,7 +79,7 @@ def make_server(
         limit_concurrency=limits.most_waiting + engine.batch_size + CONNECTIONS_BESIDE,
         timeout_graceful_shutdown=int(limits.closing_seconds),
     )
-    return uvicorn.Server(config)
+    return Ending(config)
 
 
 def run(server: uvicorn.Server, bound: socket.socket, ready: Callable[[], None]) -> None:
