@@ -70,7 +70,9 @@ def bench(tiny: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[object]:
-    """Chromium, started once."""
+    """Chromium, started once. `make` installs it where it may (Makefile)."""
+    if not Path(CHROMIUM).is_file():
+        pytest.fail(f"{CHROMIUM} is missing: apt-get install -y chromium, or link another Chromium to it")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
