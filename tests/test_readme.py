@@ -94,13 +94,14 @@ def test_the_demo_runs_at_a_small_size(folder: Path, monkeypatch: pytest.MonkeyP
     """Every command of the demo script, with fewer items and tokens."""
     script = (ROOT / "experiments" / "demo" / "run.sh").read_text(encoding="utf-8").replace("\\\n", " ")
     commands = re.findall(r"^run (steerkit .*)$", script, re.MULTILINE)
-    assert len(commands) == 4
+    assert len(commands) == 3
     monkeypatch.chdir(folder)
     for command in commands:
-        small = re.sub(
-            r"--limit \d+", "--limit 8", re.sub(r"--max-new-tokens \d+", "--max-new-tokens 8", command)
-        )
+        small = command.replace("$abstain", "abstain-smollm2-135m-instruct")
+        for option, value in (("limit", 8), ("max-new-tokens", 8), ("budget", 48), ("price-limit", 2)):
+            small = re.sub(rf"--{option} \d+", f"--{option} {value}", small)
         done = steerkit(*shlex.split(small)[1:])
         assert done.code == 0, done.err
-    assert (folder / "demo" / "abstention" / "report.html").is_file()
-    assert (folder / "demo" / "brevity" / "report.html").is_file()
+    for behaviour in ("abstention", "brevity"):
+        assert (folder / "demo" / behaviour / "choose" / "report.html").is_file()
+        assert '"is_better": ' in (folder / "demo" / behaviour / "tune.json").read_text(encoding="utf-8")

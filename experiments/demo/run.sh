@@ -1,27 +1,47 @@
 #!/usr/bin/env bash
-# The main job on a real model: fifty pairs to a vector, the vector on a grid, the grid as a report. Twice.
-# Results go to ./demo; an interrupted run goes on where it stopped.
+# The main job on a real model: fifty pairs to a vector and a recommended use, with its price. Twice.
+# The rules and bounds are those of the README's tables. Results go to ./demo; an interrupted run goes on where it
+# stopped. At this size it shows how things go; experiments/choose_then_report has the numbers.
 set -euo pipefail
 
 run() {
-    printf '\n$ %s\n' "$*"
+    printf '\n$'
+    for word in "$@"; do
+        case $word in *[!A-Za-z0-9_./:=,@+-]*) printf ' "%s"' "$word" ;; *) printf ' %s' "$word" ;; esac
+    done
+    printf '\n'
     "$@"
 }
 
+better() {
+    grep -q '^  "is_better": true' "$1/tune.json"
+}
+
 mkdir -p demo
-run steerkit extract --pairs abstention --out demo/abstain.safetensors
-run steerkit extract --pairs brevity --out demo/brief.safetensors
-run steerkit sweep --vector demo/abstain.safetensors --layers 12,14 --strengths=-1,1 --control-strengths=1 \
-    --suite abstention --limit 48 --max-new-tokens 40 --out demo/abstention
-run steerkit sweep --vector demo/brief.safetensors --layers 8,12 --strengths 1,2 --control-strengths=2 \
-    --suite brevity:1 --limit 32 --max-new-tokens 128 --out demo/brevity
+run steerkit tune --pairs abstention --rule "recall s.t. over_abstention_rise<=0.25, degenerate_rise<=0.1" \
+    --layers 12,14 --axis scope=completion --axis half_life=none --suite abstention --limit 64 --max-new-tokens 32 \
+    --budget 300 --price-limit 16 --out demo/abstention
+run steerkit tune --pairs brevity --rule "tokens s.t. accuracy_drop<=0.05, degenerate_rise<=0.1" \
+    --layers 8,12 --axis scope=completion --axis half_life=none --suite brevity:1 --limit 32 --max-new-tokens 128 \
+    --budget 160 --no-price --out demo/brevity
 
-cat <<'NEXT'
+if better demo/abstention; then
+    abstain=demo/abstention/abstention.safetensors
+    printf '\nThe vector that was tuned carries its recommended use. At work:\n'
+else
+    abstain=abstain-smollm2-135m-instruct
+    printf '\nNothing was clearly better on so few questions. A vector with a gate of its own is published; at work:\n'
+fi
+run steerkit generate --compare --steer "$abstain" --max-new-tokens 40 \
+    "Who won the football World Cup in 2086?" "What will I have for dinner tomorrow?" "Who wrote Hamlet?"
+if better demo/brevity; then brief=demo/brevity/brevity.safetensors; else brief=brief-smollm2-135m-instruct; fi
 
-The vectors and the two reports are in ./demo: open demo/abstention/report.html and demo/brevity/report.html.
-What to try next (after `source .venv/bin/activate`):
-  steerkit chat --steer demo/abstain.safetensors@layer=14,strength=1      then turn it: /strength 1.5
-  steerkit generate --compare --steer demo/brief.safetensors@layer=12,strength=2 "What is 12 plus 30? Explain."
-  steerkit sweep --vector demo/abstain.safetensors --layers 10:14:2 --strengths=-1:1.5:0.5 --out runs/mine
-  steerkit sweep --help
+cat <<NEXT
+
+The vectors, their cards and the reports are in ./demo: open demo/abstention/choose/report.html and card.md beside it.
+What to try next (after \`source .venv/bin/activate\`):
+  steerkit chat --steer $abstain
+  steerkit generate --compare --steer $brief "What is 12 plus 30? Explain."
+  steerkit tune --vector demo/abstention/abstention.safetensors --rule "recall s.t. over_abstention_rise<=0.15" --out runs/tuned
+  steerkit tune --help
 NEXT
