@@ -91,8 +91,8 @@ def race(
     """
     running, seen, spent = list(cells), 0, 0.0
     heats: list[Heat] = []
-    while True:
-        rung = next_rung(len(running), seen, items, budget - spent, cost)
+    # Until all items are met, or nothing is left to spend.
+    while (rung := next_rung(len(running), seen, items, budget - spent, cost)).items > seen:
         before, records = spent, len(running) * (rung.items - seen)
         outcomes, spent = measure(running, rung.items)
         if spent > before:  # where items come in twins, one more may be none yet
@@ -103,25 +103,26 @@ def race(
             losses = expected_losses(outcomes, running, unsteered, rule, seed=seed)
             kept = survivors(losses, rung.keep, doses)
         heats.append(Heat(rung.items, tuple(running), tuple(kept), losses, spent))
-        if rung.keep is None:
-            return Raced(tuple(heats), outcomes)
         running, seen = kept, rung.items
+    return Raced(tuple(heats), outcomes)
 
 
 def next_rung(candidates: int, seen: int, items: int, left: float, cost: float) -> Rung:
-    """Return the rung that `candidates` meet next, having met `seen` of `items` items.
+    """Return the rung that `candidates` meet next, having met `seen` of `items` items; with as many items at the end.
 
     `left` is what may be spent, and `cost` what a record is expected to, in one unit. What the finalists take to meet
     the rest is put aside, and there are no more of them than half of what is left pays for; the other half is shared
     equally among the rungs before them. The first rung has at least `FIRST_ITEMS` items where half of it pays for them.
     """
-    finalists = (
-        min(FINALISTS, max(1, int(left / (2 * (items - seen) * cost)))) if seen < items else candidates
-    )
+    if seen >= items or (seen and left < candidates * cost):
+        return Rung(seen, None)
+    finalists = min(FINALISTS, max(1, int(left / (2 * (items - seen) * cost))))
     sizes = _sizes(candidates, finalists)
     if len(sizes) == 1 or left >= candidates * (items - seen) * cost:
-        affordable = seen + int(left / (candidates * cost)) if cost > 0 else items
-        return Rung(min(items, max(affordable, seen, LEAST_ITEMS)), None)
+        affordable = seen + int(left / (candidates * cost))
+        # Twice what was met, at most, so that a cost that turns out higher is noticed before it is spent.
+        ahead = 2 * seen if seen else items
+        return Rung(min(items, ahead, max(affordable, seen, LEAST_ITEMS)), None)
     aside = finalists * (items - seen) * cost
     share = max(left - aside, 0.0) / (len(sizes) - 1)
     more = int(share / ((candidates - finalists) * cost))
