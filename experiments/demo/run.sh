@@ -19,11 +19,11 @@ better() {
 
 mkdir -p demo
 run steerkit tune --pairs abstention --rule "recall s.t. over_abstention_rise<=0.25, degenerate_rise<=0.1" \
-    --layers 12,14 --axis scope=completion --axis half_life=none --suite abstention --limit 64 --max-new-tokens 32 \
-    --budget 300 --price-limit 16 --out demo/abstention
+    --layers 12,14 --strengths 0.75:1.25:0.25 --axis scope=completion --axis half_life=none \
+    --suite abstention --limit 64 --max-new-tokens 32 --budget 240 --price-limit 16 --out demo/abstention
 run steerkit tune --pairs brevity --rule "tokens s.t. accuracy_drop<=0.05, degenerate_rise<=0.1" \
-    --layers 8,12 --axis scope=completion --axis half_life=none --suite brevity:1 --limit 32 --max-new-tokens 128 \
-    --budget 160 --no-price --out demo/brevity
+    --layers 8,12 --strengths 1:2:0.5 --axis scope=completion --axis half_life=none \
+    --suite brevity:1 --limit 32 --max-new-tokens 128 --budget 120 --no-price --out demo/brevity
 
 if better demo/abstention; then
     abstain=demo/abstention/abstention.safetensors

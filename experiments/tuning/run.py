@@ -322,8 +322,8 @@ def page(grids: Sequence[Stored], orders: range) -> str:
         "full grid's in the objective (a share; tokens in parts of the unsteered model's), plus how far it is further "
         "beyond a bound, both on all items; its mean over orders with the 95% interval of that mean, and the worst. "
         "*Tokens*: the race's share of the full grid's, the mean over orders (and the most). *Random search* measures "
-        "cells drawn at random in full, for as many tokens, and picks by the same rule: its mean regret, and in how many "
-        "orders the race was better, equal, worse.\n\n" + markdown_table(headings, lines) + "\n"
+        "cells drawn at random in full, for as many tokens, and picks by the same rule: its mean regret, and in how "
+        "many orders the race was better, equal, worse.\n\n" + markdown_table(headings, lines) + "\n"
     )
 
 

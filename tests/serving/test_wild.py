@@ -43,7 +43,9 @@ WILD: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("wild", WILD, ids=str)
-def test_a_wild_request_is_refused_or_answered_and_harms_no_other(server: Asked, wild: dict[str, Any]) -> None:
+def test_a_wild_request_is_refused_or_answered_and_harms_no_other(
+    server: Asked, wild: dict[str, Any]
+) -> None:
     def bystander() -> str:
         status, answer = server.complete("good@layer=1,strength=0.2", max_tokens=24)
         assert status == 200, answer
