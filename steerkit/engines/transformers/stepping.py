@@ -33,6 +33,7 @@ class Stepping:
         self._capacity = capacity
         self._taken = capacity.shortcuts()
         self._batch = self._new_batch()
+        self._has_warned = False
         self._untried: list[Row] = []  # rows whose length no shortcut has been tried at
         self._joining: list[Row] = []  # rows that were about to join when something failed
         self.waiting: deque[Row] = deque()
@@ -107,6 +108,13 @@ class Stepping:
             self._start_again()
             self._taken = holds
             self._batch = self._new_batch()
+        if holds.states is None and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"{self._lm.name} keeps its past in a form that rows cannot share ({holds.reason}): every step runs "
+                "all texts anew, which is slower and gives the same",
+                stacklevel=4,
+            )
 
     @torch.inference_mode()
     def _advance(self) -> list[Row]:
@@ -139,12 +147,6 @@ class Stepping:
         self._batch.clear()
 
     def _new_batch(self) -> RunningBatch:
-        taken = self._taken
-        if taken.states is None:
-            warnings.warn(
-                f"{self._lm.name} keeps its past in a form that rows cannot share ({taken.reason}): every step runs "
-                "all texts anew, which is slower and gives the same",
-                stacklevel=4,
-            )
-            return WholeTextBatch(self._lm, aligns=taken.aligns)
-        return PackedBatch(self._lm, taken.states, Prefixes(self._lm, taken.states, taken))
+        if self._taken.states is None:
+            return WholeTextBatch(self._lm, aligns=self._taken.aligns)
+        return PackedBatch(self._lm, self._taken.states, Prefixes(self._lm, self._taken.states, self._taken))
