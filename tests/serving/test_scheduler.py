@@ -33,7 +33,7 @@ async def text_of(scheduler: Scheduler, request: Request) -> tuple[str, Completi
 
 
 def test_each_task_hears_of_its_own_request(tiny: LanguageModel, scheduler: Scheduler) -> None:
-    requests = mixed_requests(tiny, 24)
+    requests = mixed_requests(tiny, 12)
 
     async def all_at_once() -> tuple[list[tuple[str, Completion | None]], list[Completion]]:
         streamed = asyncio.gather(*(text_of(scheduler, request) for request in requests[::2]))
@@ -64,7 +64,7 @@ def test_a_task_that_stops_listening_cancels_its_request(scheduler: Scheduler) -
 def test_what_cannot_be_asked_is_raised_before_the_first_event(scheduler: Scheduler) -> None:
     with pytest.raises(MisuseError, match="lower max_new_tokens"):
         asyncio.run(scheduler.complete(Request("Hi", decoding=Decoding(10_000))))
-    crowd = [Request(f"Hi {i}", decoding=Decoding(200)) for i in range(120)]
+    crowd = [Request(f"Hi {i}", decoding=Decoding(60)) for i in range(60)]
 
     async def too_many() -> list[object]:
         return list(await asyncio.gather(*map(scheduler.complete, crowd), return_exceptions=True))

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from steerkit.engines import stops
 from steerkit.engines.base import Completion, Decision, Decoding, Finish, GateReading, Request
+from steerkit.engines.transformers.logprobs import TokenLogprobs, TopLogprobs
 from steerkit.engines.transformers.reading import Noted, ReadingTable, RowReadings
 from steerkit.engines.transformers.sampling import Bias, Choosing
 from steerkit.engines.transformers.table import PHASE_OF_KIND, Program
 from steerkit.interventions.gate import PositionGate
-from steerkit.interventions.logit_rules import BoundRule, Edits, ForcedClosing
+from steerkit.interventions.logit_rules import BoundRule, Edits, ForcedBeginning, ForcedClosing
 from steerkit.interventions.policies import BoundPolicy
 from steerkit.interventions.readers import Reader
 from steerkit.models import LanguageModel
@@ -35,7 +36,7 @@ class Row:
     state behind the newest token; `forced` says whether a thinking budget has taken a token by force; `cut` is what a
     stop text leaves of what was generated. `thinking` is where thinking stands behind the newest token, once somebody
     has asked. `readers` read it, in passes of which it has taken `passes` so far, and `reads_prompt` says
-    whether they read its prompt too.
+    whether they read its prompt too. `logprobs` are those of its tokens, where `top_logprobs` is a number.
     """
 
     asked: list[tuple[Request, tuple[GateReading, ...]]]
@@ -54,15 +55,19 @@ class Row:
     read: RowReadings = field(init=False)
     finish: Finish | None = None
     cut: stops.Cut | None = None
+    top_logprobs: int | None = None
+    logprobs: list[TokenLogprobs] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.generated, self.forced = [], False
         self.begin()
 
     def begin(self) -> None:
-        """Start from the prompt, whatever was generated before."""
-        self.generated = []
-        self.following = [(rule, rule.start(self.prompt_ids)) for rule in self.rules]
-        self.forced = False
+        """Start from the prompt, to take again the tokens that were generated before: somebody may have read them."""
+        again = ForcedBeginning(tuple(self.generated))
+        rules = (again, *self.rules) if self.generated else self.rules
+        self.following = [(rule, rule.start(self.prompt_ids)) for rule in rules]
+        self.generated, self.logprobs = [], []
         self.gate_counts = Counter()
         self.thinking = None
         self.passes = 0
@@ -182,6 +187,7 @@ class RunningBatch(ABC):
         self._reads = ReadingTable(lm, ())
         self._noted = Noted()
         self._decide = False
+        self._tops = TopLogprobs((), lm.device)
         self._states_read = torch.empty(0)  # of the newest pass, `[row, reader]`
 
     @property
@@ -233,6 +239,7 @@ class RunningBatch(ABC):
         for row, token, read in zip(self.rows, taken, readings, strict=True):
             if row.finish is None:
                 row.take(token, lm, read)
+        self._tops.hand_out(nats, chosen)
         if self._edits:
             self._edit_logits()
 
@@ -248,16 +255,17 @@ class RunningBatch(ABC):
         each = [dict(zip(readers, row[1:], strict=True)) for row in columns]
         return [int(row[0]) for row in columns], each
 
-    def _fetch(self) -> None:
+    def fetch(self) -> None:
         """Give the rows what was read of them since the last time; waits for the device where anything was."""
         self._noted.fetch(self._reads)
 
     def _bind_readers(self) -> None:
-        """Read what the rows at hand ask for from here on."""
+        """Read what the rows at hand ask for from here on, of states and of logits."""
         asked = [reader for row in self.rows for reader in row.readers]
         deciding = [reader for row in self.rows for reader in row.deciding_readers]
         self._reads, self._decide = ReadingTable(self._lm, [*asked, *deciding]), bool(deciding)
         self._noted = Noted(self.rows if asked else ())
+        self._tops = TopLogprobs(self.rows, self._lm.device)
 
     def _edit_logits(self) -> None:
         """Put on the device what rules do to the next step; nothing once no row follows any."""

@@ -47,7 +47,7 @@ class PackedBatch(RunningBatch):
     def _join(self, joining: Sequence[Joining]) -> None:
         for row in self.live:  # their counts are brought up to date before the table is made anew
             self.settle(row)
-        self._fetch()
+        self.fetch()
         for row, prefix in joining:
             row.gate_counts = Counter(prefix.gate_counts)  # set, not added: a row may try to join twice
             row.read.take_prompt(prefix.read)
@@ -63,7 +63,7 @@ class PackedBatch(RunningBatch):
         if self._table.counts_gates:
             row.gate_counts.update(self._table.gate_counts(self.rows.index(row)))
         if row.readers:
-            self._fetch()
+            self.fetch()
 
     def _repack(self, joining: Sequence[Joining]) -> None:
         """Drop finished rows, let new ones in, and trim positions that no row needs any more."""

@@ -124,6 +124,12 @@ class RowReadings:
         """Take what a reader read in further passes, `[pass]`."""
         self._passes[reader].append(values)
 
+    def of_completion(self, reader: Reader, start: int, stop: int) -> tuple[float, ...]:
+        """What was read of the completion's tokens `start` to `stop`, of those of which anything has been fetched."""
+        values = list(chain.from_iterable(part.tolist() for part in self._passes[reader]))
+        first = int(reader.place is not None)  # the first pass has the states of the prompt's last token
+        return tuple(values[first + start : first + stop])
+
     def of(self, readers: Sequence[Reader], prompt: int, completion: int) -> tuple[Reading, ...]:
         """The readings of so many tokens of the prompt and the completion."""
         return tuple(self._of(reader, prompt, completion) for reader in readers)

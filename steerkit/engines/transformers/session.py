@@ -24,16 +24,22 @@ from steerkit.engines.transformers.gates import Readings
 from steerkit.engines.transformers.logprobs import TokenLogprobs
 from steerkit.engines.transformers.stepping import Stepping
 from steerkit.interventions.readers import Reader
+from steerkit.models import LanguageModel
 
 MOST_WAITING = 1024
 
 
 @dataclass(frozen=True, eq=False)
 class Ticket:
-    """A request that was submitted. Unless it `streams`, its only event is the last one."""
+    """A request that was submitted. Unless it `streams`, its only event is the last one.
+
+    With `top_logprobs` its events have the log-probability of each token, and so many of the likeliest ones in its
+    place.
+    """
 
     request: Request
     streams: bool = True
+    top_logprobs: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,16 +47,17 @@ class Event:
     """What there is to say of a ticket behind a step.
 
     `text` and `token_ids` are new ones: joined over a ticket's events they are its completion's. `text` holds whole
-    characters only, and neither it nor the tokens hold anything that a stop text may still cut off. `readings` are
-    further values of each reader that the request asks for, of its completion's tokens from the first one on; those of
-    states come a step after the token. The last event has the `completion`, or the `error` for which there is none, and
-    all tokens that the row has `written`, those of a stop text among them.
+    characters only, and neither it nor the tokens hold anything that a stop text may still cut off. `logprobs` are
+    those of `token_ids`. `readings` are further values of each reader, joined those of the completion's tokens; those
+    of states come a step after the token. The last event has the `completion`, or the `error` for which there is none,
+    and all tokens that the row has `written`, those of a stop text among them; its `logprobs` go on to the last of
+    these.
     """
 
     ticket: Ticket
     text: str = ""
     token_ids: tuple[int, ...] = ()
-    readings: Mapping[Reader, tuple[float, ...]] = field(default_factory=dict)
+    readings: Mapping[Reader, tuple[float | None, ...]] = field(default_factory=dict)
     logprobs: tuple[TokenLogprobs, ...] = ()
     completion: Completion | None = None
     error: SteerkitError | None = None
@@ -63,33 +70,51 @@ class Event:
 
 
 class _Told:
-    """What the askers of one row have been told of it."""
+    """What the askers of one row have been told of it: so many tokens, and so many readings of each reader."""
 
-    def __init__(self, row: Row, tickets: Sequence[Ticket], session: Session) -> None:
+    def __init__(self, lm: LanguageModel, row: Row, tickets: Sequence[Ticket]) -> None:
         self.row = row
         self.tickets = list(tickets)
-        self.tokens = 0
         self.streams = any(ticket.streams for ticket in tickets)
-        self._text = TextStream(session.engine.lm, row.prompt_ids, row.decoding.stop)
+        asked = [ticket.top_logprobs for ticket in tickets if ticket.top_logprobs is not None]
+        row.top_logprobs = max(asked, default=None)
+        self._text = TextStream(lm, row.prompt_ids, row.decoding.stop)
+        self._tokens = 0
+        self._read = dict.fromkeys(row.readers, 0)
 
     def news(self) -> list[Event]:
         """Events of what the row wrote since the last time."""
-        before, row = self.tokens, self.row
+        row, start = self.row, self._tokens
         text = self._text.take(row.generated)
-        self.tokens = self._text.tokens
-        ids = tuple(row.generated[before : self.tokens])
-        if not text and not ids:
+        stop = self._tokens = self._text.tokens
+        read = {r: row.read.of_completion(r, n, stop) for r, n in self._read.items()}
+        self._read = {reader: n + len(read[reader]) for reader, n in self._read.items()}
+        read = {reader: values for reader, values in read.items() if values}
+        ids = tuple(row.generated[start:stop])
+        if not (text or ids or read):
             return []
-        return [Event(ticket, text, ids) for ticket in self.tickets if ticket.streams]
+        return [
+            Event(ticket, text, ids, read, self._logprobs(ticket, start, stop))
+            for ticket in self.tickets
+            if ticket.streams
+        ]
 
     def end(self, ticket: Ticket, completion: Completion) -> Event:
         """The last event of one of its tickets."""
         whole = replace(completion, request=ticket.request)
+        start, text = (self._tokens, self._text.rest(whole.text)) if ticket.streams else (0, whole.text)
+        read = {
+            each.reader: each.completion[self._read[each.reader] if ticket.streams else 0 :]
+            for each in whole.readings
+        }
         written = tuple(self.row.generated)
-        if not ticket.streams:
-            return Event(ticket, whole.text, whole.token_ids, completion=whole, written=written)
-        rest = self._text.rest(whole.text)
-        return Event(ticket, rest, whole.token_ids[self.tokens :], completion=whole, written=written)
+        logprobs = self._logprobs(ticket, start, len(written))
+        return Event(ticket, text, whole.token_ids[start:], read, logprobs, whole, written=written)
+
+    def _logprobs(self, ticket: Ticket, start: int, stop: int) -> tuple[TokenLogprobs, ...]:
+        if ticket.top_logprobs is None:
+            return ()
+        return tuple(replace(p, top=p.top[: ticket.top_logprobs]) for p in self.row.logprobs[start:stop])
 
 
 class Session:
@@ -102,7 +127,7 @@ class Session:
         self.engine = engine
         self.most_waiting = check_whole("most_waiting", most_waiting, 1)
         engine.lm.check_state()
-        self._stepping = Stepping(engine.lm, engine.capacity)
+        self._stepping = Stepping(engine.lm, engine.capacity, one_by_one=True)
         self._readings = Readings(engine.lm)
         self._sites = {site for site in SITES if _is_seen(engine, site)}
         self._changed = threading.Condition()
@@ -134,14 +159,16 @@ class Session:
         if self._tells_without_model(request):
             self.engine.check(request)
 
-    def submit(self, request: Request, *, streams: bool = True) -> Ticket:
-        """Let a request wait to be let in; its events come out of `step`.
+    def submit(self, request: Request, *, streams: bool = True, top_logprobs: int | None = None) -> Ticket:
+        """Let a request wait to be let in; its events come out of `step`. See `Ticket` for the options.
 
         Raises MisuseError for what the engine refuses, QueueFullError where too many wait. What only the model can tell
         (of a site that was never read so far) comes as the ticket's error.
         """
+        if top_logprobs is not None:
+            check_whole("top_logprobs", top_logprobs, 0)
         self.check(request)
-        ticket = Ticket(request, streams)
+        ticket = Ticket(request, streams, top_logprobs)
         with self._changed:
             if self.waiting >= self.most_waiting:
                 raise QueueFullError(f"{self.most_waiting} requests wait already: try again later")
@@ -184,6 +211,7 @@ class Session:
             self._let_go(ticket)
         events = self._let_in([ticket for ticket in submitted if ticket not in cancelled])
         if not self._rows:
+            self._stepping.rest()
             return events
         try:
             finished = self._stepping.step()
@@ -195,6 +223,8 @@ class Session:
             Exception
         ) as error:  # of the model or of what somebody registered: it ends those rows, nobody else's
             return events + self._failed(error)
+        if any(told.streams and told.row.readers for told in self._told.values()):
+            self._stepping.fetch()
         for told in self._told.values():
             if told.streams and told.row.finish is None:
                 events += told.news()
@@ -226,7 +256,8 @@ class Session:
         rows = self.engine.maker.rows(asked, self._readings)
         for row in rows:
             askers = [request.key for request, _ in row.asked]
-            self._told[row] = _Told(row, [ticket for ticket in askers if isinstance(ticket, Ticket)], self)
+            mine = [ticket for ticket in askers if isinstance(ticket, Ticket)]
+            self._told[row] = _Told(self.engine.lm, row, mine)
             self._rows |= dict.fromkeys(self._told[row].tickets, row)
         self._stepping.add(rows)
 

@@ -1,8 +1,9 @@
 """The engine's loop, one step at a time: rows wait, join where there is room, decode together, and leave.
 
-1. Rows wait in the order in which they were added, and finished rows make room for them.
-2. When memory runs out, the batch is halved and the rows that had to go start again from their prompt; so they do when
-   longer texts take fewer of the model's shortcuts.
+1. Rows wait in the order in which they were added, and finished rows make room for them. How soon they join is a trade:
+   to take a finished row's place copies nothing of the others, to join without one packs the batch anew.
+2. When memory runs out, the batch is halved and the rows that had to go start again from their prompt, to take the same
+   tokens; so they do when longer texts take fewer of the model's shortcuts.
 3. `TransformersEngine.generate` steps through requests a window at a time, `Session` through those that come in.
 """
 
@@ -23,14 +24,21 @@ from steerkit.engines.transformers.whole_texts import WholeTextBatch
 from steerkit.models import LanguageModel
 
 JOIN_AT = 32  # rows join when this share of the batch (one in 32) has places for them
+PACKED_EVERY = 4  # steps, at most, between packing a large batch anew for rows that come one by one
 
 
 class Stepping:
-    """The rows of one caller, waiting and decoding."""
+    """The rows of one caller, waiting and decoding.
 
-    def __init__(self, lm: LanguageModel, capacity: Capacity) -> None:
+    Where they come `one_by_one`, somebody waits for the first token of each: they take places as soon as there are any,
+    and the batch is packed anew for them every few steps; otherwise rows join many at a time.
+    """
+
+    def __init__(self, lm: LanguageModel, capacity: Capacity, *, one_by_one: bool = False) -> None:
         self._lm = lm
         self._capacity = capacity
+        self._one_by_one = one_by_one
+        self._since_packed = 0  # steps
         self._taken = capacity.shortcuts()
         self._batch = self._new_batch()
         self._has_warned = False
@@ -80,6 +88,10 @@ class Stepping:
             self.waiting.remove(row)
         row.finish = row.finish or "stop"
 
+    def fetch(self) -> None:
+        """Give the rows what was read of them so far; waits for the device where anything was."""
+        self._batch.fetch()
+
     def rest(self) -> None:
         """Let go of what is kept of rows that are gone, as none is left; memory may be asked for in full again."""
         self._batch.clear()
@@ -94,7 +106,6 @@ class Stepping:
         for row in concerned:
             self.drop(row)
         self._start_again()
-        self._joining = []
         return concerned
 
     def _prepare(self) -> None:
@@ -119,15 +130,12 @@ class Stepping:
     @torch.inference_mode()
     def _advance(self) -> list[Row]:
         """Let rows in where there is room enough to be worth it, take one step, and return who finished."""
-        batch, waiting, most = self._batch, self.waiting, self._capacity.rows
-        live = batch.live
-        room = max(0, most - len(live))
-        gone = len(batch.rows) - len(live)
-        worth_it = waiting and room >= max(1, most // JOIN_AT)
-        if worth_it or gone * 8 >= len(batch.rows) or batch.is_full:
-            self._joining = [waiting.popleft() for _ in range(min(room, len(waiting)))]
+        batch, waiting = self._batch, self.waiting
+        joining = self._who_joins()
+        if joining is not None:
+            self._joining = [waiting.popleft() for _ in range(joining)]
             try:
-                batch.admit(self._joining, waiting, most)
+                batch.admit(self._joining, waiting, self._capacity.rows)
             except BaseException:  # of memory, perhaps; then they are to be had again
                 waiting.extendleft(reversed(self._joining))
                 raise
@@ -137,6 +145,22 @@ class Stepping:
             batch.step()
         return [row for row in before if row.finish is not None]
 
+    def _who_joins(self) -> int | None:
+        """How many rows are let in now; None where the batch stays as it is."""
+        batch, most, waiting = self._batch, self._capacity.rows, len(self.waiting)
+        live = len(batch.live)
+        room, gone = max(0, most - live), len(batch.rows) - live
+        many = gone * 8 >= len(batch.rows)
+        self._since_packed += 1
+        if not self._one_by_one:
+            worth_it = waiting and room >= max(1, most // JOIN_AT)
+            return min(room, waiting) if worth_it or many or batch.is_full else None
+        packs = self._since_packed > min(PACKED_EVERY, live // 8) and (many or (room and waiting))
+        if packs or batch.is_full:
+            self._since_packed = 0
+            return min(room, waiting)
+        return min(room, waiting, gone) or None
+
     def _start_again(self) -> None:
         """Let the live rows of the batch wait again, from their prompts on."""
         again = set(self.waiting)  # rows that were about to join may stand in the batch already
@@ -144,6 +168,7 @@ class Stepping:
             row.begin()
             if row not in again:
                 self.waiting.appendleft(row)
+        self._joining = []
         self._batch.clear()
 
     def _new_batch(self) -> RunningBatch:

@@ -32,7 +32,7 @@ class WholeTextBatch(RunningBatch):
         """Let rows join in place of the finished ones; there is nothing to run ahead."""
         self.rows = [*self.live, *joining]
         self._choosing = Choosing(self.rows, self._lm.device)
-        self._fetch()
+        self.fetch()
         self._bind_readers()
         self._edit_logits()
 
