@@ -118,8 +118,6 @@ class Admission:
             )
         if count > 1 and prompts[0].readers:
             raise RefusalError(ONE_CHOICE, param=READERS)
-        if logprobs is not None:  # until the session tells them
-            raise RefusalError("'logprobs' is not supported here: leave it out", param="logprobs")
         if logprobs is not None and logprobs > self._limits.most_logprobs:
             raise RefusalError(
                 f"'logprobs' names at most {self._limits.most_logprobs} tokens", param="logprobs"

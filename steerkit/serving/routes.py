@@ -129,7 +129,7 @@ async def _kept(work: Awaitable[Result]) -> Result:
 
 async def _completed(served: Served, job: Job) -> list[Event]:
     """The last events of all rows, in their order, which say everything."""
-    rows = merged(served.scheduler, job.rows, streams=False)
+    rows = merged(served.scheduler, job.rows, streams=False, top_logprobs=job.logprobs)
     async with contextlib.aclosing(rows) as events:
         ended = {place: event async for place, event in events}
     return [ended[place] for place in range(len(job.rows))]
@@ -153,7 +153,7 @@ async def _pieces(served: Served, form: Form) -> AsyncGenerator[str, None]:
     """The pieces of a stream as JSON."""
     done: dict[int, Completion] = {}
     said: dict[int, Said] = {}  # so far, of which the lengths count
-    rows = merged(served.scheduler, form.job.rows, streams=True)
+    rows = merged(served.scheduler, form.job.rows, streams=True, top_logprobs=form.job.logprobs)
     async with contextlib.aclosing(rows) as events:
         async for place, event in events:
             if form.chat and place not in said:

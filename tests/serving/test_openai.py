@@ -62,6 +62,29 @@ def test_a_stream_says_the_same_piece_by_piece(client: openai.OpenAI, server: As
     assert len({p.id for p in (*pieces, last)}) == 1
 
 
+def test_a_stream_tells_the_log_probabilities_that_a_whole_answer_tells(
+    client: openai.OpenAI, server: Asked
+) -> None:
+    asked: Any = {"model": server.model, "messages": QUESTION, "max_tokens": 9, "seed": 5, "stop": "q"}
+    more: Any = {"logprobs": True, "top_logprobs": 2, "extra_body": STEERED}
+    whole = client.chat.completions.create(**asked, **more).choices[0].logprobs
+    pieces = [
+        piece.choices[0].logprobs for piece in client.chat.completions.create(**asked, **more, stream=True)
+    ]
+    assert whole is not None
+    told = [each for piece in pieces if piece is not None for each in piece.content or ()]
+    assert [each.model_dump() for each in told] == [each.model_dump() for each in whole.content or ()]
+    text: Any = {"model": server.model, "prompt": "Hi", "max_tokens": 9, "seed": 5, "logprobs": 2}
+    one = client.completions.create(**text).choices[0]
+    offsets: list[int] = []
+    for piece in client.completions.create(**text, stream=True):
+        if (found := piece.choices[0].logprobs) is not None:
+            offsets += found.text_offset or []
+    assert one.logprobs is not None
+    assert offsets[0] == 0
+    assert len(offsets) == len(one.logprobs.tokens or ()) > 0
+
+
 def test_several_choices_are_streamed_apart(client: openai.OpenAI, server: Asked) -> None:
     asked = {"model": server.model, "prompt": ["Hi", "Who?"], "n": 2, "max_tokens": 9, "seed": 3}
     whole = client.completions.create(**asked)

@@ -118,6 +118,34 @@ def test_a_chat_is_steered_and_streams_what_it_says_whole(client: openai.OpenAI,
     assert last.usage.completion_tokens > 0
 
 
+def test_log_probabilities_are_told_in_openais_forms(client: openai.OpenAI, party: Party) -> None:
+    asked: Any = {"model": party.asked.model, "max_tokens": 5, "temperature": 0}
+    told = client.chat.completions.create(**asked, messages=CHAT, logprobs=True, top_logprobs=3).choices[0]
+    assert told.logprobs is not None
+    content = told.logprobs.content or []
+    assert 0 < len(content) <= 5
+    for each in content:
+        assert len(each.top_logprobs) == 3
+        assert each.logprob == pytest.approx(each.top_logprobs[0].logprob, abs=1e-4)
+    done = client.completions.create(**asked, prompt="The sea is", logprobs=2).choices[0]
+    assert done.logprobs is not None
+    assert done.logprobs.tokens is not None
+    assert done.logprobs.token_logprobs is not None
+    assert done.logprobs.top_logprobs is not None
+    assert len(done.logprobs.tokens) == len(done.logprobs.token_logprobs) == len(done.logprobs.top_logprobs)
+    for token, nats, likely in zip(
+        done.logprobs.tokens, done.logprobs.token_logprobs, done.logprobs.top_logprobs, strict=True
+    ):
+        assert likely[token] == pytest.approx(nats)
+    scored = client.completions.create(
+        **asked | {"max_tokens": 1}, prompt="The sea is", extra_body={"prompt_logprobs": 0}
+    )
+    assert scored.choices[0].model_extra is not None
+    first, *rest = scored.choices[0].model_extra["prompt_logprobs"]
+    assert first is None
+    assert all(next(iter(each.values()))["logprob"] <= 0 for each in rest)
+
+
 def test_every_choice_is_steered_and_a_seed_gives_the_same_ones(party: Party) -> None:
     def choices(cell: str | None, count: int, **more: Any) -> list[str]:
         status, answer = party.asked.complete(cell, n=count, **more)
