@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from steerkit.core.errors import MisuseError, SteerkitError
+from steerkit.core.errors import MisuseError
 from steerkit.core.prompts import EncodedText, Message, Prompt
 from steerkit.engines.base import Decoding, Request, ScoreRequest
-from steerkit.engines.remote.arguments import ARGUMENT, ARGUMENTS, PROMPT_TOKENS, READERS, asked_for
-from steerkit.engines.remote.limits import check_size
-from steerkit.engines.remote.readers import ONE_CHOICE, read_reader_argument
-from steerkit.engines.remote.vectors import ServedGates
-from steerkit.engines.remote.wire import read_argument, read_prompt_tokens
+from steerkit.engines.remote.arguments import ARGUMENT, PROMPT_TOKENS, READERS
+from steerkit.engines.remote.readers import ONE_CHOICE
+from steerkit.engines.remote.wire import read_prompt_tokens
 from steerkit.engines.transformers.engine import TransformersEngine
-from steerkit.engines.transformers.stages import Acting
 from steerkit.interventions.base import Intervention
-from steerkit.interventions.following import StrengthRamp
-from steerkit.interventions.gate import DetectorGate
 from steerkit.interventions.prompt_edit import PromptEdit, check_text
 from steerkit.interventions.readers import Reader
-from steerkit.interventions.steering import Steering
+from steerkit.serving.acting import Acting
 from steerkit.serving.limits import CHARACTERS_A_TOKEN, Limits
-from steerkit.serving.refusals import RefusalError
+from steerkit.serving.refusals import RefusalError, refusing
 from steerkit.serving.schema import Asked, ChatBody, CompletionBody
 
-MOST_CHECKED = 4096
 SHORT = 16  # tokens of a completion whose request does not say, as OpenAI and vLLM have it
 OPENAI = Decoding(temperature=1.0)
 
@@ -66,20 +59,16 @@ class Admission:
         self._lm = engine.lm
         self._limits = limits
         self._name = name
-        self._exact = exact
         self._decoding = decoding
-        self._vectors = ServedGates(
-            folder, engine.lm.n_layers, engine.lm.d_model, setting="given as --vectors"
-        )
+        self._acting = Acting(engine.lm, folder, exact=exact)
         self._vocabulary: int = engine.lm.hf.get_input_embeddings().num_embeddings
-        self._checked: set[str] = set()
 
     def chat(self, body: ChatBody) -> Job:
         """Return what a chat request comes to. Raises RefusalError for what is not carried out."""
         self._check_model(body.model)
         prompt, system = _conversation(body)
         self._check_characters([*_texts(prompt), system or ""], "messages")
-        interventions, readers = self._asked(body)
+        interventions, readers = self._acting.of(body)
         with refusing("messages"):
             ids = tuple(self._lm.renderer.encode_prompt(prompt, system))
         edited = any(isinstance(each, PromptEdit) for each in interventions)
@@ -96,7 +85,7 @@ class Admission:
         """Return what a request for completions comes to. Raises RefusalError for what is not carried out."""
         self._check_model(body.model)
         prompts = [self._ids(each) for each in _several(body.prompt)]
-        interventions, readers = self._asked(body)
+        interventions, readers = self._acting.of(body)
         if body.prompt_logprobs is not None:
             return Job(scored=self._scored(body, prompts, interventions, readers))
         first = read_prompt_tokens((body.vllm_xargs or {}).get(PROMPT_TOKENS))
@@ -195,67 +184,6 @@ class Admission:
                 **given,
             )
 
-    def _asked(self, body: Asked) -> tuple[tuple[Intervention, ...], tuple[Reader, ...]]:
-        """What a request asks to be done and read."""
-        extra = dict(body.vllm_xargs or {})
-        for name in (ARGUMENT, READERS):
-            if (beside := getattr(body, name)) is not None:
-                if name in extra:
-                    raise RefusalError(f"{name!r} stands in vllm_xargs and beside it", param=name)
-                extra[name] = beside
-        for name in extra:
-            if name not in ARGUMENTS:
-                raise RefusalError(
-                    f"unknown argument {name[:80]!r}: the arguments are {', '.join(ARGUMENTS)}",
-                    param=name[:80],
-                )
-        with refusing(ARGUMENT):
-            steers = asked_for(extra) and extra[ARGUMENT] not in ([], None)
-            interventions = read_argument(extra[ARGUMENT], self._vectors) if steers else ()
-            for each in interventions:
-                self._check(each)
-        with refusing(READERS):
-            reads = extra.get(READERS) not in ([], None)
-            readers = read_reader_argument(extra[READERS], self._vectors.to_read) if reads else ()
-            self._check_tensors(part for reader in readers for part in reader.tensors)
-        return interventions, readers
-
-    def _check(self, asked: Intervention) -> None:
-        """Refuse what was made for another model, what overflows this one, and what would keep others waiting."""
-        if isinstance(asked.gate, DetectorGate):
-            raise MisuseError(
-                f"'gate' {asked.gate.name!r} runs the model by itself: a server gates by probes alone"
-            )
-        self._check_tensors(asked.tensors)
-        if not isinstance(asked, Steering):
-            return
-        if (reason := self._beyond(asked)) is not None:
-            raise MisuseError(reason)
-        follows = asked.follows
-        times = max(abs(follows.least), abs(follows.most), 1.0) if isinstance(follows, StrengthRamp) else 1.0
-        at_most = replace(asked, strength=asked.strength * times, follows=None)
-        if at_most.digest in self._checked:
-            return
-        for layer in at_most.layers:
-            check_size(Acting.of(at_most, layer), layer, self._lm.dtype)
-        self._note(at_most.digest)
-
-    def _beyond(self, steering: Steering) -> str | None:
-        layers = [layer for layer in steering.layers if layer >= self._lm.n_layers]
-        return f"'layer' {layers[0]} is none of {self._name}'s {self._lm.n_layers}" if layers else None
-
-    def _check_tensors(self, parts: Iterable[Any]) -> None:
-        for part in parts:
-            key = f"{part.digest}/{part.metadata.fingerprint}"
-            if key not in self._checked:
-                part.check(self._lm, exact=self._exact)
-                self._note(key)
-
-    def _note(self, key: str) -> None:
-        if len(self._checked) >= MOST_CHECKED:
-            self._checked.clear()  # a request can name any number of strengths
-        self._checked.add(key)
-
     def _scored(
         self,
         body: CompletionBody,
@@ -287,15 +215,6 @@ class Admission:
                 raise MisuseError(f"{PROMPT_TOKENS} is {begins}, but the prompt has {len(ids)} tokens")
         with refusing(ARGUMENT):
             return ScoreRequest("", "", interventions, readers=readers, encoded=EncodedText(ids, begins))
-
-
-@contextmanager
-def refusing(field: str) -> Iterator[None]:
-    """Turn the errors of a user's mistake inside the block into refusals of `field`."""
-    try:
-        yield
-    except SteerkitError as error:
-        raise RefusalError(str(error), param=field) from error
 
 
 def _conversation(body: ChatBody) -> tuple[Prompt, str | None]:

@@ -68,7 +68,7 @@ class Form:
         body = self._body("chat.completion" if self.chat else "text_completion", made)
         body["usage"] = usage(self.job, done)
         if self.chat and self.job.tells_ids:
-            body["prompt_token_ids"] = list(self._prompt_ids(0))
+            body["prompt_token_ids"] = self._prompt_ids(0)
         return body | _more(done)
 
     def piece(self, index: int, said: Said, done: Completion | None = None) -> dict[str, Any]:
@@ -104,13 +104,14 @@ class Form:
                 told = of_completion(said.logprobs, self.text_of, said.offset)
         return {"index": index, "finish_reason": said.finish, "logprobs": told}
 
-    def _prompt_ids(self, index: int) -> tuple[int, ...]:
-        return self.job.rows[index].prompt_ids
+    def _prompt_ids(self, index: int) -> list[int] | None:
+        """The tokens of a choice's prompt; None where an edit of the prompt, which a gate may leave out, decides."""
+        return list(self.job.rows[index].prompt_ids) or None
 
     def _ids(self, index: int, said: Said, *, whole: bool) -> dict[str, Any]:
         if not self.job.tells_ids:
             return {}
-        prompt = {"prompt_token_ids": list(self._prompt_ids(index))} if whole and not self.chat else {}
+        prompt = {"prompt_token_ids": self._prompt_ids(index)} if whole and not self.chat else {}
         return {"token_ids": list(said.token_ids), **prompt}
 
     def _body(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from starlette.responses import Response
+
+from steerkit.core.errors import SteerkitError
 
 TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
@@ -48,3 +52,12 @@ def json_response(value: Any, status: int = 200, headers: dict[str, str] | None 
 def refusal_response(error: RefusalError) -> Response:
     """Return the answer to a request that is refused."""
     return json_response(error.body, error.status, error.headers)
+
+
+@contextmanager
+def refusing(field: str) -> Iterator[None]:
+    """Turn the errors of a user's mistake inside the block into refusals of `field`."""
+    try:
+        yield
+    except SteerkitError as error:
+        raise RefusalError(str(error), param=field) from error
