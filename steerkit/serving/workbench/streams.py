@@ -24,7 +24,7 @@ class Written:
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
-    readings: dict[Reader, list[float]] = field(default_factory=dict)
+    readings: dict[Reader, list[float | None]] = field(default_factory=dict)
     completion: Completion | None = None
     error: SteerkitError | None = None
 
