@@ -154,7 +154,8 @@ class TryTab:
             )
             for side, does in ((PLAIN, ()), (STEERED, acting))
         }
-        emptied = not typed
+        yield {self.line: said("writing …")}
+        begun = False
         async for written in write(self._context.scheduler, requests):
             failed = next((each.error for each in written.values() if each.error is not None), None)
             if failed is not None:
@@ -162,9 +163,9 @@ class TryTab:
                 raise failed
             under_way = turn_html(written, self._context, acting)
             values: dict[Any, Any] = {self.shown: conversation_html(turns, question, under_way)}
-            if not emptied and any(each.token_ids for each in written.values()):
-                emptied = True
-                values |= {self.question: "", self.line: said("writing …")}
+            if not begun and any(each.token_ids or each.over for each in written.values()):
+                begun = True
+                values |= {self.question: ""} if typed else {}
             yield values
         plain, steered = (each.completion for each in written.values())
         assert plain is not None
@@ -174,7 +175,6 @@ class TryTab:
             self.turns: (*turns, turn),
             self.shown: conversation_html((*turns, turn)),
             self.line: said(f"done: {steered.tokens} tokens steered, {plain.tokens} unsteered"),
-            **({self.question: ""} if not emptied else {}),
         }
 
 
