@@ -34,6 +34,7 @@ def main() -> None:
     """Write all pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, help="the folder of runs; by default one is made")
+    parser.add_argument("--run", help="which of the runs is shown; by default the latest")
     parser.add_argument("--tabs", nargs="*", default=list(TABS), choices=list(TABS))
     parser.add_argument("--looks", nargs="*", default=[name for name, *_ in LOOKS])
     options = parser.parse_args()
@@ -48,7 +49,7 @@ def main() -> None:
         vectors.mkdir()
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         with served(lm, vectors, runs) as address:
-            for name, width, height, scheme in LOOKS:
+            for name, width, scheme in LOOKS:
                 for tab in options.tabs if name in options.looks else ():
                     context = browser.new_context(
                         viewport={"width": width, "height": height},
@@ -59,7 +60,7 @@ def main() -> None:
                     page = context.new_page()
                     page.goto(address)
                     page.wait_for_selector("#try-question textarea")
-                    TABS[tab](page)
+                    TABS[tab](page, options.run)
                     page.wait_for_timeout(400)
                     save(page.screenshot(), IMAGES / f"workbench-{tab}-{name}.png")
                     context.close()
@@ -100,7 +101,7 @@ def small_run(lm: Any, folder: Path) -> Path:
     return folder
 
 
-def do_try(page: Any) -> None:
+def do_try(page: Any, _: str | None) -> None:
     """Two questions, the second of them one that is to be answered."""
     choose(page, page.locator("#try-vector input"), VECTOR)
     for question in QUESTIONS:
@@ -113,7 +114,7 @@ def do_try(page: Any) -> None:
     page.evaluate("window.scrollTo(0, 0)")
 
 
-def do_grid(page: Any) -> None:
+def do_grid(page: Any, _: str | None) -> None:
     """Thirty cells."""
     go(page, "Grid")
     page.fill("#grid-prompt textarea", QUESTIONS[0])
@@ -123,21 +124,29 @@ def do_grid(page: Any) -> None:
     page.wait_for_function("document.querySelector('#grid-line').innerText.startsWith('31 of 31')")
 
 
-def do_runs(page: Any) -> None:
-    """The latest run, and a cell of its frontier."""
+def do_runs(page: Any, run: str | None) -> None:
+    """A run, and the cell that is farthest up and left."""
     go(page, "Runs")
     page.click("#runs-run input")
-    page.get_by_role("option").first.click()
+    page.get_by_role("option", name=run, exact=True).click() if run else page.get_by_role(
+        "option"
+    ).first.click()
     page.wait_for_selector("#runs-chart .mark")
-    mark = page.locator("#runs-chart .mark:not(.is-sk-random)").nth(4)
-    mark.click(force=True)
+    best = page.evaluate(
+        """() => { const gain = mark => parseFloat(mark.style.bottom) - 2 * parseFloat(mark.style.left);
+        return [...document.querySelectorAll('#runs-chart .mark[class*=is-sk-c]')]
+        .sort((a, b) => gain(b) - gain(a))[0].dataset.cell; }"""
+    )
+    mark = page.locator(f'#runs-chart .mark[data-cell="{best}"]')
+    mark.evaluate("mark => mark.click()")
     page.wait_for_selector("#runs-completions article")
     page.locator("#runs-change").get_by_label("verdict").check()
-    page.wait_for_timeout(1500)
-    mark.hover(force=True)
+    page.wait_for_timeout(3000)
+    page.evaluate("window.scrollTo(0, 0)")
+    mark.focus()
 
 
-def do_pairs(page: Any) -> None:
+def do_pairs(page: Any, _: str | None) -> None:
     """A built-in set, linted and extracted."""
     go(page, "Pairs")
     page.click("#pairs-set input")
@@ -169,7 +178,7 @@ def save(png: bytes, path: Path) -> None:
     print(path)
 
 
-TABS: dict[str, Callable[[Any], None]] = {
+TABS: dict[str, Callable[[Any, str | None], None]] = {
     "try": do_try,
     "grid": do_grid,
     "runs": do_runs,

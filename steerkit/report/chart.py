@@ -27,7 +27,7 @@ from steerkit.report.views.charts import Axis
 from steerkit.scoring.metrics import Question, metrics
 
 MARGIN = 0.05  # of the range, on each side
-TICKS = 5
+TICKS = 7  # about so many on an axis
 SHAPES = (
     '<circle cx="8" cy="8" r="5"/>',
     '<rect x="3.5" y="3.5" width="9" height="9"/>',
@@ -132,7 +132,9 @@ def _looks(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
         if row.role in ("unsteered", "random")
     }
     for number, cells in enumerate(by_actuator(rows).values()):
-        looks |= {row.cell: (f"sk-c{number % len(SHAPES)}", SHAPES[number % len(SHAPES)]) for row in cells}
+        shape = number % len(SHAPES)
+        colour = (number + number // len(SHAPES)) % len(SHAPES)  # so that 36 of them differ
+        looks |= {row.cell: (f"sk-c{colour}", SHAPES[shape]) for row in cells}
     return looks
 
 

@@ -125,12 +125,10 @@ class SteeringControls:
             )
         with gr.Row():
             self.scope = gr.Dropdown(list(SCOPES), value=first.scope, label="scope", min_width=120)
-            self.gate = gr.Dropdown(
-                [NOTHING, OWN_PROBE, *GATES], value=first.gate, label="gate", min_width=120
-            )
             self.threshold = gr.Number(
                 first.threshold, label="gate opens from", minimum=0, maximum=1, step=0.05, min_width=120
             )
+        self.gate = gr.Dropdown([NOTHING, OWN_PROBE, *GATES], value=first.gate, label="gate")
         with gr.Accordion("more", open=False, elem_id=f"{tab}-more"):
             self.half_life = gr.Number(first.half_life, label="half-life in tokens (empty: none)", minimum=0)
             self.more = gr.Textbox(

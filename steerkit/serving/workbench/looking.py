@@ -48,8 +48,8 @@ class RunsTab:
         )
         with gr.Accordion("all cells as a table", open=False):
             self.cells = gr.HTML(elem_id="runs-cells", js_on_load=MARKS, apply_default_css=False)
-        with gr.Group(visible=False) as self.below:
-            self.title = gr.HTML(elem_id="runs-title", apply_default_css=False, padding=True)
+        with gr.Column(visible=False) as self.below:
+            self.title = gr.HTML(elem_id="runs-title", apply_default_css=False)
             with gr.Row():
                 self.change = gr.Radio(list(CHANGES), value="all", label="changed", elem_id="runs-change")
                 self.kind = gr.Radio(list(KINDS), value="all", label="questions", elem_id="runs-kind")
@@ -57,7 +57,7 @@ class RunsTab:
             with gr.Row():
                 self.score = gr.Radio(list(LABELLED_SCORES), value="abstained", label="label")
                 self.blind = gr.Checkbox(False, label="hide the scorers' verdicts", elem_id="runs-blind")
-            self.agreement = gr.HTML(elem_id="runs-agreement", apply_default_css=False, padding=True)
+            self.agreement = gr.HTML(elem_id="runs-agreement", apply_default_css=False)
         self.completions = gr.HTML(elem_id="runs-completions", js_on_load=LABELS, apply_default_css=False)
         with gr.Row(elem_classes="sk-buttons", visible=False) as self.pager:
             self.back = gr.Button("← Back", min_width=90, elem_id="runs-back")
