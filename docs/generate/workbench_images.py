@@ -52,7 +52,7 @@ def main() -> None:
             for name, width, scheme in LOOKS:
                 for tab in options.tabs if name in options.looks else ():
                     context = browser.new_context(
-                        viewport={"width": width, "height": height},
+                        viewport={"width": width, "height": HEIGHTS[tab]},
                         color_scheme=scheme,
                         reduced_motion="reduce",
                     )
