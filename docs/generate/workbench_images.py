@@ -21,11 +21,8 @@ IMAGES = Path(__file__).resolve().parent.parent / "images"
 CHROMIUM = "/usr/bin/chromium"
 MODEL = "smollm2-135m-instruct"
 VECTOR = f"abstain-{MODEL}"
-LOOKS = (
-    ("1440-light", 1440, 900, "light"),
-    ("1440-dark", 1440, 900, "dark"),
-    ("390-light", 390, 844, "light"),
-)
+LOOKS = (("1440-light", 1440, "light"), ("1440-dark", 1440, "dark"), ("390-light", 390, "light"))
+HEIGHTS = {"try": 900, "grid": 1000, "runs": 1250, "pairs": 1300}
 QUESTIONS = ("What did Napoleon say to his barber on 3 May 1809?", "And what is the capital of France?")
 PATIENCE = 300_000  # milliseconds
 
