@@ -22,7 +22,7 @@ CHROMIUM = "/usr/bin/chromium"
 MODEL = "smollm2-135m-instruct"
 VECTOR = f"abstain-{MODEL}"
 LOOKS = (("1440-light", 1440, "light"), ("1440-dark", 1440, "dark"), ("390-light", 390, "light"))
-HEIGHTS = {"try": 900, "grid": 1000, "runs": 1250, "pairs": 1300}
+HEIGHTS = {"try": 900, "grid": 1000, "runs": 1400, "pairs": 1300}
 QUESTIONS = ("What did Napoleon say to his barber on 3 May 1809?", "And what is the capital of France?")
 PATIENCE = 300_000  # milliseconds
 
@@ -59,7 +59,7 @@ def main() -> None:
                     page.wait_for_selector("#try-question textarea")
                     TABS[tab](page, options.run)
                     page.wait_for_timeout(400)
-                    save(page.screenshot(), IMAGES / f"workbench-{tab}-{name}.png")
+                    save(page.screenshot(animations="disabled"), IMAGES / f"workbench-{tab}-{name}.png")
                     context.close()
 
 
@@ -130,7 +130,7 @@ def do_runs(page: Any, run: str | None) -> None:
     ).first.click()
     page.wait_for_selector("#runs-chart .mark")
     best = page.evaluate(
-        """() => { const gain = mark => parseFloat(mark.style.bottom) - 2 * parseFloat(mark.style.left);
+        """() => { const gain = mark => parseFloat(mark.style.bottom) - 0.9 * parseFloat(mark.style.left);
         return [...document.querySelectorAll('#runs-chart .mark[class*=is-sk-c]')]
         .sort((a, b) => gain(b) - gain(a))[0].dataset.cell; }"""
     )
