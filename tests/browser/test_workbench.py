@@ -121,7 +121,7 @@ def test_a_grid_that_cannot_be_says_why(bench, visit):
     page = visit(bench)
     go(page, "Grid")
     page.fill("#grid-prompt textarea", QUESTION)
-    page.fill("#grid-layers input, #grid-layers textarea", "1:99")
+    page.fill("#grid-layers input, #grid-layers textarea", "1,99")
     page.click("#grid-fill")
     assert "layer" in page.wait_for_selector("#grid-line .sk-wrong").inner_text()
     assert page.input_value("#grid-prompt textarea") == QUESTION

@@ -47,7 +47,7 @@ def cells_of(settings: Settings, layers: str, strengths: str, context: Context) 
     ]
     if len(places) > MOST_CELLS:
         raise MisuseError(
-            f"that are {len(places)} cells, and {MOST_CELLS} at most make sense here: sweep the rest"
+            f"{len(places)} cells are too many for a page: give at most {MOST_CELLS} here, or sweep them"
         )
     return {
         (layer, strength): Cell(replace(settings, layer=layer, strength=strength).interventions(context))
@@ -131,9 +131,9 @@ def table_html(written: Mapping[Any, Written], renderer: Renderer) -> str:
     lines = []
     for layer in layers:
         fields = "".join(
-            f'<td><button type="button" data-place="{layer},{strength:g}" title="take over to Try" '
-            f'aria-label="layer {layer}, strength {strength:g}: take over to Try">→ Try</button>'
-            f"{_field(written[layer, strength], renderer, scale)}</td>"
+            f"<td>{_field(written[layer, strength], renderer, scale)}"
+            f'<button type="button" data-place="{layer},{strength:g}" '
+            f'aria-label="layer {layer}, strength {strength:g}: take over to Try">→ Try</button></td>'
             for strength in strengths
         )
         lines.append(f'<tr><th scope="row">layer {layer}</th>{fields}</tr>')

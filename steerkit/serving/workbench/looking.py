@@ -92,7 +92,7 @@ class RunsTab:
             marks.pick(told(self._pick), shown, looked, **options)
         for filtering in (self.change, self.kind, self.score, self.blind):
             filtering.input(told(self._show), shown, looked, **options)
-        self.text.input(told(self._show), shown, looked, trigger_mode="always_last", **options)
+        self.text.change(told(self._show), shown, looked, trigger_mode="always_last", **options)
         for turned, by in ((self.back.click, -1), (self.onward.click, 1)):
             turned(told(self._turning(by)), [self.page, *shown], looked, **options)
         self.completions.labelled(
