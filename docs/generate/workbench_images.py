@@ -167,11 +167,11 @@ def choose(page: Any, box: Any, option: str) -> None:
 
 
 def save(png: bytes, path: Path) -> None:
-    """Write a picture with 256 colours."""
+    """Write a picture, as small as it can be without a loss."""
     from PIL import Image
 
     path.parent.mkdir(exist_ok=True)
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(256).save(path, optimize=True)
+    Image.open(io.BytesIO(png)).convert("RGB").save(path, optimize=True)
     print(path)
 
 
