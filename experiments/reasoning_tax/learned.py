@@ -28,7 +28,9 @@ ANSWER_TOKENS = 24
 ORDINARY = 16
 
 
-def for_answers(lm: sk.LanguageModel, pairs: ContrastPairs) -> sk.SteeringVector:
+def for_answers(
+    lm: sk.LanguageModel, pairs: ContrastPairs, layers: Sequence[int] = LAYERS
+) -> sk.SteeringVector:
     """Learned behind the model's own chains for the prompts of `pairs`; chains that never close are left out."""
     written = _written(lm, pairs, CHAIN_TOKENS)
     asked = []
@@ -37,7 +39,9 @@ def for_answers(lm: sk.LanguageModel, pairs: ContrastPairs) -> sk.SteeringVector
         if closed and answer.strip():
             prompt = lm.renderer.render(pair.prompt) + chain + closed
             asked.append(ContrastPair(pair.id, prompt, REPLY, answer))
-    return _learned(passing_through(lm), ContrastPairs(f"{pairs.name}, behind own chains", tuple(asked)))
+    return _learned(
+        passing_through(lm), ContrastPairs(f"{pairs.name}, behind own chains", tuple(asked)), layers
+    )
 
 
 def for_closed_thinking(lm: sk.LanguageModel, pairs: ContrastPairs) -> sk.SteeringVector:
@@ -47,7 +51,9 @@ def for_closed_thinking(lm: sk.LanguageModel, pairs: ContrastPairs) -> sk.Steeri
         ContrastPair(pair.id, lm.renderer.render(pair.prompt) + CLOSING, REPLY, text.partition(CLOSING)[2])
         for pair, text in zip(pairs.pairs, written, strict=True)
     )
-    return _learned(passing_through(lm), ContrastPairs(f"{pairs.name}, thinking closed", tuple(asked)))
+    return _learned(
+        passing_through(lm), ContrastPairs(f"{pairs.name}, thinking closed", tuple(asked)), LAYERS
+    )
 
 
 def _written(
@@ -62,11 +68,11 @@ def _written(
     return [texts[place] for place in range(len(requests))]
 
 
-def _learned(lm: sk.LanguageModel, pairs: ContrastPairs) -> sk.SteeringVector:
+def _learned(lm: sk.LanguageModel, pairs: ContrastPairs, layers: Sequence[int]) -> sk.SteeringVector:
     return sk.learn(
         lm,
         pairs,
-        LAYERS,
+        layers,
         kl_budget=KL_BUDGET,
         steps=STEPS,
         learning_rate=LEARNING_RATE,

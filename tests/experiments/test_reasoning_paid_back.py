@@ -297,7 +297,7 @@ def test_vectors_are_learned_behind_what_the_model_writes(thinker: LanguageModel
     some = ContrastPairs("some", pairs.pairs[:4])
     chains = [f"{CHAIN}\nIt is {i}." for i in range(3)] + ["It never ends"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learned, "_learned", lambda lm, made: seen.append(made) or (lm, made))
+        patch.setattr(learned, "_learned", lambda lm, made, _: seen.append(made) or (lm, made))
         patch.setattr(learned, "_written", lambda *_: chains)
         for make in (learned.for_answers, learned.for_closed_thinking):
             make(thinker, some)
