@@ -82,18 +82,20 @@ def race(
     measure: Measure,
     *,
     cost: float = 1.0,
+    beside: int = 0,
     doses: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> Raced:
     """Race `cells` over `items` items within `budget`, and return the heats.
 
-    `cost` is what a record is expected to cost before any is there. `doses` decide between equals.
+    `cost` is what a record is expected to cost before any is there, and `beside` counts the cells that are measured
+    beside the candidates in every rung. `doses` decide between equals.
     """
     running, seen, spent = list(cells), 0, 0.0
     heats: list[Heat] = []
     # Until all items are met, or nothing is left to spend.
-    while (rung := next_rung(len(running), seen, items, budget - spent, cost)).items > seen:
-        before, records = spent, len(running) * (rung.items - seen)
+    while (rung := next_rung(len(running), seen, items, budget - spent, cost, beside)).items > seen:
+        before, records = spent, (len(running) + beside) * (rung.items - seen)
         outcomes, spent = measure(running, rung.items)
         if spent > before:  # where items come in twins, one more may be none yet
             cost = (spent - before) / records
@@ -107,27 +109,27 @@ def race(
     return Raced(tuple(heats), outcomes)
 
 
-def next_rung(candidates: int, seen: int, items: int, left: float, cost: float) -> Rung:
+def next_rung(candidates: int, seen: int, items: int, left: float, cost: float, beside: int = 0) -> Rung:
     """Return the rung that `candidates` meet next, having met `seen` of `items` items; with as many items at the end.
 
     `left` is what may be spent, and `cost` what a record is expected to, in one unit. What the finalists take to meet
     the rest is put aside, and there are no more of them than half of what is left pays for; the other half is shared
     equally among the rungs before them. The first rung has at least `FIRST_ITEMS` items where half of it pays for them.
     """
-    if seen >= items or (seen and left < candidates * cost):
+    if seen >= items or (seen and left < (candidates + beside) * cost):
         return Rung(seen, None)
-    finalists = min(FINALISTS, max(1, int(left / (2 * (items - seen) * cost))))
+    finalists = min(FINALISTS, max(1, int(left / (2 * (items - seen) * cost)) - beside))
     sizes = _sizes(candidates, finalists)
-    if len(sizes) == 1 or left >= candidates * (items - seen) * cost:
-        affordable = seen + int(left / (candidates * cost))
+    if len(sizes) == 1 or left >= (candidates + beside) * (items - seen) * cost:
+        affordable = seen + int(left / ((candidates + beside) * cost))
         # Twice what was met, at most, so that a cost that turns out higher is noticed before it is spent.
         ahead = 2 * seen if seen else items
         return Rung(min(items, ahead, max(affordable, seen, LEAST_ITEMS)), None)
-    aside = finalists * (items - seen) * cost
+    aside = (finalists + beside) * (items - seen) * cost
     share = max(left - aside, 0.0) / (len(sizes) - 1)
     more = int(share / ((candidates - finalists) * cost))
     if not seen:
-        more = max(more, min(FIRST_ITEMS, int(left / (2 * candidates * cost))))
+        more = max(more, min(FIRST_ITEMS, int(left / (2 * (candidates + beside) * cost))))
     return Rung(min(items, max(seen + max(more, 1), LEAST_ITEMS)), sizes[1])
 
 

@@ -203,6 +203,7 @@ def tune(
         limits.amount,
         measured,
         cost=guess,
+        beside=len(known) - len(cells),
         doses=doses,
         seed=seed,
     )
