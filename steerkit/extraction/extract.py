@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import version
 from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from steerkit import __version__
 from steerkit.core.errors import InputError, MisuseError
 from steerkit.core.progress import shows_progress
 from steerkit.core.prompts import EncodedText
@@ -152,7 +152,7 @@ def origin_of(lm: LanguageModel, data: PairsOrPrompts, site: SiteName = RESID_PO
     model = {"model": lm.name, "fingerprint": lm.fingerprint, "kept_digest": lm.kept_digest}
     model |= {"dtype": str(lm.dtype).removeprefix("torch.")}
     model |= {"template_digest": lm.renderer.digest, "site": site}
-    return model | {"positive": data.name, "steerkit_version": version("steerkit")}
+    return model | {"positive": data.name, "steerkit_version": __version__}
 
 
 def check_extraction(

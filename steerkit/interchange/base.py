@@ -24,10 +24,10 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from steerkit import __version__
 from steerkit.core.contents import IMPORT, contents_of, refusal
 from steerkit.core.errors import InputError, MisuseError, ModelMismatchError
 from steerkit.core.registry import EXPORTERS, IMPORTERS
@@ -305,7 +305,7 @@ def _vector(
         method=source,
         aggregation="unknown",
         scaling="trained",
-        steerkit_version=version("steerkit"),
+        steerkit_version=__version__,
     )
     return SteeringVector(direction, metadata)
 

@@ -14,10 +14,10 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steerkit import __version__
 from steerkit.core.characters import one_line
 from steerkit.core.contents import FETCH, contents_of, refusal
 from steerkit.core.errors import InputError, MisuseError, SteerkitError
@@ -67,7 +67,7 @@ class Gguf(Exporter):
             writer.add_string(f"{ARCHITECTURE}.model_hint", _model_type(metadata.fingerprint))
             writer.add_uint32(f"{ARCHITECTURE}.layer_count", len(shifts) - 1)
             writer.add_string("steerkit.layer_convention", CONVENTION)
-            writer.add_string("steerkit.version", version("steerkit"))
+            writer.add_string("steerkit.version", __version__)
             writer.add_string("steerkit.model", metadata.model)
             writer.add_string("steerkit.fingerprint", metadata.fingerprint)
             writer.add_array("steerkit.steering", [str(steering) for steering in interventions])

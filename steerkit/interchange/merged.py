@@ -18,10 +18,10 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steerkit import __version__
 from steerkit.core.errors import MisuseError, SteerkitError
 from steerkit.interchange.base import Exported, Exporter, Verification, exporter
 from steerkit.interchange.shifts import constant_shifts, steered_layers
@@ -205,7 +205,7 @@ def _note(lm: LanguageModel, steerings: Sequence[Steering]) -> dict[str, Any]:
         "fingerprint": lm.fingerprint,
         "steering": [str(steering) for steering in steerings],
         "vectors": {steering.vector.name: steering.vector.digest for steering in steerings},
-        "steerkit_version": version("steerkit"),
+        "steerkit_version": __version__,
     }
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
+from steerkit import __version__
 from steerkit.core.errors import MisuseError, ProtocolMismatchError
 from steerkit.core.prompts import TemplateOption
 from steerkit.core.registry import PLUGINS
@@ -124,10 +125,7 @@ def reader_name(form: Mapping[str, Any]) -> str:
 
 
 def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"  # steerkit itself, run from a checkout that is not installed
+    return __version__ if package == "steerkit" else importlib.metadata.version(package)
 
 
 def _scoring_digest() -> str:

@@ -1,4 +1,4 @@
-"""The vLLM engine: the same requests, run by vLLM in this process. Needs `steerkit[vllm]`.
+"""The vLLM engine: the same requests, run by vLLM in this process. Needs `steerkit-lm[vllm]`.
 
 Steerings go to vLLM as objects, so any vector may be used, in a file or not. Requests are drawn from the caller's
 iterator as others finish, and vLLM batches them as it likes.
@@ -45,7 +45,9 @@ class VllmEngine:
             import vllm
             from vllm.platforms import current_platform
         except ImportError as error:
-            raise MisuseError(f"the vllm engine needs vLLM ({error}): install steerkit[vllm]") from error
+            raise MisuseError(
+                f"the vllm engine needs vLLM ({error}): pip install 'steerkit-lm[vllm]'"
+            ) from error
         if window < 1:
             raise MisuseError(f"the window is at least 1 request, got {window}")
         self.name = f"vllm {vllm.__version__}"
