@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option, Typer
 
 from steerkit.cli import console, options
+
+if TYPE_CHECKING:
+    from steerkit.models import LanguageModel
 
 app = Typer(
     add_completion=False,
@@ -67,8 +70,8 @@ def pull(
     """Fetch a vector and its card, checked against each other, as files."""
     from steerkit.interventions.sharing import pull_to
 
-    kept = pull_to(name, options.a_place(out), console.load(model) if model else None)
-    _say(kept.to_json(), as_json)
+    place = options.a_place(out)
+    _say(pull_to(name, place, _model(model, name)).to_json(), as_json)
 
 
 @app.command()
@@ -80,7 +83,17 @@ def verify(
     """Check a vector: whole, the file that its card describes, and for the model that the card, and --model, say."""
     from steerkit.interventions.sharing import verify as check
 
-    _say(check(vector, console.load(model) if model else None).to_json(), as_json)
+    _say(check(vector, _model(model, vector)).to_json(), as_json)
+
+
+def _model(model: str | None, vector: str) -> LanguageModel | None:
+    """The model to check a vector against, loaded once the vector itself is found to be sound."""
+    if model is None:
+        return None
+    from steerkit.interventions.sharing import verify as check
+
+    check(vector)
+    return console.load(model)
 
 
 def _say(facts: dict[str, str | None], as_json: bool) -> None:

@@ -205,6 +205,8 @@ def test_a_vector_for_another_model_than_the_given_one_is_refused(
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert "width 16" in done.err
     assert not Path("narrow.safetensors").exists()
+    for name in ("narrow", "me/nothing"):  # refused before a model would be looked for
+        assert "no-such-model" not in steerkit("vectors", "pull", name, "--model", "no-such-model").err
     assert steerkit("vectors", "verify", "me/doubt", "--model", tiny_folder).code == 0
 
 

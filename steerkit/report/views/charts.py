@@ -11,7 +11,7 @@ from steerkit.report.views.parts import text
 # Each has a contrast of at least 3 to white and to black, and the shapes differ too.
 BLUE, ORANGE, GREEN, GREY = "#2b86c5", "#d9730d", "#22916d", "#8a8a8a"
 _SHAPES, _COLOURS = ("circle", "square", "triangle", "diamond"), (BLUE, "#c0609f", "#b8860b", GREEN)
-WIDTH, HEIGHT = 300, 170
+WIDTH, HEIGHT = 280, 170
 LEFT, RIGHT, TOP, BOTTOM = 40, 10, 26, 34
 WIDE, TALL = 620, 340
 MOST_INTERVALS = 40  # points of which all intervals are drawn; of more, those of the line

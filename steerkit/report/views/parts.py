@@ -7,25 +7,27 @@ from html import escape
 
 from steerkit.core.characters import visible
 
-# Ink and ground are the notebook's own. What is coloured has a contrast of at least 3 on white and on black.
+# Ink and ground are the notebook's own. What is coloured has a contrast of at least 3 on white and on black. The class
+# is doubled where Jupyter styles tables too.
 STYLE = """
 .sk-view { font-size: .875rem; line-height: 1.45; max-width: 64rem; color: inherit; }
 .sk-view .sk-head { margin: 0 0 .4rem; }
 .sk-view .sk-head b { font-size: 1rem; }
 .sk-view .sk-dim { opacity: .72; }
 .sk-view .sk-scroll { overflow: auto; max-height: 26rem; }
-.sk-view table { border-collapse: collapse; margin: .3rem 0; font-size: .8125rem; width: auto; color: inherit; }
-.sk-view tr, .sk-view tbody tr:nth-child(odd), .sk-view tbody tr:hover { background: none; }
-.sk-view th, .sk-view td { padding: .2rem .6rem .2rem 0; text-align: left; vertical-align: top; border: 0;
-  white-space: pre-wrap; overflow-wrap: break-word; max-width: 26rem; }
-.sk-view thead th { border-bottom: 1px solid; font-weight: 600; white-space: nowrap; }
-.sk-view tbody tr + tr td, .sk-view tbody tr + tr th { border-top: 1px solid rgb(128 128 128 / .3); }
-.sk-view .sk-facts th { font-weight: 400; opacity: .72; white-space: nowrap; }
-.sk-view .sk-facts td { max-width: 48rem; overflow-wrap: anywhere; }
-.sk-view .sk-n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
-.sk-view .sk-best td { font-weight: 600; }
-.sk-view .sk-faint td { opacity: .72; }
-.sk-view .sk-charts { display: flex; flex-wrap: wrap; gap: .5rem 1.25rem; }
+.sk-view.sk-view table { border-collapse: collapse; margin: .3rem 0; font-size: .8125rem; width: auto; color: inherit; }
+.sk-view.sk-view tr, .sk-view.sk-view tbody tr:nth-child(odd), .sk-view.sk-view tbody tr:hover { background: none; }
+.sk-view.sk-view th, .sk-view.sk-view td { padding: .2rem .6rem .2rem 0; text-align: left; vertical-align: top;
+  border: 0; white-space: pre-wrap; overflow-wrap: break-word; max-width: 26rem; }
+.sk-view.sk-view thead th { border-bottom: 1px solid; font-weight: 600; white-space: nowrap; }
+.sk-view.sk-view tbody tr + tr td, .sk-view.sk-view tbody tr + tr th { border-top: 1px solid rgb(128 128 128 / .3); }
+.sk-view.sk-view .sk-facts th { font-weight: 400; opacity: .72; white-space: nowrap; }
+.sk-view.sk-view td:first-child { min-width: 6rem; }
+.sk-view.sk-view .sk-facts td { max-width: 48rem; overflow-wrap: anywhere; }
+.sk-view.sk-view .sk-n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.sk-view.sk-view .sk-best td { font-weight: 600; }
+.sk-view.sk-view .sk-faint td { opacity: .72; }
+.sk-view .sk-charts { display: flex; flex-wrap: wrap; gap: .5rem 1rem; }
 .sk-view svg { max-width: 100%; height: auto; display: block; color: inherit; }
 .sk-view svg text { fill: currentColor; font: 11px system-ui, sans-serif; }
 .sk-view .sk-text { white-space: pre-wrap; overflow-wrap: anywhere; margin: .4rem 0; }
