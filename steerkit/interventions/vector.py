@@ -445,7 +445,7 @@ def resolve_file(reference: str | os.PathLike[str]) -> Path:
     """
     if not isinstance(reference, str | os.PathLike):
         raise MisuseError(f"a vector is one, or a file or the name of one, got {type(reference).__name__}")
-    path, on_hub = Path(reference), hub_name(reference)
+    path, on_hub = Path(reference), hub_name(reference) if isinstance(reference, str) else None
     if path.is_file():
         if on_hub is not None:
             warnings.warn(f"{path} is a file here, and is read; {SCHEME}{on_hub} is the hub's", stacklevel=3)
