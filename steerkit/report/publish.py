@@ -101,7 +101,7 @@ def vector_page(vector: SteeringVector, name: HubName, run: Run | None) -> str:
     steer = name.repo if use else f"{name.repo}@layer={vector.n_layers // 2},strength=1"
     parts = [
         f"# {vector.name}",
-        f"A steering vector for {data.model}, for [steerkit](https://pypi.org/project/steerkit-lm/).",
+        f"A steering vector for {data.model}, to be used with steerkit (the package `steerkit-lm`).",
         f'```python\nimport steerkit as sk\n\nvector = sk.load_vector("{name.repo}")\n```',
         f'```console\n$ steerkit generate --model {model} --steer {steer} "your question"\n```',
         markdown_table(["", ""], list(facts.items())),
