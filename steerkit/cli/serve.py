@@ -62,7 +62,7 @@ def serve(
     template = options.template_options(template_option)
     needs = ("fastapi", "uvicorn", "gradio") if workbench else ("fastapi", "uvicorn")
     if missing := [name for name in needs if find_spec(name) is None]:
-        raise MisuseError(f"steerkit serve needs {' and '.join(missing)}: pip install 'steerkit[serve]'")
+        raise MisuseError(f"steerkit serve needs {' and '.join(missing)}: pip install 'steerkit-lm[serve]'")
     from steerkit.serving.address import Address
     from steerkit.serving.limits import Limits
 
