@@ -24,6 +24,7 @@ OUTSIDE = (
     "experiments/README.md",
     "experiments/*/README.md",
     "experiments/*/results*.md",
+    "experiments/*/figure.png",
     "experiments/abstention_scorer/guidelines.md",
     "vectors/*.md",
     "vectors/adapters/*/README.md",

@@ -39,7 +39,7 @@ def on_config(config: Any) -> Any:
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages that do not stand below `docs/`, and those that are made."""
     for path in outside():
-        _add(files, config, path, (ROOT / path).read_text(encoding="utf-8"))
+        _add(files, config, path, (ROOT / path).read_bytes())
     for page, text in reference.pages():
         _add(files, config, page, text)
     _add(files, config, COMMANDS, commands.page())
@@ -81,8 +81,8 @@ def on_post_page(output: str, **_: Any) -> str:
     return SCRIPT.sub("", output)
 
 
-def _add(files: Any, config: Any, page: str, text: str) -> None:
-    files.append(File.generated(config, page, content=text))
+def _add(files: Any, config: Any, page: str, content: str | bytes) -> None:
+    files.append(File.generated(config, page, content=content))
 
 
 def _named(nav: Any) -> Any:
@@ -102,7 +102,7 @@ def _studies(named: set[str]) -> list[dict[str, Any]]:
     """Return the studies and cards: each folder a section, its own page before its results."""
     folders: dict[str, list[dict[str, str]]] = {}
     for path in sorted(outside(), key=lambda path: (not path.endswith("README.md"), path)):
-        if path.startswith(("experiments/", "vectors/")) and path not in named:
+        if path.startswith(("experiments/", "vectors/")) and path.endswith(".md") and path not in named:
             folders.setdefault(posixpath.dirname(path), []).append({_title(path): path})
     studies = [
         {_study(folder): pages} for folder, pages in sorted(folders.items()) if "vectors" not in folder
