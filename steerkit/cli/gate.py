@@ -12,6 +12,8 @@ from steerkit.core.errors import MisuseError
 from steerkit.core.sites import RESID_POST, SiteName
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from steerkit.extraction.gate_compare import Comparison
     from steerkit.extraction.gate_fit import GateBound
     from steerkit.extraction.pairs import LabelledPrompts
@@ -69,6 +71,7 @@ def fit(
     placement = options.placement(device, device_map, max_memory, offload_folder, quantization)
     switches = options.template_options(template_option)
     name = given.name(name, out)
+    card = _card_of(out)
     if guarantee is not None and budget is not None:
         raise MisuseError("--guarantee and --budget both set the threshold: give one")
     from steerkit.core.files import replacing
@@ -88,7 +91,6 @@ def fit(
     with console.progress(f"fitting {data.name}") as progress:
         probe = fit_gate(lm, data, name=name, site=site, progress=progress, **asked)
     probe.save(out)
-    card = out.with_suffix(".md")
     with replacing(card, "the card") as scratch:
         scratch.write_text(gate_card(probe), encoding="utf-8")
     if as_json:
@@ -194,6 +196,18 @@ def check(
         raise Exit(1)
 
 
+def _card_of(out: Path) -> Path:
+    """Where the card of a probe's file goes. Raises MisuseError where something else stands there."""
+    card = out.with_suffix(".md")
+    if card == out:
+        raise MisuseError(
+            f"{out} is where the card goes: give the probe a file such as {out.stem}.safetensors"
+        )
+    if card.exists() and not (out.exists() and card.is_file()):
+        raise MisuseError(f"{card} is there, and the probe's card would take its place: give another --out")
+    return card
+
+
 def _questions(reference: str) -> LabelledPrompts:
     """Labelled questions; of a suite those that do not report. Raises as `load_labelled` does."""
     from steerkit.extraction.pairs import labelled_prompts, load_labelled, suite_of
@@ -264,7 +278,7 @@ def _show_comparison(found: list[Comparison]) -> None:
         (
             (
                 each.detector,
-                each.fitted_on or "–",
+                "these questions" if each.in_sample else each.fitted_on or "–",
                 each.tested_on,
                 str(each.auroc),
                 str(each.recall_5),
@@ -276,6 +290,10 @@ def _show_comparison(found: list[Comparison]) -> None:
         ),
     )
     console.show("[ ] 95% over groups of questions; what is fitted on a set is cross-fitted within it")
+    if any(each.in_sample for each in found):
+        console.show(
+            "these questions: the probe that was given was fitted on them, and looks better than it is"
+        )
 
 
 def _as_json(found: Comparison) -> dict[str, object]:

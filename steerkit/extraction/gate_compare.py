@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from steerkit.core.errors import MisuseError
 from steerkit.core.progress import shows_progress
@@ -41,7 +42,8 @@ RECIPE, WORDS = "gate fit", "words alone"
 class Comparison:
     """A detector on a set: AUROC, recall at 5% and 10% false positives, calibration error, and what it costs.
 
-    `fitted_on` is the set that it was fitted on here; None for one that was given as it is. The cuts of the recalls
+    `fitted_on` is the set that it was fitted on here; None for one that was given as it is. `in_sample` says that a
+    probe that was given had been fitted on these very questions, and looks better than it is. The cuts of the recalls
     are those of the set itself. `passes` are forward passes a prompt.
     """
 
@@ -53,6 +55,7 @@ class Comparison:
     recall_10: Measured
     ece: float
     passes: float
+    in_sample: bool = False
 
 
 @shows_progress("comparing gates")
@@ -85,7 +88,9 @@ def compare_gates(
         for detector in detectors:
             scores, probability, passes = _given(lm, detector, data, states[place], site)
             name = detector if isinstance(detector, str) else detector.name
-            found.append(judged(name, None, data.name, data.examples, scores, probability, passes, seed))
+            fair = judged(name, None, data.name, data.examples, scores, probability, passes, seed)
+            seen = isinstance(detector, Probe) and detector.metadata.data_digest == data.digest
+            found.append(replace(fair, in_sample=seen))
             done += 1
             if progress:
                 progress(done, total)
@@ -129,16 +134,21 @@ def judged(
     probability: Floats,
     passes: float,
     seed: int = 0,
+    strata: NDArray[np.int_] | None = None,
 ) -> Comparison:
-    """Judge scores `[n]`, NaN where there are none, and the probabilities `[n]` that go with them."""
+    """Judge scores `[n]`, NaN where there are none, and the probabilities `[n]` that go with them.
+
+    The AUROC compares questions within their stratum `[n]` alone, as scores of different folds share no scale.
+    """
     there = ~np.isnan(scores)
     draws = Draws.of([example for example, one in zip(examples, there, strict=True) if one], seed=seed)
     scores, probability = scores[there], probability[there]
+    strata = None if strata is None else strata[there]
     return Comparison(
         detector,
         fitted_on,
         tested_on,
-        draws.measured(scores),
+        draws.measured(scores, strata),
         draws.recall_within(scores, 0.05),
         draws.recall_within(scores, 0.1),
         ece=expected_calibration_error(probability, draws.positive),
@@ -159,6 +169,7 @@ def _fitted_on(
     words = fit_words(mine)
     crossed, words_crossed = cross_fitted(states[place], mine, FOLDS, seed)
     for other, data in enumerate(sets):
+        strata = crossed.folds if other == place else None
         if other == place:
             scores, of_words = crossed.log_odds, words_crossed
         else:
@@ -167,7 +178,9 @@ def _fitted_on(
             scores = (of_layer @ layers.weight[best] + layers.bias[best]).double().numpy()
             of_words = words(examples[other])
         for detector, read, passes in ((RECIPE, scores, 1.0), (WORDS, of_words, 0.0)):
-            yield judged(detector, name, data.name, examples[other], read, _sigmoid(read), passes, seed)
+            yield judged(
+                detector, name, data.name, examples[other], read, _sigmoid(read), passes, seed, strata
+            )
 
 
 def _given(

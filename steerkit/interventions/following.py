@@ -22,6 +22,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from numpy import float32
+
 from steerkit.core.errors import MisuseError
 from steerkit.core.numbers import check_number
 from steerkit.interventions.base import Names, shortest
@@ -29,6 +31,7 @@ from steerkit.interventions.readers import Reader, as_readers
 
 Renewed = Literal["every", "lines", "boundaries"]
 RENEWED = ("every", "lines", "boundaries")
+MOST = 1e30  # what float32, in which readings are followed, holds with room for a product
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,10 @@ class Following(ABC):
         if self.renewed not in RENEWED:
             raise MisuseError(f"renewed is one of {', '.join(RENEWED)}, got {self.renewed!r}")
         for name in self.numbers:
-            object.__setattr__(self, name, check_number(name, getattr(self, name)))
+            value = check_number(name, getattr(self, name))
+            if abs(value) > MOST:
+                raise MisuseError(f"{name} lies between -{MOST:g} and {MOST:g}, got {value:g}")
+            object.__setattr__(self, name, value)
         self.check()
 
     @abstractmethod
@@ -93,7 +99,7 @@ class StrengthRamp(Following):
 
     def check(self) -> None:
         """Raise MisuseError where the ramp has no width."""
-        if self.low >= self.high:
+        if float32(self.low) >= float32(self.high):
             raise MisuseError(f"a ramp leads from low to a high above it, got {self.low:g} and {self.high:g}")
 
 

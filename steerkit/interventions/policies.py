@@ -228,4 +228,8 @@ class StopAndSay(Policy):
         """Return the policy in the tokens of `lm`."""
         encoded = lm.renderer.encode_pair("?", self.text)
         said = encoded.ids[encoded.prompt_length :]
+        if not lm.stop_ids:
+            raise MisuseError(
+                f"{lm.name} has no token that ends a completion, and stop-and-say ends with one"
+            )
         return _bound(self, lm, (*said, min(lm.stop_ids)))

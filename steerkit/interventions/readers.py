@@ -70,10 +70,24 @@ class RegisteredReader:
 
 
 def reader(name: str, *, of: Source) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
-    """Register a function under `name`: of states `[…, width]`, or of logits `[…, vocabulary]` and tokens `[…]`."""
+    """Register a function under `name`: of states `[…, width]`, or of logits `[…, vocabulary]` and tokens `[…]`.
+
+    It returns a number for each, `[…]`; where it returns anything else, using it raises MisuseError.
+    """
 
     def declare(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        READERS.add(name, RegisteredReader(name, function, of))
+        @functools.wraps(function)
+        def one_number_a_token(given: Tensor, *chosen: Tensor) -> Tensor:
+            found = function(given, *chosen)
+            if getattr(found, "shape", None) != given.shape[:-1]:
+                got = (
+                    f"shape {tuple(found.shape)}" if hasattr(found, "shape") else f"a {type(found).__name__}"
+                )
+                wanted = f"shape {tuple(given.shape[:-1])}"
+                raise MisuseError(f"the reader {name!r} gave {got}, and a number a token is {wanted} here")
+            return found
+
+        READERS.add(name, RegisteredReader(name, one_number_a_token, of))
         return function
 
     return declare

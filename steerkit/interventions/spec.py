@@ -68,7 +68,7 @@ _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _OPENS = "@,=;+"  # behind which a quotation mark begins a quoted text
 _KEY = re.compile(r"\s*(\w+)\s*=")
 _BARE_VALUE = re.compile(r"[\s\d:+,.\[\]()-]+")  # numbers without their key
-_TEXT_KEYS = ("gate", "along", "follows", "when", "name", *TEXTS)  # whose values may hold a comma
+_TEXT_KEYS = ("gate", "along", "follows", "when", "name", "text", *TEXTS)  # whose values may hold a comma
 
 Vectors = Store | Parts | None
 
@@ -119,6 +119,8 @@ def parse_reader(text: str | Reader, vectors: Vectors = None) -> Reader:
     """
     if isinstance(text, Reader):
         return text
+    if not isinstance(text, str) or not text.strip():
+        raise MisuseError(f"a reader is a text such as 'entropy' or 'VECTOR@layer=14', got {text!r}")
     head, options = parted(text)
     fields = _fields(options, text)
     check_keys(fields, READER_KEYS, text)
@@ -178,6 +180,11 @@ def _trigger(fields: Mapping[str, str], text: str, store: Store) -> Trigger:
 def _reader(head: str, fields: Mapping[str, str], text: str, store: Store) -> Reader:
     layer = int(number(fields["layer"], "layer", text, whole=True)) if "layer" in fields else None
     if head in READERS:
+        of_states = READERS[head].of == "states"
+        taken = ("layer", "site") if of_states else ("layer",)  # which NamedReader refuses in its own words
+        if ignored := [key for key in fields if key not in taken]:
+            what = "states, as it is" if of_states else "the logits"
+            raise MisuseError(f"spec {text!r}: {head} reads {what}, and takes no {ignored[0]}")
         site = unquoted(fields.get("site", RESID_POST), text)
         return NamedReader(head, layer, site)  # type: ignore[arg-type]  # it refuses what is no site
     kind = unquoted(fields.get("as", ""), text)

@@ -86,6 +86,8 @@ def read(
     asked = readers_of(readers, vectors)
     if not asked:
         raise MisuseError('nothing reads: give readers, as "entropy" or VectorReader(vector, layer)')
+    if not isinstance(texts, Iterable):
+        raise MisuseError(f"what is read are texts, or pairs of a prompt and its completion, got {texts!r}")
     several = [texts] if isinstance(texts, str) or _is_pair(texts) or is_conversation(texts) else texts
     pairs = [text if _is_pair(text) else (text, "") for text in several]
     requests = [

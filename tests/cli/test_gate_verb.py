@@ -40,6 +40,25 @@ def test_a_gate_is_fitted_in_one_command_with_its_card(
     assert not completion["gates"][0]["fired"]
 
 
+def test_a_gate_and_its_card_take_no_other_files_place(questions: Path, tmp_path: Path) -> None:
+    asked = ("gate", "fit", questions, "--model", "no-such-model", "--out")
+    assert "where the card goes" in steerkit(*asked, tmp_path / "gate.md").err
+    (tmp_path / "notes.md").write_text("mine", encoding="utf-8")
+    assert "would take its place" in steerkit(*asked, tmp_path / "notes.safetensors").err
+    assert (tmp_path / "notes.md").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_gate_that_is_compared_on_what_fitted_it_is_marked(
+    questions: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "gate.safetensors"
+    assert steerkit("gate", "fit", questions, "--model", tiny_folder, "--out", out).code == 0
+    asked = ("gate", "compare", questions, "--model", tiny_folder, "--gate", out)
+    marked = [each["in_sample"] for each in json.loads(steerkit(*asked, "--json").out)]
+    assert marked == [False, False, True]
+    assert "looks better than it is" in steerkit(*asked).out
+
+
 def test_a_guarantee_that_cannot_be_had_is_refused_with_the_least_number(
     questions: Path, tmp_path: Path
 ) -> None:

@@ -151,3 +151,12 @@ def test_policies_and_budgets_compose(tiny: LanguageModel) -> None:
         for acting in ((THINKS, ThinkingBudget(20)), (THINKS, never, ThinkingBudget(20)))
     )
     assert one.token_ids == other.token_ids
+
+
+def test_a_model_without_an_end_cannot_stop_and_say_so(
+    tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(vars(tiny), "stop_ids", ())
+    stop = StopAndSay(when=Trigger(NamedReader("entropy"), 0.0, 0.0))
+    with pytest.raises(MisuseError, match="no token that ends"):
+        list(TransformersEngine(tiny).generate([Request("Why?", (stop,), Decoding(2))]))

@@ -15,6 +15,7 @@ from steerkit.checks.families import byte_tokenizer, families
 from steerkit.checks.families import tiny as tiny_family
 from steerkit.core.errors import MisuseError
 from steerkit.core.prompts import Message
+from steerkit.core.registry import READERS
 from steerkit.engines.base import Completion, ContinuationScore, Decoding, Request, ScoreRequest
 from steerkit.engines.transformers.engine import TransformersEngine
 from steerkit.interventions.probe import Probe, ProbeMetadata
@@ -366,3 +367,21 @@ def test_reading_takes_no_pass_of_its_own(tiny: LanguageModel) -> None:
     finally:
         handle.remove()
     assert counts[0] == counts[1]
+
+
+def test_a_registered_reader_gives_a_number_a_token(tiny: LanguageModel) -> None:
+    @sk.reader("as-wide-as-states", of="states")
+    def wide(hidden: torch.Tensor) -> torch.Tensor:
+        return hidden
+
+    try:
+        with pytest.raises(MisuseError, match="a number a token"):
+            sk.read(tiny, "Why?", NamedReader("as-wide-as-states", 1))
+    finally:
+        del READERS._things["as-wide-as-states"]
+
+
+@pytest.mark.parametrize("text", ["entropy@as=probe", "entropy@site=resid_post", "", " ", None, ["entropy"]])
+def test_what_names_no_reader_is_refused(text: Any) -> None:
+    with pytest.raises(MisuseError):
+        sk.parse_reader(text)
