@@ -91,4 +91,7 @@ def test_a_port_that_is_taken_is_said_before_the_model_is_loaded() -> None:
 def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("steerkit.cli.serve.find_spec", lambda name: None if name == "gradio" else object())
     done = steerkit("serve", "--model", "no-such-model")
-    assert (done.code, done.err) == (2, "error: steerkit serve needs gradio: pip install 'steerkit-lm[serve]'\n")
+    assert (done.code, done.err) == (
+        2,
+        "error: steerkit serve needs gradio: pip install 'steerkit-lm[serve]'\n",
+    )
