@@ -1,7 +1,7 @@
 """What a pick is on the split that reports: against the unsteered model, a random direction and the best prompt.
 
 The pick is *clearly better* where the objective's change from the unsteered model, and its difference to a random
-direction of the same norm, are better than 0 by their whole 95% interval, and no bound of the rule is broken. A bound
+direction of the same norm, are better than 0 by their whole 95% interval, and every bound of the rule is kept. A bound
 is *broken* where its quantity is beyond the limit by its whole interval, *kept* where the estimate is within, and else
 *not shown*. A prompt that does as well is said beside it; it does not make the vector worse.
 """
@@ -48,9 +48,9 @@ class Verdict:
 
     @property
     def is_better(self) -> bool:
-        """Whether the pick is clearly better than the unsteered model and a random direction, no bound broken."""
+        """Whether the pick is clearly better than the unsteered model and a random direction, every bound kept."""
         gains = (self.against_unsteered.low, self.against_random.low)
-        return min(gains) > 0 and not any(each.held == "broken" for each in self.bounds)
+        return min(gains) > 0 and all(each.held == "kept" for each in self.bounds)
 
     @property
     def beats_prompt(self) -> bool:
@@ -64,7 +64,7 @@ class Verdict:
             said.append("its change from the unsteered model may be nothing")
         if not self.against_random.low > 0:
             said.append("a random direction of the same norm may do as well")
-        said += [f"{each.bound} is broken" for each in self.bounds if each.held == "broken"]
+        said += [f"the bound {each.bound} is {each.held}" for each in self.bounds if each.held != "kept"]
         return said
 
     def to_json(self) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def go(tmp_path):
 
 
 def test_the_pick_is_recommended_where_it_is_clearly_better(go, tmp_path):
-    found = go()
+    found = go("recall s.t. over_abstention_rise<=0.5")
     assert found.is_better
     assert found.verdict.against_unsteered.low > 0
     written = load_vector(tmp_path / "out" / "abstain.safetensors")
@@ -50,6 +50,14 @@ def test_the_pick_is_recommended_where_it_is_clearly_better(go, tmp_path):
     assert result["is_better"]
     assert result["pick"]["cell"] == found.pick.cell
     assert found.pick.at.spec in (tmp_path / "out" / "card.md").read_text()
+
+
+def test_a_pick_that_does_not_keep_its_bound_on_report_is_not_recommended(go):
+    found = go()
+    assert found.verdict.against_unsteered.low > 0
+    assert {each.held for each in found.verdict.bounds} != {"kept"}
+    assert not found.is_better
+    assert "the bound over_abstention_rise<=0.35 is" in " ".join(found.verdict.reasons())
 
 
 def test_the_pick_stands_on_report_beside_unsteered_random_and_the_best_prompt(go):
