@@ -54,6 +54,16 @@ def test_vectors_and_runs_are_found_by_name(context):
             context.run_path(name)
 
 
+def test_further_interventions_name_served_vectors_alone(context, tiny, tmp_path):
+    elsewhere = tmp_path.parent / "elsewhere.safetensors"
+    random_vector(tiny, name="elsewhere").save(elsewhere)
+    (steering,) = Settings(more="mine@layer=1").interventions(context)
+    assert steering.layers == (1,)
+    for named in (str(elsewhere), "owner/name"):
+        with pytest.raises(MisuseError):
+            Settings(more=f"{named}@layer=1").interventions(context)
+
+
 @pytest.mark.parametrize("name", ["", " ", "../out", "a/b", ".hidden", "a\0b", "a\nb"])
 def test_a_name_that_is_none_is_refused(context, name):
     with pytest.raises(MisuseError, match="no name for a file"):

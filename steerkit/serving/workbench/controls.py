@@ -13,10 +13,10 @@ from steerkit.core.registry import GATES, READERS
 from steerkit.interventions.base import Intervention
 from steerkit.interventions.gate import DetectorGate, Gate, ProbeGate
 from steerkit.interventions.readers import NamedReader, ProbeReader, Reader, VectorReader
+from steerkit.interventions.spec import parse_all
 from steerkit.interventions.steering import SCOPES, Scope, Steering
-from steerkit.interventions.store import recommended_use
+from steerkit.interventions.store import Store, recommended_use
 from steerkit.interventions.vector import SteeringVector
-from steerkit.runs.references import read_interventions
 from steerkit.serving.workbench.context import Context
 
 NOTHING = "none"
@@ -57,10 +57,15 @@ class Settings:
 
     def interventions(self, context: Context) -> tuple[Intervention, ...]:
         """Return all that acts, the vector first. Raises MisuseError for what cannot be."""
-        more = read_interventions([self.more]) if self.more.strip() else ()
+        more = parse_all([self.more], self._served(context)) if self.more.strip() else ()
         if self.vector == NOTHING:
             return more
         return (self.steering(context.vector(self.vector)), *more)
+
+    def _served(self, context: Context) -> Store:
+        """The served vectors that `more` may mean: a browser names no other file, and nothing on a hub."""
+        named = (context.vector(name).renamed(name) for name in context.vector_names() if name in self.more)
+        return Store(list(named), files=False)
 
 
 def recommended(vector: SteeringVector) -> Settings:
