@@ -76,10 +76,15 @@ def _kept(output: nbformat.NotebookNode, folder: str) -> nbformat.NotebookNode |
     if BAR.fullmatch(data.get("text/plain", "")) or any("widget" in kind for kind in data):
         return None
     for kind in [kind for kind in data if kind.startswith("text/")]:
-        data[kind] = data[kind].replace(f"{folder}/", "").replace(folder, ".")
+        data[kind] = _anywhere(data[kind], folder)
     if "text" in output:
-        output.text = re.sub(r"^.*\r(?!\n)", "", output.text.replace(f"{folder}/", ""), flags=re.MULTILINE)
+        output.text = re.sub(r"^.*\r(?!\n)", "", _anywhere(output.text, folder), flags=re.MULTILINE)
     return output
+
+
+def _anywhere(text: str, folder: str) -> str:
+    """Return a text without the paths of the notebook's folder, and with `~` for the home folder."""
+    return text.replace(f"{folder}/", "").replace(folder, ".").replace(f"{Path.home()}/", "~/")
 
 
 def _together(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
