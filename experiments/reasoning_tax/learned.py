@@ -29,7 +29,7 @@ ORDINARY = 16
 
 
 def for_answers(
-    lm: sk.LanguageModel, pairs: ContrastPairs, layers: Sequence[int] = LAYERS
+    lm: sk.LanguageModel, pairs: ContrastPairs, layers: Sequence[int] | None = None
 ) -> sk.SteeringVector:
     """Learned behind the model's own chains for the prompts of `pairs`; chains that never close are left out."""
     written = _written(lm, pairs, CHAIN_TOKENS)
@@ -40,7 +40,7 @@ def for_answers(
             prompt = lm.renderer.render(pair.prompt) + chain + closed
             asked.append(ContrastPair(pair.id, prompt, REPLY, answer))
     return _learned(
-        passing_through(lm), ContrastPairs(f"{pairs.name}, behind own chains", tuple(asked)), layers
+        passing_through(lm), ContrastPairs(f"{pairs.name}, behind own chains", tuple(asked)), layers or LAYERS
     )
 
 

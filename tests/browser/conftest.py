@@ -47,7 +47,7 @@ def served(lm: LanguageModel, folder: Path) -> Iterator[Bench]:
     with Scheduler(Session(TransformersEngine(lm))) as scheduler, socket.socket() as listening:
         mount(app, lm, scheduler, vectors, runs)
         listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         while not server.started:
@@ -68,9 +68,11 @@ def bench(tiny: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield bench
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(
+    scope="module"
+)  # Playwright keeps an event loop running until it ends, and others run their own
 def chromium() -> Iterator[object]:
-    """Chromium, started once. `make` installs it where it may (Makefile)."""
+    """Chromium, started once a file. `make` installs it where it may (Makefile)."""
     if not Path(CHROMIUM).is_file():
         pytest.fail(f"{CHROMIUM} is missing: apt-get install -y chromium, or link another Chromium to it")
     from playwright.sync_api import sync_playwright

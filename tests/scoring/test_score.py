@@ -76,10 +76,13 @@ def test_lengths_are_lower_bounds_where_the_token_limit_cut_the_completion_off()
 
 def test_a_text_is_scored_without_a_model() -> None:
     scores = {"abstained": False, "correct": True, "stated_number": 12.0, "degenerate": False}
+    scores["language_kept"] = None  # too short to tell
     assert score(SUM, "5 + 7 = 12") == scores
     fields = {"prompt": "What is 5 + 7?", "answers": ("12",), "kind": "number"}
     unsure = score(fields, "<think>11?</think>I don't know.")
-    assert unsure == {"abstained": True, "correct": False, "stated_number": None, "degenerate": False}
+    assert unsure == {"abstained": True, "correct": False, "stated_number": None} | {
+        key: scores[key] for key in ("degenerate", "language_kept")
+    }
     assert score(SUM, "12", scorers=["answers"]) == {"correct": True}
     with pytest.raises(MisuseError, match="no scorer 'answer'"):
         score(SUM, "12", scorers=["answer"])
