@@ -134,8 +134,15 @@ class ReadableParts(Store):
 
     def __init__(self, served: ServedVectors) -> None:
         super().__init__(files=False)
-        self.vector = served.vector  # type: ignore[method-assign]
-        self.gate = served.probe  # type: ignore[method-assign]
+        self._served = served
+
+    def vector(self, name: str) -> SteeringVector:
+        """Return the served vector of this name; raises as `ServedVectors.vector` does."""
+        return self._served.vector(name)
+
+    def gate(self, name: str) -> SteeringVector | Probe:
+        """Return the served probe of this name; raises as `ServedVectors.probe` does."""
+        return self._served.probe(name)
 
 
 @functools.cache
