@@ -18,6 +18,7 @@ from steerkit.interventions.steering import SCOPES, Scope, Steering
 from steerkit.interventions.store import Store, recommended_use
 from steerkit.interventions.vector import SteeringVector
 from steerkit.serving.workbench.context import Context
+from steerkit.serving.workbench.told import OVER_AT_ONCE
 
 NOTHING = "none"
 OWN_PROBE = "the vector's probe"
@@ -143,9 +144,7 @@ class SteeringControls:
         self.inputs: list[Any] = [
             self.vector, self.layer, self.strength, self.scope, self.gate, self.threshold, self.half_life, self.more,
         ]  # fmt: skip
-        self.vector.input(
-            self._recommend, self.vector, self.inputs[1:-1], show_progress="hidden", api_visibility="private"
-        )
+        self.vector.input(self._recommend, self.vector, self.inputs[1:-1], **OVER_AT_ONCE)
 
     def settings(self, values: Sequence[Any]) -> Settings:
         """Return what the components say, in the order of `inputs`."""

@@ -25,7 +25,7 @@ from steerkit.serving.workbench.context import Context
 from steerkit.serving.workbench.controls import NOTHING, Settings, SteeringControls, reader_names, readers_of
 from steerkit.serving.workbench.scripts import MARKS
 from steerkit.serving.workbench.streams import Written, write
-from steerkit.serving.workbench.told import in_one_line, said
+from steerkit.serving.workbench.told import OVER_AT_ONCE, WRITTEN_SLOWLY, in_one_line, said
 
 MOST_CELLS = 256
 EMPTY = (
@@ -88,12 +88,11 @@ class GridTab:
                 self.line = gr.HTML(elem_id="grid-line", elem_classes="sk-line", apply_default_css=False)
                 self.table = gr.HTML(EMPTY, elem_id="grid-table", js_on_load=MARKS, apply_default_css=False)
         inputs = [self.prompt, self.layers, self.strengths, self.reader, self.tokens, *self.controls.inputs]
-        options: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         filled = gr.on(
             [self.fill.click, self.prompt.submit], in_one_line(self.line, self._fill), inputs,
-            [self.table, self.line], concurrency_limit=None, trigger_mode="once", **options,
+            [self.table, self.line], concurrency_limit=None, **WRITTEN_SLOWLY,
         )  # fmt: skip
-        self.stop.click(lambda: said("stopped"), None, self.line, cancels=[filled], **options)
+        self.stop.click(lambda: said("stopped"), None, self.line, cancels=[filled], **OVER_AT_ONCE)
 
     async def _fill(
         self, prompt: str, layers: str, strengths: str, reader: str, tokens: float, *controls: Any

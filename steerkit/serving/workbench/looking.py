@@ -18,7 +18,7 @@ from steerkit.serving.workbench.context import Context
 from steerkit.serving.workbench.opened import OpenRun, opened
 from steerkit.serving.workbench.run_views import cells_html, completions_html
 from steerkit.serving.workbench.scripts import LABELS, MARKS
-from steerkit.serving.workbench.told import in_one_line, said
+from steerkit.serving.workbench.told import OVER_AT_ONCE, in_one_line, said
 
 PAGE = 10  # completions on a page
 NO_RUNS = (
@@ -66,13 +66,11 @@ class RunsTab:
         self._connect()
 
     def _connect(self) -> None:
-        options: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-
         def told(handler: Any) -> Any:
             return in_one_line(self.line, handler)
 
         self.again.click(
-            lambda: {self.run: gr.update(choices=self._context.run_names())}, None, [self.run], **options
+            lambda: {self.run: gr.update(choices=self._context.run_names())}, None, [self.run], **OVER_AT_ONCE
         )
         chart = [self.chart, self.cells, self.question, self.line]
         looked = [
@@ -86,18 +84,16 @@ class RunsTab:
             self.line,
         ]
         shown = [self.run, self.cell, self.change, self.kind, self.text, self.score, self.blind]
-        self.run.change(told(self._open), self.run, [*chart, *looked], **options)
-        self.question.input(told(self._draw), [self.run, self.question], chart, **options)
+        self.run.change(told(self._open), self.run, [*chart, *looked], **OVER_AT_ONCE)
+        self.question.input(told(self._draw), [self.run, self.question], chart, **OVER_AT_ONCE)
         for marks in (self.chart, self.cells):
-            marks.pick(told(self._pick), shown, looked, **options)
+            marks.pick(told(self._pick), shown, looked, **OVER_AT_ONCE)
         for filtering in (self.change, self.kind, self.score, self.blind):
-            filtering.input(told(self._show), shown, looked, **options)
-        self.text.change(told(self._show), shown, looked, trigger_mode="always_last", **options)
+            filtering.input(told(self._show), shown, looked, **OVER_AT_ONCE)
+        self.text.change(told(self._show), shown, looked, trigger_mode="always_last", **OVER_AT_ONCE)
         for turned, by in ((self.back.click, -1), (self.onward.click, 1)):
-            turned(told(self._turning(by)), [self.page, *shown], looked, **options)
-        self.completions.labelled(
-            told(self._label), [*shown], [self.agreement, self.line], concurrency_limit=1, **options
-        )
+            turned(told(self._turning(by)), [self.page, *shown], looked, **OVER_AT_ONCE)
+        self.completions.labelled(told(self._label), shown, [self.agreement, self.line], **OVER_AT_ONCE)
 
     def _opened(self, name: str) -> OpenRun:
         return opened(self._context.run_path(name))

@@ -11,6 +11,7 @@ from steerkit.serving.workbench.context import Context
 from steerkit.serving.workbench.gridding import GridTab
 from steerkit.serving.workbench.looking import RunsTab
 from steerkit.serving.workbench.pairing import PairsTab
+from steerkit.serving.workbench.told import OVER_AT_ONCE
 from steerkit.serving.workbench.trying import TryTab
 
 TITLE = "steerkit workbench"
@@ -40,7 +41,6 @@ def blocks(context: Context) -> gr.Blocks:
 
 def _connect(tabs: gr.Tabs, trying: TryTab, gridding: GridTab, pairing: PairsTab) -> None:
     """What goes from one tab to another: a place of the grid, and a vector that was saved."""
-    options: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
     def take_over(picked: gr.EventData, prompt: str, *controls: Any) -> list[Any]:
         layer, strength = str(picked.place).split(",")
@@ -52,13 +52,13 @@ def _connect(tabs: gr.Tabs, trying: TryTab, gridding: GridTab, pairing: PairsTab
         take_over,
         [gridding.prompt, *gridding.controls.inputs],
         [tabs, trying.question, *trying.controls.inputs],
-        **options,
+        **OVER_AT_ONCE,
     )
     pairing.kept.then(
         lambda: [trying.controls.names(), gridding.controls.names()],
         None,
         [trying.controls.vector, gridding.controls.vector],
-        **options,
+        **OVER_AT_ONCE,
     )
 
 

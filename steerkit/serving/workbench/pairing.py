@@ -27,7 +27,7 @@ from steerkit.serving.workbench.context import VECTOR, Context
 from steerkit.serving.workbench.drafts import Draft, findings_html, list_html, progress_html
 from steerkit.serving.workbench.scripts import MARKS, PAIRS
 from steerkit.serving.workbench.streams import PAUSE
-from steerkit.serving.workbench.told import in_one_line, said
+from steerkit.serving.workbench.told import OVER_AT_ONCE, WRITTEN_SLOWLY, in_one_line, said
 
 CONTRASTS = ("content", "length")
 
@@ -97,15 +97,13 @@ class PairsTab:
         self._connect()
 
     def _connect(self) -> None:
-        options: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-
         def told(handler: Any) -> Any:
             return in_one_line(self.line, handler)
 
         boxes = [self.prompt, self.positive, self.negative]
         held = [self.draft, self.name, *boxes]
         shown = [self.draft, self.name, self.list, *boxes, self.line]
-        self.set.input(told(self._open), self.set, [*shown, self.contrast, self.findings], **options)
+        self.set.input(told(self._open), self.set, [*shown, self.contrast, self.findings], **OVER_AT_ONCE)
         moves = (
             (self.back.click, lambda draft: draft.moved(draft.at - 1)),
             (self.onward.click, lambda draft: draft.moved(draft.at + 1)),
@@ -113,33 +111,35 @@ class PairsTab:
             (self.delete.click, lambda draft: draft.without()),
         )
         for clicked, change in moves:
-            clicked(told(self._changing(change)), held, shown, **options)
+            clicked(told(self._changing(change)), held, shown, **OVER_AT_ONCE)
         for marks in (self.list, self.findings):
-            marks.pair(told(self._pick), held, shown, **options)
+            marks.pair(told(self._pick), held, shown, **OVER_AT_ONCE)
         for box in boxes:  # what is typed stands in the set once the box is left
             box.blur(
                 told(self._changing(lambda draft: draft, refill=False)),
                 held,
                 [self.draft, self.list],
-                **options,
+                **OVER_AT_ONCE,
             )
-        self.save.click(told(self._save), held, [self.draft, self.list, self.set, self.line], **options)
+        self.save.click(told(self._save), held, [self.draft, self.list, self.set, self.line], **OVER_AT_ONCE)
         self.check.click(
             told(self._lint),
             [*held, self.contrast],
             [self.draft, self.list, self.findings, self.line],
-            **options,
+            **OVER_AT_ONCE,
         )
         extracting = self.extract.click(
             told(self._extract), [*held, self.method, self.aggregation],
             [self.draft, self.list, self.progress, self.plot, self.vector, self.saving, self.vector_name, self.line],
-            concurrency_limit=1, trigger_mode="once", **options,
+            concurrency_limit=1, **WRITTEN_SLOWLY,
         )  # fmt: skip
         self.stop.click(
             lambda: {self.progress: "", self.line: said("stopped")}, None, [self.progress, self.line],
-            cancels=[extracting], **options,
+            cancels=[extracting], **OVER_AT_ONCE,
         )  # fmt: skip
-        self.kept = self.keep.click(told(self._keep), [self.vector, self.vector_name], [self.line], **options)
+        self.kept = self.keep.click(
+            told(self._keep), [self.vector, self.vector_name], [self.line], **OVER_AT_ONCE
+        )
 
     def _sets(self) -> list[str]:
         return list(dict.fromkeys([*builtin_pairs(), *self._context.pairs_names()]))

@@ -18,6 +18,15 @@ from steerkit.core.errors import SteerkitError
 
 log = logging.getLogger("steerkit.workbench")
 
+# How events are run. What is over at once does not go through Gradio's queue: its client loses an event that is queued
+# while the stream of the one before is being closed, and then waits for ever.
+WRITTEN_SLOWLY: dict[str, Any] = {
+    "show_progress": "hidden",
+    "api_visibility": "private",
+    "trigger_mode": "once",
+}
+OVER_AT_ONCE: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+
 
 def said(text: str, *, wrong: bool = False) -> str:
     """Return the line of a tab as HTML; an empty text clears it. An error is announced at once."""

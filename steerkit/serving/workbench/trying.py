@@ -24,7 +24,7 @@ from steerkit.serving.workbench.coloured import (
 from steerkit.serving.workbench.context import Context
 from steerkit.serving.workbench.controls import SteeringControls, reader_names, readers_of
 from steerkit.serving.workbench.streams import Written, write
-from steerkit.serving.workbench.told import in_one_line, said
+from steerkit.serving.workbench.told import OVER_AT_ONCE, WRITTEN_SLOWLY, in_one_line, said
 
 PLAIN, STEERED = "unsteered", "steered"
 EMPTY = (
@@ -99,19 +99,22 @@ class TryTab:
             *self.controls.inputs,
         ]  # fmt: skip
         outputs = [self.shown, self.turns, self.question, self.line]
-        options: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        streaming = {**options, "concurrency_limit": None, "trigger_mode": "once"}
         ask = gr.on(
             [self.question.submit, self.ask.click],
             in_one_line(self.line, self._ask),
             inputs,
             outputs,
-            **streaming,
+            concurrency_limit=None,
+            **WRITTEN_SLOWLY,
         )
-        again = self.again.click(in_one_line(self.line, self._ask_again), inputs, outputs, **streaming)
+        again = self.again.click(
+            in_one_line(self.line, self._ask_again), inputs, outputs, concurrency_limit=None, **WRITTEN_SLOWLY
+        )
         stopped = said("stopped: what was written is no part of the conversation")
-        self.stop.click(lambda: stopped, None, self.line, cancels=[ask, again], **options)
-        self.clear.click(lambda: {self.turns: (), self.shown: EMPTY, self.line: ""}, None, outputs, **options)
+        self.stop.click(lambda: stopped, None, self.line, cancels=[ask, again], **OVER_AT_ONCE)
+        self.clear.click(
+            lambda: {self.turns: (), self.shown: EMPTY, self.line: ""}, None, outputs, **OVER_AT_ONCE
+        )
 
     async def _ask(self, question: str, turns: Conversation, *rest: Any) -> AsyncIterator[dict[Any, Any]]:
         if not question.strip():
