@@ -18,6 +18,7 @@ from benchmarks import (
     peer_runs,
     reading,
     results,
+    serving,
     startup,
     sweep,
     workbench,
@@ -31,6 +32,7 @@ PARTS: dict[str, Callable[[Workbench], Iterator[Row]]] = {
     "memory": memory.run,
     "decoding": decoding.run,
     "reading": reading.run,
+    "serving": serving.run,
     "sweep": sweep.run,
     "growth": growth.run,
     "hybrid": hybrid.run,
@@ -38,7 +40,7 @@ PARTS: dict[str, Callable[[Workbench], Iterator[Row]]] = {
     "startup": startup.run,
     "peers": peer_runs.run,
 }
-IN_THIS_PROCESS = {"extraction", "decoding", "reading", "sweep", "growth", "hybrid", "workbench"}
+IN_THIS_PROCESS = {"extraction", "decoding", "reading", "serving", "sweep", "growth", "hybrid", "workbench"}
 HERE = Path(__file__).parent
 
 

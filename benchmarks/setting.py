@@ -50,6 +50,11 @@ class Sizes:
     grid_layers: int = 5
     grid_strengths: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
     opened_items: int = 240
+    clients: int = 64
+    served_requests: int = 192
+    served_tokens: tuple[int, ...] = (16, 32, 48, 64, 96)
+    served_alone: int = 10
+    serving_repeats: int = 5
 
 
 QUICK = Sizes(
@@ -76,6 +81,11 @@ QUICK = Sizes(
     grid_layers=2,
     grid_strengths=(1.0, 2.0),
     opened_items=8,
+    clients=3,
+    served_requests=5,
+    served_tokens=(3, 5),
+    served_alone=2,
+    serving_repeats=2,
 )
 
 

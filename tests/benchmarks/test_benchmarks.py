@@ -20,7 +20,7 @@ from steerkit.runs.cells import Cell
 from tests.conftest import save_model
 from tests.tiny import random_vector, tiny_model
 
-IN_PROCESS = ("extraction", "decoding", "sweep", "growth", "hybrid")
+IN_PROCESS = ("extraction", "decoding", "serving", "sweep", "growth", "hybrid")
 
 
 @pytest.fixture(scope="module")
