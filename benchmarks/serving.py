@@ -122,9 +122,9 @@ def _differences(bench: Workbench, asked: Sequence[sk.Request], written: dict[st
             if written[name][i] != tokens
         ]
         ties = [_gap(engine, *each) < TIE for each in differ]
-        yield Row(
+        yield Row.of(
             f"serving: completions that differ from those {called}",
-            float(len(ties) - sum(ties)),
+            [len(ties) - sum(ties)],
             unit="",
             target=at_most(0),
             note=f"of {2 * len(written[reference])}; {sum(ties)} more part where two tokens are within {TIE:g} nats",
