@@ -102,7 +102,9 @@ class Setting:
 
     def with_repeats(self, repeats: int) -> Setting:
         """The same with another number of turns; decoding takes twice as many."""
-        sizes = replace(self.sizes, repeats=repeats, decoding_repeats=2 * repeats + 1)
+        sizes = replace(
+            self.sizes, repeats=repeats, decoding_repeats=2 * repeats + 1, serving_repeats=repeats
+        )
         return replace(self, sizes=sizes)
 
     @property

@@ -13,8 +13,10 @@ import torch
 
 from steerkit.core.errors import MisuseError, ModelInUseError, QueueFullError
 from steerkit.engines.base import Completion, Decoding, Request
-from steerkit.engines.transformers.batch import RunningBatch
+from steerkit.engines.transformers import stepping
+from steerkit.engines.transformers.batch import Row, RunningBatch
 from steerkit.engines.transformers.engine import TransformersEngine
+from steerkit.engines.transformers.prefixes import Prefixes
 from steerkit.engines.transformers.session import Event, Session, Ticket
 from steerkit.interventions.readers import NamedReader, VectorReader
 from steerkit.models import LanguageModel
@@ -103,6 +105,47 @@ def test_requests_that_come_and_go_get_what_they_get_alone(
     found = completions(drained(session, requests[coming:]))
     assert len(found) == 64
     assert same(found, expected)
+
+
+def test_a_prompt_that_comes_again_is_not_run_again(
+    tiny: LanguageModel, expected: dict[object, Completion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, ran = Prefixes._run, list[object]()
+
+    def counted(self: Prefixes, rows: Sequence[Row], first: int | None) -> None:
+        ran.extend(row.prefix_key for row in rows)
+        run(self, rows, first)
+
+    monkeypatch.setattr(Prefixes, "_run", counted)
+    monkeypatch.setattr(stepping, "KEPT_TOKENS", 10_000)
+    requests = mixed_requests(tiny, 64)
+    session = Session(TransformersEngine(tiny, 8))
+    left, found = iter(requests), dict[object, Completion]()
+    for request in itertools.islice(left, 8):
+        session.submit(request)
+    while not session.idle:
+        for event in session.step():
+            if event.completion is not None:
+                found[event.ticket.request.key] = event.completion
+                for request in itertools.islice(left, 1):
+                    session.submit(request)
+    assert same(found, expected)
+    assert len(ran) == len(set(ran)) < 40
+
+
+def test_prefixes_that_are_kept_have_an_end(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stepping, "KEPT_TOKENS", 100)
+    session = Session(TransformersEngine(tiny, 2))
+    prefixes = session._stepping._batch._prefixes  # type: ignore[attr-defined]
+    for number in range(12):
+        session.submit(Request("So " * number + "why?", (), Decoding(2 + number)))
+        session.step()
+        kept = {id(prefix.source): prefix.tokens for prefix in prefixes._known.values()}
+        assert sum(kept.values()) <= 100
+    assert kept
+    while not session.idle:
+        session.step()
+    assert not prefixes._known
 
 
 def test_what_the_engine_refuses_is_refused_when_it_is_submitted(tiny: LanguageModel) -> None:

@@ -36,7 +36,7 @@ class PackedBatch(RunningBatch):
         """Forget all rows and let go of what the model keeps of them."""
         super().clear()
         self._cache = Cache(layers=[])
-        self._prefixes.keep_only(())
+        self._prefixes.clear()
 
     def admit(self, joining: Sequence[Row], waiting: Sequence[Row], most: int) -> None:
         """Let rows join: in the places of finished ones where they fit there, else by packing the batch anew."""

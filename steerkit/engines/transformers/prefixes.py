@@ -30,6 +30,7 @@ from steerkit.models import LanguageModel
 
 PREFILL_TOKENS = 2048
 PREFILL_LOGITS = 512  # positions; of a large vocabulary they weigh more than what is kept
+KEPT_TOKENS = PREFILL_TOKENS  # of prefixes that no row waits for, where rows come one by one
 READ_AT_ONCE = 64  # of these, as many as rows decode together: of more, copies would have to find room
 
 
@@ -37,12 +38,13 @@ READ_AT_ONCE = 64  # of these, as many as rows decode together: of more, copies 
 class Prefix:
     """What the model keeps of a prompt without its last token: row `index` of a prefilled batch, right-aligned.
 
-    `gate_counts` is what the row's position gates read on the way; see `RowTable.gate_counts`. `read` is what its
-    readers did, as `RowReadings` takes it.
+    `tokens` are those of all the batch, padding among them. `gate_counts` is what the row's position gates read on the
+    way; see `RowTable.gate_counts`. `read` is what its readers did, as `RowReadings` takes it.
     """
 
     source: Cache
     index: int
+    tokens: int
     gate_counts: Counter[tuple[str, bool]] = field(default_factory=Counter)
     read: Mapping[Reader, np.ndarray] = field(default_factory=dict)
 
@@ -50,14 +52,16 @@ class Prefix:
 class Prefixes:
     """The prefixes that waiting rows need, run when the first of them is about to join.
 
-    `states` and `taken` say what the model takes; see `engines.shortcuts`.
+    `states` and `taken` say what the model takes; see `engines.shortcuts`. Where rows come one by one, `keeps` tokens
+    of the prefixes used last are kept for whoever asks the same again.
     """
 
-    def __init__(self, lm: LanguageModel, states: RowStates, taken: Shortcuts) -> None:
+    def __init__(self, lm: LanguageModel, states: RowStates, taken: Shortcuts, keeps: int = 0) -> None:
         self._lm = lm
         self._states = states
         self._taken = taken
-        self._known: dict[object, Prefix] = {}
+        self._keeps = keeps
+        self._known: dict[object, Prefix] = {}  # those used last stand last
 
     def of(self, row: Row, upcoming: Sequence[Row], most: int) -> Prefix:
         """The prefix of `row`; where it is not known yet, those of rows to come are run in the same pass.
@@ -75,12 +79,24 @@ class Prefixes:
             if any(reader.place is None for r in rows for reader in r.prompt_readers):
                 rows = _chunk_by_pasts(rows, PREFILL_LOGITS)
             self._run(rows, first)
-        return self._known[row.prefix_key]
+        prefix = self._known[row.prefix_key] = self._known.pop(row.prefix_key)
+        return prefix
+
+    def clear(self) -> None:
+        """Let go of all."""
+        self._known = {}
 
     def keep_only(self, waiting: Iterable[Row]) -> None:
-        """Let go of what no waiting row needs."""
+        """Let go of what no waiting row needs, but for the batches used last, of `keeps` tokens in all."""
         needed = {row.prefix_key for row in waiting}
-        self._known = {key: prefix for key, prefix in self._known.items() if key in needed}
+        left, kept = self._keeps, set()
+        for prefix in reversed(self._known.values()):
+            if id(prefix.source) not in kept and prefix.tokens <= left:
+                kept.add(id(prefix.source))
+                left -= prefix.tokens
+        self._known = {
+            key: prefix for key, prefix in self._known.items() if key in needed or id(prefix.source) in kept
+        }
 
     def _run(self, rows: Sequence[Row], first: int | None) -> None:
         """Run the prefixes of `rows`, none of which is steered before the output of block `first`, or at all."""
@@ -127,7 +143,9 @@ class Prefixes:
                 else columns[reader][i, columns[reader].shape[1] - len(every[i]) :]
                 for reader in row.prompt_readers
             }
-            self._known[row.prefix_key] = Prefix(source, i, table.gate_counts(i), read)
+            self._known[row.prefix_key] = Prefix(
+                source, i, owner.numel() * padded.ids.shape[1], table.gate_counts(i), read
+            )
 
     def _may_join(self, row: Row, other: Row) -> bool:
         """Whether the prompts of two rows may be run in one pass."""

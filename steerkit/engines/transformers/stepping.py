@@ -19,7 +19,7 @@ from steerkit.engines.forward import alone, ran_out
 from steerkit.engines.transformers.batch import Row, RunningBatch
 from steerkit.engines.transformers.capacity import Capacity
 from steerkit.engines.transformers.packed import PackedBatch
-from steerkit.engines.transformers.prefixes import Prefixes
+from steerkit.engines.transformers.prefixes import KEPT_TOKENS, Prefixes
 from steerkit.engines.transformers.whole_texts import WholeTextBatch
 from steerkit.models import LanguageModel
 
@@ -174,4 +174,6 @@ class Stepping:
     def _new_batch(self) -> RunningBatch:
         if self._taken.states is None:
             return WholeTextBatch(self._lm, aligns=self._taken.aligns)
-        return PackedBatch(self._lm, self._taken.states, Prefixes(self._lm, self._taken.states, self._taken))
+        keeps = KEPT_TOKENS if self._one_by_one else 0
+        prefixes = Prefixes(self._lm, self._taken.states, self._taken, keeps)
+        return PackedBatch(self._lm, self._taken.states, prefixes)
