@@ -29,6 +29,7 @@ from steerkit.serving.workbench.opened import OpenRun
 from steerkit.serving.workbench.streams import Written, write
 
 SCORERS = ("abstention", "answers", "lengths", "degeneration")
+OPENED_STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 SAID = ("I don't know: there is no record of that.", "It is seven.", "It is twelve, as far as I can tell.")
 
 
@@ -110,9 +111,7 @@ def written_run(bench: Workbench, folder: Path) -> int:
     """Write a run of made-up completions: every cell on every item; how many records it has."""
     items = bench.items(bench.sizes.opened_items)
     vector = bench.vector
-    places = [
-        (layer, strength) for layer in range(bench.sizes.grid_layers) for strength in (0.5, 1.0, 1.5, 2.0)
-    ]
+    places = [(layer, strength) for layer in range(bench.sizes.grid_layers) for strength in OPENED_STRENGTHS]
     cells = [sk.Cell(), *(sk.Cell((vector.at(*place),)) for place in places)]
     asked = Protocol("made-up", "0" * 64, "choose", bench.lm.name, bench.lm.fingerprint, "0" * 64, "float32")
     count = 0

@@ -85,7 +85,7 @@ def serve(
         def add_workbench(app: FastAPI, scheduler: Scheduler) -> None:
             from steerkit.serving.workbench import mount
 
-            mount(app, lm, scheduler, folder, runs, key=address.key)
+            mount(app, lm, scheduler, folder, runs, key=address.key, exact=not allow_mismatch)
 
         server = running.make_server(
             engine,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from steerkit.extraction.lint import lint
 from steerkit.extraction.pairs import load_pairs
 from steerkit.serving.scheduler import Scheduler
 from tests.sweeps.synthetic import grid, items, write_run
-from tests.tiny import random_vector
+from tests.tiny import random_vector, tiny_model
 
 pytest.importorskip("gradio")
 
@@ -45,6 +46,17 @@ def context(tiny, scheduler, tmp_path: Path) -> Context:
     random_vector(tiny, name="hidden").save(tmp_path / ".hidden.safetensors")
     write_run(tmp_path / "runs" / "deep" / "boats", grid([4], [1]), items(4))
     return Context(tiny, scheduler, tmp_path, tmp_path / "runs")
+
+
+def test_vectors_of_other_weights_are_there_where_that_is_allowed(context, tmp_path):
+    other = random_vector(tiny_model(seed=1), name="other")
+    other.save(tmp_path / "other.safetensors")
+    assert "other" not in context.vector_names()
+    with pytest.raises(MisuseError):
+        context.vector("other")
+    allowing = replace(context, exact=False)
+    assert "other" in allowing.vector_names()
+    assert allowing.vector("other").name == "other"
 
 
 def test_what_is_over_at_once_is_not_queued(context):

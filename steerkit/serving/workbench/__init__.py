@@ -31,12 +31,14 @@ def mount(
     runs: str | os.PathLike[str] | None = None,
     *,
     key: str | None = None,
+    exact: bool = True,
 ) -> None:
     """Put the workbench under `/workbench` of an app, and lead `/` there.
 
     `scheduler.stream(request)` yields a request's events (`steerkit.serving.scheduler`). `vectors` is the folder that
     vectors and pairs are read from and saved to, `runs` one that holds run directories. With a `key` the page asks for
-    it as the password, under any name. Raises MisuseError where one of the folders is none.
+    it as the password, under any name. Unless `exact`, it takes vectors of other weights of the same architecture.
+    Raises MisuseError where one of the folders is none.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read where it is first imported
     import gradio as gr
@@ -45,7 +47,7 @@ def mount(
     from steerkit.serving.workbench.context import Context
     from steerkit.serving.workbench.page import blocks, style, theme
 
-    page = blocks(Context(lm, scheduler, _folder(vectors, "vectors"), _folder(runs, "runs")))
+    page = blocks(Context(lm, scheduler, _folder(vectors, "vectors"), _folder(runs, "runs"), exact))
     app.add_api_route("/", lambda: RedirectResponse(f"{PATH}/"), include_in_schema=False)
     gr.mount_gradio_app(
         app, page, PATH, theme=theme(), css=style(), footer_links=[], run_history=False, ssr_mode=False,

@@ -18,12 +18,16 @@ DEEPEST_RUN = 3  # folders below that of the runs
 
 @dataclass(frozen=True)
 class Context:
-    """A model with its scheduler, and where vectors, pairs and runs lie; None for a folder that is not there."""
+    """A model with its scheduler, and where vectors, pairs and runs lie; None for a folder that is not there.
+
+    Unless `exact`, vectors of other weights of the same architecture are among the model's.
+    """
 
     lm: LanguageModel
     scheduler: Scheduler
     vectors: Path | None = None
     runs: Path | None = None
+    exact: bool = True
 
     def vector_names(self) -> list[str]:
         """Return the names of the vectors that fit the model: those of the folder, then published ones."""
@@ -41,7 +45,7 @@ class Context:
                 f"there is no vector {name!r}; there are {', '.join(self.vector_names()) or 'none'}"
             )
         vector = loaded(path, path.stat().st_mtime_ns)
-        vector.check(self.lm)
+        vector.check(self.lm, exact=self.exact)
         return vector
 
     def pairs_names(self) -> list[str]:
@@ -82,7 +86,7 @@ class Context:
 
     def _fits(self, path: Path) -> bool:
         try:
-            loaded(path, path.stat().st_mtime_ns).check(self.lm)
+            loaded(path, path.stat().st_mtime_ns).check(self.lm, exact=self.exact)
         except SteerkitError:
             return False
         return True
