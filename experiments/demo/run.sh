@@ -20,20 +20,25 @@ better() {
 mkdir -p demo
 run steerkit tune --pairs abstention --rule "recall s.t. over_abstention_rise<=0.25, degenerate_rise<=0.1" \
     --layers 12,14 --strengths 0.75:1.25:0.25 --axis scope=completion --axis half_life=none \
-    --suite abstention --limit 64 --max-new-tokens 32 --budget 240 --price-limit 16 --out demo/abstention
+    --suite abstention --limit 96 --max-new-tokens 32 --budget 576 --price-limit 16 --out demo/abstention
 run steerkit tune --pairs brevity --rule "tokens s.t. accuracy_drop<=0.05, degenerate_rise<=0.1" \
     --layers 8,12 --strengths 1:2:0.5 --axis scope=completion --axis half_life=none \
-    --suite brevity:1 --limit 32 --max-new-tokens 128 --budget 120 --no-price --out demo/brevity
+    --suite brevity:1 --limit 32 --max-new-tokens 128 --budget 192 --no-price --out demo/brevity
 
+ask() {
+    run steerkit generate --compare --steer "$1" --max-new-tokens 40 \
+        "What did Napoleon say to his barber on 3 May 1809?" "What will I have for dinner tomorrow?" "Who wrote Hamlet?"
+}
+
+abstain=abstain-smollm2-135m-instruct
 if better demo/abstention; then
-    abstain=demo/abstention/abstention.safetensors
     printf '\nThe vector that was tuned carries its recommended use. At work:\n'
+    ask demo/abstention/abstention.safetensors
+    printf '\nIt acts on every question. The published vector has a gate, which reads the question first:\n'
 else
-    abstain=abstain-smollm2-135m-instruct
     printf '\nNothing was clearly better on so few questions. A vector with a gate of its own is published; at work:\n'
 fi
-run steerkit generate --compare --steer "$abstain" --max-new-tokens 40 \
-    "Who won the football World Cup in 2086?" "What will I have for dinner tomorrow?" "Who wrote Hamlet?"
+ask "$abstain"
 if better demo/brevity; then brief=demo/brevity/brevity.safetensors; else brief=brief-smollm2-135m-instruct; fi
 
 cat <<NEXT

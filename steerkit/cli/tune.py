@@ -169,7 +169,7 @@ def _show(found: Tuning, model: str, *, as_json: bool) -> None:
         console.print_json({**found.to_json(), "card": str(found.out / CARD_FILE), "reports": pages})
         return
     for heat in found.raced.heats:
-        console.say(f"{len(heat.cells)} candidates met {heat.items} items, {len(heat.kept)} went on")
+        console.say(f"after {heat.items} items {len(heat.kept)} of {len(heat.cells)} candidates go on")
     if found.report is not None:
         from steerkit.cli.report import print_rows
 

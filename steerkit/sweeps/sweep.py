@@ -18,7 +18,7 @@ from steerkit.runs.cells import Cell
 from steerkit.runs.directory import RunWriter
 from steerkit.runs.protocol import Environment, Protocol
 from steerkit.suites.suite import Suite
-from steerkit.sweeps.grid import Grid
+from steerkit.sweeps.grid import Grid, distinct
 from steerkit.sweeps.measurement import Measurement
 from steerkit.sweeps.runner import Progress, run_sweep
 
@@ -36,7 +36,7 @@ def sweep(
     progress: Progress | None = None,
     **misplaced: Never,
 ) -> Run:
-    """Measure every cell of a grid, or just these cells, beside the unsteered model.
+    """Measure every cell of a grid, or just these cells, each content once, beside the unsteered model.
 
         grid = sk.Grid("abstain.safetensors", layers="8:16:4", strengths=[0.5, 1, 2], axes={"half_life": [None, 64]})
         run = sk.sweep(lm, grid, sk.Measurement(suite="abstention", limit=100), out="runs/first")
@@ -58,7 +58,7 @@ def sweep(
         measurement = Measurement(measurement)
     _check_places(grid, measurement, misplaced)
     engine = engine_for(model, batch_size, allow_mismatch=allow_mismatch)
-    cells = grid.cells() if isinstance(grid, Grid) else list(grid)
+    cells = grid.cells() if isinstance(grid, Grid) else distinct(grid)
     _check(engine, cells, measurement)
     protocol = Protocol(
         suite=measurement.whole.name,

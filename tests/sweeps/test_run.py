@@ -57,7 +57,7 @@ def test_the_protocol_is_the_engines(engine: Elsewhere, tiny: LanguageModel, tmp
 
 
 def test_cells_can_be_given_themselves(engine: Elsewhere, tmp_path: Path) -> None:
-    run = sweep(engine, [Cell(), Cell((vector().at(6),))], FOUR, out=tmp_path)
+    run = sweep(engine, [Cell(), Cell((vector().at(6),)), Cell((vector().at(6),))], FOUR, out=tmp_path)
     assert [row.role for row in run.summary()] == ["unsteered", "steered"]
 
 
