@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
 from steerkit.interventions.vector import load_vector
+from tests.browser.conftest import served
+from tests.tiny import random_vector
+
+pytest.importorskip("gradio")
+
+from steerkit.serving.workbench import controls
+from steerkit.serving.workbench.controls import recommended
 
 pytestmark = pytest.mark.browser
 
@@ -63,6 +71,34 @@ def test_a_steered_coloured_answer_in_three_actions(bench, visit):
     assert page.input_value("#try-question textarea") == ""
 
 
+def test_a_question_asked_before_the_controls_are_set_means_the_recommended_use(
+    tiny, visit, tmp_path, monkeypatch
+):
+    (tmp_path / "vectors").mkdir()
+    for name, use in (("first", {"layer": 0}), ("second", {"layer": 3, "strength": 1.25, "scope": "all"})):
+        vector = random_vector(tiny, size=0.5, name=name)
+        vector.recommending(vector.at(**use)).save(tmp_path / "vectors" / f"{name}.safetensors")
+    with served(tiny, tmp_path) as bench:
+        page = visit(bench)
+
+        def set_slowly(vector):
+            time.sleep(0.5)
+            return recommended(vector)
+
+        monkeypatch.setattr(controls, "recommended", set_slowly)
+        page.click("#try-vector input")
+        page.get_by_role("option", name="second").click()
+        asked(page)
+        assert "second@layer=3,strength=1.25,scope=all" in page.locator(".sk-spec").last.inner_text()
+        page.wait_for_function("document.querySelector('#try-layer input').value === '3'")
+        page.fill("#try-layer input[type=number]", "1")
+        page.keyboard.press("Tab")
+        page.click("#try-again")  # what was changed since holds
+        page.wait_for_function(
+            "document.querySelector('.sk-spec:last-of-type').innerText.includes('layer=1')"
+        )
+
+
 def test_another_strength_changes_the_steered_answer_alone(bench, visit):
     page = visit(bench)
     asked(page)
@@ -82,7 +118,9 @@ def test_an_error_is_one_line_and_nothing_typed_is_lost(bench, visit):
     page = visit(bench)
     page.fill("#try-question textarea", QUESTION)
     page.click("#try-more button")
-    page.fill("#try-specs textarea, #try-specs input", "nonsense@layer=99")
+    # Key by key: Gradio makes the box as the accordion opens, and misses a text that is there within milliseconds.
+    specs = page.locator("#try-specs textarea, #try-specs input")
+    specs.press_sequentially("nonsense@layer=99", delay=30)
     page.click("#try-ask")
     line = page.wait_for_selector("#try-line .sk-wrong").inner_text()
     assert "\n" not in line

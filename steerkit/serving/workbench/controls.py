@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -141,14 +141,25 @@ class SteeringControls:
                 "", label="further interventions, as spec strings", lines=1, max_lines=4, elem_id=f"{tab}-specs",
                 placeholder='prompt@system="Be brief." ; thinking-budget@tokens=128',
             )  # fmt: skip
+        # The vector that the others were set for: what is asked before they are means its recommended use.
+        self.set_for = gr.Textbox(chosen, visible=False)
         self.inputs: list[Any] = [
             self.vector, self.layer, self.strength, self.scope, self.gate, self.threshold, self.half_life, self.more,
+            self.set_for,
         ]  # fmt: skip
-        self.vector.input(self._recommend, self.vector, self.inputs[1:-1], **OVER_AT_ONCE)
+        set_anew = [*self.inputs[1:-2], self.set_for]
+        self.vector.input(self._recommend, self.vector, set_anew, **OVER_AT_ONCE)
 
     def settings(self, values: Sequence[Any]) -> Settings:
-        """Return what the components say, in the order of `inputs`."""
-        return Settings(*values)
+        """Return what the components say, in the order of `inputs`.
+
+        Where a vector was chosen a moment ago and they are still those of another, its recommended use.
+        """
+        *given, set_for = values
+        settings = Settings(*given)
+        if settings.vector in (NOTHING, set_for):
+            return settings
+        return replace(recommended(self._context.vector(settings.vector)), more=settings.more)
 
     def names(self) -> dict[str, Any]:
         """Return the choices of vectors as they are now, as an update of the dropdown."""
@@ -158,11 +169,11 @@ class SteeringControls:
     def _recommend(self, name: str) -> list[Any]:
         """The controls set to a vector's recommended use."""
         if name == NOTHING:
-            return [gr.skip()] * 6
+            return [*[gr.skip()] * 6, name]
         use = recommended(self._context.vector(name))
         low, high = _reach(use.strength)
         strength = gr.update(value=use.strength, minimum=low, maximum=high)
-        return [use.layer, strength, use.scope, use.gate, use.threshold, use.half_life]
+        return [use.layer, strength, use.scope, use.gate, use.threshold, use.half_life, name]
 
 
 def _reach(strength: float) -> tuple[float, float]:
