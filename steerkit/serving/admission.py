@@ -162,9 +162,9 @@ class Admission:
             )
         stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
         limits = self._limits
-        if len(stop) > limits.most_stops or any(len(text) > limits.longest_stop for text in stop):
+        if len(stop) > limits.most_stops or not all(0 < len(text) <= limits.longest_stop for text in stop):
             raise RefusalError(
-                f"'stop' holds at most {limits.most_stops} texts of at most {limits.longest_stop} characters",
+                f"'stop' holds at most {limits.most_stops} texts of 1 to {limits.longest_stop} characters",
                 param="stop",
             )
         given = {

@@ -92,7 +92,9 @@ def checked(fields: dict[str, Any], kind: type[Body]) -> Body:
         return kind.model_validate(taken)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(str(part)[:LONGEST_NAME] for part in first["loc"][:4])
+        parts = [str(part)[:LONGEST_NAME] for part in first["loc"][:4]]
+        # Of a value that may be of several kinds, the kind is a part of the place.
+        where = ".".join(part for part in parts if part != "str" and not part.startswith("list["))
         if first["type"] == "extra_forbidden":
             raise RefusalError(f"unknown field {where!r}", param=where, code="unknown_field") from error
         raise RefusalError(f"{where!r}: {first['msg']}", param=where or None) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +51,9 @@ def vectors(lm: LanguageModel, vector: SteeringVector, tmp_path_factory: pytest.
     torch.save({"direction": noise}, folder / "pickle.pt")
     random_vector(tiny_model(seed=7), name="wrong").save(folder / "wrong.safetensors")
     (folder / "note.json").write_text(json.dumps({}))
+    (folder / "loop.safetensors").symlink_to("loop.safetensors")
+    (folder / "folder.safetensors").mkdir()
+    os.mkfifo(folder / "pipe.safetensors")
     return folder.resolve()
 
 

@@ -117,6 +117,27 @@ def test_all_of_a_decoding_is_carried_out(
     assert done.choices[0].text == expected
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("stop", [""]),
+        ("stop", ["a" * 300]),
+        ("stop", [3]),
+        ("prompt", 3),
+        ("prompt", [-1]),
+        ("prompt", [["a"]]),
+        ("seed", 1 << 70),
+        ("n", True),
+        ("top_p", 0),
+        ("logit_bias", {"1": 5}),
+    ],
+)
+def test_an_error_names_the_field_that_was_sent(server: Asked, field: str, value: Any) -> None:
+    status, answer = server.complete(**{field: value})
+    assert (status, answer["error"]["param"].partition(".")[0]) == (400, field)
+    assert not {"str", "list[str]"} & set(answer["error"]["param"].split("."))
+
+
 def test_errors_are_the_clients_own(client: openai.OpenAI, server: Asked) -> None:
     asked: Any = {"model": server.model, "messages": QUESTION, "max_tokens": 4}
     with pytest.raises(openai.BadRequestError, match="no vector 'absent'") as found:

@@ -103,7 +103,10 @@ class ServedVectors(Store):
             raise MisuseError(f"{name[:80]!r} is not the name of a vector: give a name without folders")
         if self._folder is not None:
             file = name if name.endswith(SUFFIX) else name + SUFFIX
-            path = (self._folder / file).resolve()
+            try:
+                path = (self._folder / file).resolve()
+            except (OSError, RuntimeError):  # links in a circle
+                path = self._folder
             if path.is_file() and path.parent == self._folder:
                 if (size := path.stat().st_size) > self._largest:
                     raise InputError(
