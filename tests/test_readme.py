@@ -93,11 +93,11 @@ def test_a_make_target_of_the_readme_is_there(command: str) -> None:
 def test_the_demo_runs_at_a_small_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command of the demo script, with fewer items and tokens."""
     script = (ROOT / "experiments" / "demo" / "run.sh").read_text(encoding="utf-8").replace("\\\n", " ")
-    commands = re.findall(r"^run (steerkit .*)$", script, re.MULTILINE)
+    commands = re.findall(r"^ *run (steerkit .*)$", script, re.MULTILINE)
     assert len(commands) == 3
     monkeypatch.chdir(folder)
     for command in commands:
-        small = command.replace("$abstain", "abstain-smollm2-135m-instruct")
+        small = command.replace("$1", "abstain-smollm2-135m-instruct")
         for option, value in (("limit", 8), ("max-new-tokens", 8), ("budget", 48), ("price-limit", 2)):
             small = re.sub(rf"--{option} \d+", f"--{option} {value}", small)
         done = steerkit(*shlex.split(small)[1:])
