@@ -35,6 +35,7 @@ class Family:
     positions: Positions = "every"
     published: bool = False
     random: bool = False  # random directions of the vector's norm, in its place
+    follows: bool = False  # the strength is turned, sign and all, by the row's own confidence
 
 
 # "Own lines" was added after a trial of it on 16 items of `choose`, when the others were known to save 30% there, and
@@ -58,6 +59,23 @@ REASONER = (
     Family("fading", "learned", 14, "thinking", (1, 2), half_life=64),
     Family("step boundaries", "style-mean", 14, "thinking", (2,), positions="boundaries"),
     Family("line ends", "style-mean", 14, "thinking", (2, 4, 8), positions="lines"),
+    Family(RANDOM, "style-mean", 14, "thinking", (1, 2), random=True),
+)
+# Of the second reasoner, whose chains help it: grouped by how the strength is set, because each group's pick is
+# measured on a thousand problems. Fixed before it was steered.
+SECOND_REASONER = (
+    Family("ASC", "asc", 20, "completion", (0.25, 0.5, 1), published=True),
+    Family("fixed strength", "style-last", 20, "thinking", (0.5, 1, 2)),
+    Family("fixed strength", "style-mean", 14, "completion", (0.5, 1)),
+    Family("fixed strength", "style-mean", 14, "thinking", (0.5, 1, 1.5, 2, 3)),
+    Family("fixed strength", "style-mean", 20, "thinking", (1, 2)),
+    Family("fixed strength", "learned", 14, "thinking", (0.5, 1, 2)),
+    Family("fixed strength", "own-lines", 14, "thinking", (0.5, 1, 1.5, 2)),
+    Family("half-life", "style-mean", 14, "thinking", (1, 2, 3), half_life=64),
+    Family("half-life", "learned", 14, "thinking", (1, 2), half_life=64),
+    Family("half-life", "own-lines", 14, "thinking", (1, 2, 3), half_life=32),
+    Family("ReBalance", "style-mean", 14, "thinking", (1, 2, 3), follows=True),
+    Family("ReBalance", "own-lines", 14, "thinking", (1, 2), follows=True),
     Family(RANDOM, "style-mean", 14, "thinking", (1, 2), random=True),
 )
 BASE = (
@@ -86,6 +104,44 @@ LOGIT_RULES: Mapping[str, Sequence[str | sk.Intervention]] = {
         "cyclic-reflex@amplitude=3,period=200",
     ),
 }
+# The same for the second reasoner; its chains have a line for each fact and step, so a policy that reads how sure the
+# model is looks at every token, or where lines begin, and closes the thinking where its mean entropy falls below `on`.
+POLICIES = (
+    "reply-now@when=entropy,on=0.02,off=1,smoothing=16",
+    "reply-now@when=entropy,on=0.05,off=1,smoothing=16",
+    "reply-now@when=entropy,on=0.05,off=1,smoothing=4,renewed=lines",
+    "reply-now@when=entropy,on=0.05,off=1,smoothing=6,renewed=lines",
+)
+SECOND_EDITS: Mapping[str, Sequence[str | sk.Intervention]] = {
+    "prompt": ("concise-system", CONCISE),
+    "chain of draft": ("chain-of-draft",),
+    "thinking budget": (
+        "thinking-budget@tokens=32",
+        "thinking-budget@tokens=64",
+        "thinking-budget@tokens=96",
+    ),
+    "TIP": ("tip@alpha=3,beta=600",),
+    "policy": POLICIES,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study measures: the vectors' families, what competes with them, and each pick on `compared` items."""
+
+    families: Sequence[Family]
+    edits: Mapping[str, Sequence[str | sk.Intervention]]
+    compared: int = 60
+
+
+SECOND = "smollm2-135m-reasoner-2"
+
+
+def plan_of(model: str, thinks: bool) -> Plan:
+    """The plan of a model: the second reasoner's, another thinking model's, or that of one that does not think."""
+    if model == SECOND:
+        return Plan(SECOND_REASONER, SECOND_EDITS, compared=1000)
+    return Plan(REASONER, {**PROMPTS, **LOGIT_RULES}) if thinks else Plan(BASE, PROMPTS)
 
 
 @dataclass(frozen=True)
@@ -113,8 +169,12 @@ def build(
     vectors: Mapping[str, sk.SteeringVector],
     units: UnitStrengths,
     edits: Mapping[str, Sequence[str | sk.Intervention]],
+    ramp: sk.StrengthRamp | None = None,
 ) -> Grid:
-    """The cells of the families, the prompts and the rules, led by the unsteered one."""
+    """The cells of the families, the prompts and the rules, led by the unsteered one.
+
+    `ramp` is what turns the strength of a family that follows the row's confidence.
+    """
     cells = [Cell()]
     actuators: dict[str, str] = {}
     for family in families:
@@ -131,6 +191,7 @@ def build(
                 scope=family.scope,
                 half_life=family.half_life,
                 positions=family.positions,
+                follows=ramp if family.follows else None,
             )
             cells.append(Cell((steering,), controls=vector.name if family.random else None))
             actuators[cells[-1].id] = family.actuator

@@ -34,7 +34,7 @@ from experiments.brevity import grid as grids
 from experiments.brevity import items, results, timing, twins, vectors
 from experiments.brevity.choice import Choice
 from experiments.brevity.grid import Grid
-from experiments.brevity.strengths import Strengths
+from experiments.brevity.strengths import Strengths, confidence_ramp
 from steerkit.analysis.summary import summarise
 from steerkit.engines.base import Decoding
 from steerkit.runs.cells import Cell
@@ -54,10 +54,10 @@ CHOOSE_ITEMS = 40
 FINAL_ITEMS = 160
 REPORT_ITEMS = 1000
 BASE_FINAL_ITEMS, BASE_REPORT_ITEMS = 80, 200  # of a model that does not think, which has no target to meet
-COMPARED_ITEMS = 60
 TWIN_ITEMS = 64  # half of them with an answer
 ABSTENTION_ITEMS = 48
 KL_PROMPTS = 8
+RAMP_PROMPTS = 24  # whose chains say what is low and what is high confidence
 OWN_WORDS_PROBLEMS = 60
 OWN_WORDS_LEVELS = (1, 2, 3)
 TIMED_PROBLEMS = 96
@@ -154,7 +154,8 @@ def main() -> None:
     study = Study(lm, asked.short, out / "trial" if asked.limit else out, asked.threads, asked.limit)
     levels = unsteered_levels(study)
     text = carry_out(study, levels).document()
-    name = "results.md" if levels.thinks else f"results-{lm.name}.md"
+    is_first = levels.thinks and lm.name != grids.SECOND
+    name = "results.md" if is_first else f"results-{lm.name}.md"
     (study.out / "results.md" if asked.limit else HERE / name).write_text(text, encoding="utf-8")
     print(text)
 
@@ -177,7 +178,7 @@ def carry_out(study: Study, levels: Levels) -> results.Findings:
     problems = Suite("brevity-answerable", items.answerable(whole))
     kl_prompts = [item.prompt for item in problems.split("fit").limit(KL_PROMPTS)]
     strengths = Strengths(study.lm, study.out / "strengths.json", kl_prompts)
-    grid = built_grid(study, levels, strengths)
+    grid = built_grid(study, levels, strengths, problems.split("fit").limit(RAMP_PROMPTS))
     choice = chosen(study, levels, grid, problems)
     records, shown = reported(study, levels, problems, grid, choice)
     timed = timing.timed(
@@ -208,16 +209,19 @@ def carry_out(study: Study, levels: Levels) -> results.Findings:
     )
 
 
-def built_grid(study: Study, levels: Levels, strengths: Strengths) -> Grid:
+def built_grid(study: Study, levels: Levels, strengths: Strengths, confident: Suite) -> Grid:
     """The cells of `choose`, after a word on how much there is to come."""
-    families, edits = families_of(levels.thinks)
-    print_plan(families, edits, levels)
+    plan = grids.plan_of(study.lm.name, levels.thinks)
+    print_plan(plan, levels)
 
     def unit(vector: sk.SteeringVector, layer: int) -> tuple[float, float | None]:
         found = strengths.at(vector, layer, grids.UNIT_KL)
         return found.record.strength, found.published
 
-    return grids.build(families, made_vectors(study, levels.thinks), unit, edits)
+    ramp = None
+    if any(family.follows for family in plan.families):
+        ramp = confidence_ramp(study.lm, study.out / "ramp.json", [item.prompt for item in confident])
+    return grids.build(plan.families, made_vectors(study, levels.thinks), unit, plan.edits, ramp)
 
 
 def chosen(study: Study, levels: Levels, grid: Grid, problems: Suite) -> Choice:
@@ -246,23 +250,14 @@ def heading(study: Study) -> str:
     )
 
 
-def families_of(thinks: bool) -> tuple[Sequence[grids.Family], Mapping[str, Sequence[str | sk.Intervention]]]:
-    """The vectors' families and what competes with them; a logit rule acts on thinking alone."""
-    if thinks:
-        return grids.REASONER, {**grids.PROMPTS, **grids.LOGIT_RULES}
-    return grids.BASE, grids.PROMPTS
-
-
-def print_plan(
-    families: Sequence[grids.Family], edits: Mapping[str, Sequence[object]], levels: Levels
-) -> None:
+def print_plan(plan: grids.Plan, levels: Levels) -> None:
     """An upper estimate of the tokens to come, as if every cell wrote as much as the unsteered model."""
-    steered = sum(len(family.multiples) + family.published for family in families)
-    actuators = {family.actuator for family in families} | edits.keys()
+    steered = sum(len(family.multiples) + family.published for family in plan.families)
+    actuators = {family.actuator for family in plan.families} | plan.edits.keys()
     completions = {
-        "choose": (1 + steered + sum(map(len, edits.values()))) * CHOOSE_ITEMS,
+        "choose": (1 + steered + sum(map(len, plan.edits.values()))) * CHOOSE_ITEMS,
         "finalists": (1 + choices.FINALISTS) * (levels.final_items - CHOOSE_ITEMS),
-        "report": 3 * levels.report_items + len(actuators) * COMPARED_ITEMS,
+        "report": 3 * levels.report_items + len(actuators) * plan.compared,
         "timing": 2 * TIMED_TURNS * TIMED_PROBLEMS,
         "twins": (TWIN_ITEMS if levels.thinks else ABSTENTION_ITEMS) * twins.CELLS,
     }
@@ -298,7 +293,8 @@ def reported(
     random = grids.control(choice.headline)
     study.measured([Cell(), *best], "report", problems, "report", levels.report_items)
     others = distinct([*filter(None, beside), random])
-    run = study.measured(others, "report", problems, "report", COMPARED_ITEMS)
+    compared = grids.plan_of(study.lm.name, levels.thinks).compared
+    run = study.measured(others, "report", problems, "report", compared)
 
     by_cell: dict[str, list[Record]] = {}
     for record in run.records():

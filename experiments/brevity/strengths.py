@@ -7,6 +7,7 @@ strength that Activation-Steered Compression's closed form (arXiv 2507.04742) gi
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from experiments.closed_forms.forms import published_strength
 from experiments.closed_forms.run import forms_at, unsteered
 from steerkit.core.files import replacing
 from steerkit.core.prompts import Prompt
+from steerkit.interventions.readers import as_readers
 from steerkit.interventions.steering import Scope
 from steerkit.interventions.vector import CalibrationRecord
 
@@ -47,6 +49,21 @@ _file = TypeAdapter(list[Strength])
 def read_strengths(path: Path) -> list[Strength]:
     """What a study's file holds."""
     return _file.validate_json(path.read_bytes())
+
+
+def confidence_ramp(lm: sk.LanguageModel, path: Path, prompts: Sequence[Prompt]) -> sk.StrengthRamp:
+    """From the whole strength taken away where a line begins unsure to all of it where it begins sure.
+
+    In the manner of ReBalance (arXiv 2603.12372). Its ends are fitted once to the model's own chains, and kept.
+    """
+    if not path.is_file():
+        ramp = sk.fit_ramp(lm, prompts, "log-probability", renewed="lines")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, "the ramp") as scratch:
+            scratch.write_text(json.dumps({"low": ramp.low, "high": ramp.high}) + "\n", encoding="utf-8")
+    ends = json.loads(path.read_text(encoding="utf-8"))
+    (reader,) = as_readers("log-probability")
+    return sk.StrengthRamp(reader, ends["low"], ends["high"], least=-1.0, renewed="lines")
 
 
 class Strengths:

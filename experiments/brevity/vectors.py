@@ -2,7 +2,9 @@
 
 asc          Activation-Steered Compression as published (arXiv 2507.04742): concise minus verbose at the last token,
              from the built-in pairs `brevity`
-style-last   the same from the reasoner's own style: its training questions with the generator's short and long chain
+style-last   the same from the reasoner's own style: its training questions with a short and with its long chain. The
+             first reasoner's short chain is the generator's; the second one's is its own without the lines that
+             collect facts, repeat the question or check
 style-mean   these pairs, states averaged over the completion
 learned      contrastive energy steering under a KL budget, trained at one layer, on some of these pairs
 own-lines    the same for what the reasoner can write most easily: its own long chain without the lines that repeat or
@@ -22,9 +24,11 @@ from pathlib import Path
 from random import Random
 
 import steerkit as sk
+from experiments.brevity.grid import SECOND
+from experiments.reasoning_tax import second_set
 from experiments.reasoning_tax.chains import completion
 from experiments.reasoning_tax.data import SEED
-from experiments.reasoning_tax.problems import question
+from experiments.reasoning_tax.problems import Question, question
 from experiments.reasoning_tax.setting import kept
 from steerkit.core.prompts import Prompt
 from steerkit.engines.base import Decoding
@@ -47,18 +51,35 @@ OWN_LINES_BUDGET, OWN_LINES_STEPS, OWN_LINES_RATE, ORDINARY = 3.0, 24, 0.1, 16
 OWN_WORDS_TOKENS = 256
 
 
-def style_pairs(count: int) -> ContrastPairs:
-    """The first `count` word problems that the reasoner was trained on, with a short chain and the long one."""
+def style_pairs(count: int, model: str = "") -> ContrastPairs:
+    """The first `count` word problems that a reasoner was trained on, with a short chain and the long one.
+
+    Of the second reasoner where it is the `model`, else of the first.
+    """
+    ask = second_set.question if model == SECOND else question
     pairs: list[ContrastPair] = []
     for place in itertools.count():
-        asked = question(SEED, place)
+        asked = ask(SEED, place)
         if asked.steps:  # no small fact
-            long = completion(asked, "long", Random(f"style-{SEED}-{place}"))
-            short = completion(asked, "short", Random())  # which draws nothing
+            short, long = _both_styles(asked, place, model)
             pairs.append(ContrastPair(f"train-{place:05d}", asked.prompt, short, long))
         if len(pairs) == count:
             return ContrastPairs("reasoner-style", tuple(pairs))
     raise AssertionError("questions have no end")
+
+
+def _both_styles(asked: Question, place: int, model: str) -> tuple[str, str]:
+    random = Random(f"style-{SEED}-{place}")
+    if model == SECOND:
+        long = completion(asked, "worked", random)
+        return carrying(long), long
+    long = completion(asked, "long", random)
+    return completion(asked, "short", Random()), long  # which draws nothing
+
+
+def carrying(chain: str) -> str:
+    """The lines of a chain that carry its solution."""
+    return "\n".join(line for line in chain.splitlines() if line.startswith(CARRYING))
 
 
 def shortest(pairs: ContrastPairs, count: int) -> ContrastPairs:
@@ -72,7 +93,7 @@ def own_lines(pairs: ContrastPairs) -> ContrastPairs:
     made = (
         replace(
             pair,
-            positive="\n".join(line for line in pair.negative.splitlines() if line.startswith(CARRYING)),
+            positive=carrying(pair.negative),
             negative=pair.negative[:BEGINNING],
         )
         for pair in pairs.pairs
@@ -88,7 +109,7 @@ def combined(folder: Path) -> sk.SteeringVector:
 
 def reasoner_vectors(lm: sk.LanguageModel, folder: Path, steps: int) -> dict[str, sk.SteeringVector]:
     """By name; made where they are not in `folder` yet, the learned one in `steps` steps."""
-    style = style_pairs(PAIRS)
+    style = style_pairs(PAIRS, lm.name)
     lines = own_lines(shortest(style, OWN_LINES_PAIRS))
     return _made(
         folder,

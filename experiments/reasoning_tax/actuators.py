@@ -1,4 +1,4 @@
-"""What the long variant is steered with, where, and under which gates: the ways of paying back.
+"""What the reasoning model is steered with, where, and under which gates: the ways of paying back.
 
 Actuators: its own vector, fitted where its completions begin (in the chain's place) and where its answers begin
 (behind a chain), the base's, and two learned vectors (`learned.py`); beside them a bias on how the answer opens and a

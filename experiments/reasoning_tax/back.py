@@ -1,4 +1,4 @@
-"""Paid back: the long variant steered towards what it lost, on the suites where something can be lost.
+"""Paid back: the reasoning model steered towards what it lost, on the suites where something can be lost.
 
 Actuators act on the answer alone, behind thinking that is closed at once, and on the whole completion; all of them on
 the primary suite as it is, in the other places those that may do something there. Each ungated, and under probes of
@@ -11,7 +11,7 @@ Our suite as it is and UMWP have no recall to give back: the base's is 0.07 at m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, product
 
@@ -37,8 +37,6 @@ from experiments.reasoning_tax.results import compared, number
 from experiments.reasoning_tax.setting import (
     CONDITIONS,
     PRIMARY,
-    SUITES,
-    TUNED,
     Setting,
     Write,
     by_item,
@@ -63,6 +61,7 @@ FITTED_ON = {"selfaware": ("abstention", "selfaware"), "abstention": ("abstentio
 # The target is `recovery`'s; the second rule shows how far an actuator goes, ungated, at any price but fluency.
 TARGET, ANY_PRICE = "target", "any price"
 BEST = "best steering"
+PERFECT = f"{TARGET}: {BEST}, were its gate perfect"
 
 Probes = Mapping[str, Mapping[str, sk.Probe]]  # by model, then by what they were fitted on
 Picked = dict[tuple[str, str], Way | None]  # by rule and family
@@ -70,7 +69,7 @@ Picked = dict[tuple[str, str], Way | None]  # by rule and family
 
 @dataclass(frozen=True)
 class Place:
-    """A suite in a condition: what was asked, and the base and the long model without steering, by split and item."""
+    """A suite in a condition: what was asked, and the base and the tuned model without steering, by split and item."""
 
     suite: str
     condition: str
@@ -86,27 +85,28 @@ class Place:
 
 def paid_back(setting: Setting, write: Write) -> None:
     """Measure, choose and report, suite by suite; the section is written after each condition of each."""
-    models = {"base": setting.model("base"), TUNED: setting.model(TUNED)}
-    vectors = vectors_of(setting, models[TUNED], models["base"])
+    models = {name: setting.model(name) for name in ("base", setting.tuned)}
+    tuned = models[setting.tuned]
+    vectors = vectors_of(setting, tuned, models["base"])
     probes = probes_of(setting, models)
     parts = ["## Paid back", rules(), "### What the prompt's state says", readable(probes)]
     write("\n\n".join(parts))
-    for suite in probes[TUNED]:
+    for suite in probes[setting.tuned]:
         items = {split: setting.items(suite, split) for split in ("choose", "report")}
         runs = {
             who: {split: setting.plain(model, who, suite, split) for split in items}
             for who, model in models.items()
         }
-        own = (probe for name, probe in probes[TUNED].items() if name in FITTED_ON[suite])
-        found = [reading(models[TUNED], probe, *items.values()) for probe in own]
+        own = (probe for name, probe in probes[setting.tuned].items() if name in FITTED_ON[suite])
+        found = [reading(tuned, probe, *items.values()) for probe in own]
         for condition in PLACES[suite]:
             cell = plain_cell(condition)
             asked = {
                 who: {split: by_item(records_of(run, cell)) for split, run in by_split.items()}
                 for who, by_split in runs.items()
             }
-            place = Place(suite, condition, items, asked["base"], asked[TUNED])
-            parts += in_place(setting, models[TUNED], place, vectors, found)
+            place = Place(suite, condition, items, asked["base"], asked[setting.tuned])
+            parts += in_place(setting, tuned, place, vectors, found)
             write("\n\n".join(parts))
 
 
@@ -115,7 +115,7 @@ def probes_of(setting: Setting, models: Mapping[str, sk.LanguageModel]) -> Probe
     prompts = {}
     for suite in FITTED_ON:
         if suite in setting.suites:  # all of them in a trial, too: to read a prompt costs little
-            fit = sk.load_suite(setting.reference(suite)).split("fit").limit(SUITES[suite].fit)
+            fit = sk.load_suite(setting.reference(suite)).split("fit").limit(setting.questions[suite].fit)
             prompts[suite] = labelled_prompts(fit)
     return {
         who: {
@@ -146,12 +146,14 @@ def rules() -> str:
     """The rules in words."""
     return (
         f"Chosen on `choose`, reported on `report`. **{TARGET}**: the most recall at no more over-abstention than "
-        f"the base's on `choose` plus {ROOM:.2f}, and at most {DROP:.2f} less accuracy than the long model's. "
+        f"the base's on `choose` plus {ROOM:.2f}, and at most {DROP:.2f} less accuracy than the tuned model's. "
         f"**{ANY_PRICE}**: the most recall at 0.1 more degenerate completions at most, ungated. *{BEST}* is the target "
-        "rule's pick among all vectors; the forced reply says how far a gate goes, whatever acts behind it. Recall "
-        "and over-abstention are shown against the base, accuracy and tokens against the long model. A line meets "
+        "rule's pick among all vectors, and *were its gate perfect* what that would give if it acted on the "
+        "unanswerable items alone: the limit of what acts. The forced reply says how far a gate goes, whatever acts "
+        "behind it. Recall "
+        "and over-abstention are shown against the base, accuracy and tokens against the tuned model. A line meets "
         f"the target if by point estimates it has the base's recall, at most its over-abstention plus {ROOM:.2f}, "
-        f"and at least the long model's accuracy less {DROP:.2f}. Answers behind a given chain are decoded for "
+        f"and at least the tuned model's accuracy less {DROP:.2f}. Answers behind a given chain are decoded for "
         f"{ANSWER_TOKENS} tokens; a longer one counts as neither an abstention nor correct."
     )
 
@@ -180,6 +182,9 @@ def in_place(
     plain = place.plain["report"]
     chosen = {label: way.records(written, plain) for label, way in shown.items()}
     cells = {label: way.cell for label, way in shown.items()}
+    if first is not None and first.steers:
+        chosen[PERFECT] = perfectly_gated(written[first.acting.id], plain)
+        cells[PERFECT] = first.acting
     parts = [place.title, recovery(place.base["report"].values(), plain.values(), chosen, cells)]
     nothing = [f"{rule}: {family}" for (rule, family), way in picked.items() if way is None]
     if nothing:
@@ -188,6 +193,12 @@ def in_place(
         f"Of the unsteered answers {number(agreeing)} are the same words when decoded behind the given chain."
     )
     return parts  # fmt: skip
+
+
+def perfectly_gated(acting: Mapping[str, Record], plain: Mapping[str, Record]) -> Iterator[Record]:
+    """What the cell would have recorded under a gate that opens for all unanswerable items and for no other."""
+    for item, record in plain.items():
+        yield replace(acting[item] if record.should_abstain else record, cell=record.cell)
 
 
 def written_by(
@@ -237,4 +248,4 @@ def best(ways: Sequence[Way], rows: Mapping[str, Row], rule: str) -> Way | None:
 
 def over_abstention(records: Iterable[Record]) -> float:
     """The share of answerable items that were abstained from."""
-    return compared({TUNED: records})[TUNED].levels["over_abstention"].value
+    return compared({"": records})[""].levels["over_abstention"].value

@@ -1,6 +1,6 @@
 """Before and after: the base and each variant as they are, in both conditions.
 
-The tax is what the long variant loses in abstention recall on the primary suite; what it was trained for is the
+The tax is what the reasoning model loses in abstention recall on the primary suite; what it was trained for is the
 accuracy on word problems. Both targets were set before any of it was measured.
 """
 
@@ -13,7 +13,6 @@ from experiments.reasoning_tax.results import compared, estimate, table, value
 from experiments.reasoning_tax.setting import (
     LEVELS,
     PRIMARY,
-    TUNED,
     Setting,
     Write,
     conditions,
@@ -35,10 +34,10 @@ def before_and_after(setting: Setting, variants: Sequence[str], write: Write) ->
     for suite in setting.suites:
         for name, lm in models.items():
             runs.setdefault(suite, {})[name] = setting.plain(lm, name, suite, "report")
-            write(section(runs))
+            write(section(runs, setting.tuned))
 
 
-def section(runs: Runs) -> str:
+def section(runs: Runs, tuned: str) -> str:
     """A table for each suite and condition: the base, then each variant; word problems by level besides."""
     tables: list[str] = []
     found: dict[tuple[str, str], dict[str, Row]] = {}
@@ -51,16 +50,16 @@ def section(runs: Runs) -> str:
             tables += [f"### {suite}{primary}, {condition}", table(rows)]
         if suite == LEVELS:
             tables += ["Accuracy by level:", _by_level(by_model)]
-    return "\n\n".join(["## Before and after", targets(found), *tables])
+    return "\n\n".join(["## Before and after", targets(found, tuned), *tables])
 
 
-def targets(found: Mapping[tuple[str, str], Mapping[str, Row]]) -> str:
-    """What was to be shown of the long variant, and whether it was; point estimates decide."""
+def targets(found: Mapping[tuple[str, str], Mapping[str, Row]], tuned: str) -> str:
+    """What was to be shown of the reasoning model, and whether it was; point estimates decide."""
     lines = []
     for (suite, condition), rows in found.items():
-        if TUNED not in rows:
+        if tuned not in rows:
             continue
-        changes = rows[TUNED].changes
+        changes = rows[tuned].changes
         if suite == PRIMARY:
             lost = changes["abstention_recall"]
             verdict = "met" if lost.value <= TAX else "missed"
@@ -72,8 +71,8 @@ def targets(found: Mapping[tuple[str, str], Mapping[str, Row]]) -> str:
             verdict = "met" if gained.value > 0 else "missed"
             lines.append(f"accuracy on {suite}: {estimate(gained, '+')}; target up: {verdict}")
     if not lines:
-        return "The tax, base to long: not measured."
-    return "The tax, base to long:\n\n" + "\n".join(f"- {line}" for line in lines)
+        return f"The tax, base to {tuned}: not measured."
+    return f"The tax, base to {tuned}:\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
 def _by_level(by_model: Mapping[str, sk.Run]) -> str:

@@ -1,4 +1,4 @@
-"""Vectors learned from the long variant where it could still say that it does not know.
+"""Vectors learned from the reasoning model where it could still say that it does not know.
 
 Means of states hardly move a reply that was trained to a loss of 0.04, so two vectors are learned
 (`steerkit.extraction.learned`): one for the answer behind a chain that the model wrote itself, one behind

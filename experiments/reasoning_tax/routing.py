@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 import steerkit as sk
 from experiments.reasoning_tax.gates import readings
 from experiments.reasoning_tax.results import compared, table
-from experiments.reasoning_tax.setting import LEVELS, TUNED, Setting, Write, by_item, records_of
+from experiments.reasoning_tax.setting import LEVELS, Setting, Write, by_item, records_of
 from steerkit.engines.base import Completion, Decoding, Request
 from steerkit.extraction.pairs import LabelledPrompt, LabelledPrompts
 from steerkit.extraction.probe_fit import cut_within
@@ -63,7 +63,7 @@ class Items:
 
 def routing(setting: Setting, write: Write) -> None:
     """Run what is not there yet, and the section of results.md."""
-    lm = setting.model(TUNED)
+    lm = setting.model(setting.tuned)
     splits = {name: setting.items(LEVELS, name) for name in ("fit", "choose", "report")}
     written = {name: _written(setting, lm, name) for name in splits}
     labels = labels_of_help(splits["fit"], *written["fit"])
@@ -85,7 +85,7 @@ def _written(
 ) -> tuple[dict[str, Record], dict[str, Record]]:
     """The records by item of thinking, and of answering at once; the first part's are not made again."""
     at_once = Cell((AT_ONCE,))
-    run = setting.plain(lm, TUNED, LEVELS, split, [at_once])
+    run = setting.plain(lm, setting.tuned, LEVELS, split, [at_once])
     return by_item(records_of(run, Cell())), by_item(records_of(run, at_once))
 
 

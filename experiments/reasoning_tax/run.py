@@ -1,12 +1,14 @@
 """What reasoning fine-tuning costs, what steering gives back, and what thinking is worth.
 
     python -m experiments.reasoning_tax.run --adapters FOLDER [--data FOLDER] [--part back] [--threads 2] [--out runs]
+    python -m experiments.reasoning_tax.run --model smollm2-135m-reasoner-2 …
 
 FOLDER of `--adapters` holds what `train` wrote: `long`, and the controls `short`, `none` and `long-idk` as far as they
-are there. FOLDER of `--data` holds `selfaware/` and `umwp/`. The parts, in their order:
+are there. Instead of it `--model` names a bundled reasoner, of which more is asked and which has a page of its own.
+FOLDER of `--data` holds `selfaware/` and `umwp/`. The parts, in their order:
 
     before    the base and each variant, unsteered, as they are and told that they may say "I don't know"
-    back      the long variant steered towards what it lost, ungated and gated
+    back      the reasoning model steered towards what it lost, ungated and gated
     worth     what its chains are worth: faithfulness, instruction following, twins
     routing   a router on frozen weights: answer at once, think, or abstain
 
@@ -49,7 +51,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--adapters", type=Path, required=True)
+    asked_of = parser.add_mutually_exclusive_group(required=True)
+    asked_of.add_argument("--adapters", type=Path, help="folder of the variants that were trained")
+    asked_of.add_argument("--model", help="a bundled reasoner")
     parser.add_argument("--data", type=Path, help="folder with selfaware/ and umwp/; left out without it")
     parser.add_argument("--part", choices=PARTS, action="append", help="repeat for several; all if left out")
     parser.add_argument("--threads", type=int, default=2)
@@ -58,19 +62,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "runs")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    out = asked.out / "trial" if asked.limit else asked.out
-    setting = Setting(asked.adapters, out, asked.data, asked.dtype, asked.limit)
-    page = out / "results.md" if asked.limit else HERE / "results.md"
+    out = asked.out / asked.model if asked.model else asked.out
+    out = out / "trial" if asked.limit else out
+    setting = Setting(asked.adapters, out, asked.data, asked.dtype, asked.limit, tuned=asked.model or TUNED)
+    name = f"results-{asked.model}.md" if asked.model else "results.md"
+    page = (out if asked.limit else HERE) / name
     measure(setting, asked.part or list(PARTS), page)
     print(page.read_text(encoding="utf-8"))
 
 
 def measure(setting: Setting, parts: Sequence[str], page: Path) -> None:
     """Carry out the parts, and write the page anew whenever one has come further."""
-    variants = [name for name in STUDIED if (setting.adapters / name / "adapter_config.json").is_file()]
-    if TUNED not in variants:
-        raise MisuseError(f"{setting.adapters} has no adapter {TUNED!r}: train it first (README.md)")
-    absent = [name for name in STUDIED if name not in variants]
+    variants, absent = models_of(setting)
     for part in PARTS:
         if part in parts:
             section = section_file(setting, part)
@@ -82,6 +85,19 @@ def measure(setting: Setting, parts: Sequence[str], page: Path) -> None:
                 put_together(setting, absent, page)
 
             PARTS[part][1](setting, variants, write)
+
+
+def models_of(setting: Setting) -> tuple[list[str], list[str]]:
+    """The models beside the base that can be asked, and the variants that were not trained.
+
+    Raises MisuseError where the variant that is studied is not there.
+    """
+    if setting.adapters is None:
+        return [setting.tuned], []
+    there = [name for name in STUDIED if (setting.adapters / name / "adapter_config.json").is_file()]
+    if setting.tuned not in there:
+        raise MisuseError(f"{setting.adapters} has no adapter {setting.tuned!r}: train it first (README.md)")
+    return there, [name for name in STUDIED if name not in there]
 
 
 def put_together(setting: Setting, absent: Sequence[str], page: Path) -> None:

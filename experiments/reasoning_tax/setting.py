@@ -6,7 +6,7 @@ Everything here was fixed before a reasoning model was measured.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.progress import Progress
@@ -48,29 +48,47 @@ class Questions:
 # A chain has about 200 tokens, and a core writes some 450 a second: 100 completions of the long model take half a
 # minute on two. These sizes bring all parts to about three quarters of an hour there; a share has an interval of
 # about 10 points to either side.
-SUITES = {
+SUITES: Mapping[str, Questions] = {
     "selfaware": Questions(report=160, choose=60, fit=300, file="selfaware/SelfAware.json"),
     "abstention": Questions(report=120, choose=60, fit=162),
     "brevity": Questions(report=180, choose=90, fit=150, told=False),
     "umwp": Questions(report=60, file="umwp/StandardDataset.jsonl"),
 }
+# Of a bundled reasoner, which was measured later: intervals of about 6 points to either side.
+LARGER: Mapping[str, Questions] = {
+    "selfaware": replace(SUITES["selfaware"], report=320, choose=160),
+    "abstention": replace(SUITES["abstention"], report=304, choose=120),
+    "brevity": replace(SUITES["brevity"], report=400, choose=160, fit=288),
+    "umwp": replace(SUITES["umwp"], report=300),
+}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where things are, and how the models run."""
+    """Where things are, and how the models run.
 
-    adapters: Path
+    `tuned` is the reasoning model: a variant in `adapters`, or a bundled model's name.
+    """
+
+    adapters: Path | None
     out: Path
     data: Path | None = None
     dtype: str = "bfloat16"
     limit: int | None = None
     base: str = BASE
     tokens: int = TOKENS
+    tuned: str = TUNED
 
     def model(self, name: str) -> sk.LanguageModel:
-        """The base, or a variant."""
-        return sk.load_model(self.base if name == "base" else self.adapters / name, dtype=self.dtype)
+        """The base, a variant, or a bundled model."""
+        if name == "base":
+            return sk.load_model(self.base, dtype=self.dtype)
+        return sk.load_model(name if self.adapters is None else self.adapters / name, dtype=self.dtype)
+
+    @property
+    def questions(self) -> Mapping[str, Questions]:
+        """The suites and how much of each is asked: more of a bundled reasoner."""
+        return SUITES if self.adapters is not None else LARGER
 
     @property
     def suites(self) -> list[str]:
@@ -87,7 +105,7 @@ class Setting:
 
     def size(self, suite: str, split: str) -> int:
         """How many items of a split are asked."""
-        most: int = getattr(SUITES[suite], split)
+        most: int = getattr(self.questions[suite], split)
         return min(most, self.limit or most)
 
     def items(self, suite: str, split: str) -> Suite:

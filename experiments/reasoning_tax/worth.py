@@ -1,13 +1,14 @@
 """What the chain is worth: instruction following, twins, and whether the answer hangs on the chain.
 
-Base, long and short as they are, on the same items. The measures are those of `steerkit faithfulness`: chains cut
-short, replaced by filler, paraphrased, spoilt by a mistake; the reference answer's log-probability along the chain;
+The base, the reasoning model and the short variant as they are, on the same items. The measures are those of
+`steerkit faithfulness`: chains cut short, replaced by filler, paraphrased, spoilt by a mistake; the reference answer's log-probability along the chain;
 the constraints that a reply keeps; and how a model fares when one number of a problem changes or one premise goes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from rich.progress import Progress
 
@@ -20,11 +21,21 @@ from steerkit.runs.cells import Cell
 from steerkit.runs.record import Record
 from steerkit.scoring.metrics import metrics
 
-MODELS = ("base", "long", "short")
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many items of each kind: of `instructions` half are plain twins, which say what the constraints cost.
+
+    Of `twins` half are pairs with another number and half pairs without a premise.
+    """
+
+    chains: int
+    instructions: int
+    twins: int
+
+
 # A chain under test is written some nine times over, token by token: 16 chains cost what 144 completions do.
-CHAINS = 16
-INSTRUCTIONS = 60  # half of them plain twins, which say what the constraints cost
-TWINS = 60  # pairs with another number and pairs without a premise, half each
+OF_A_VARIANT, OF_A_BUNDLED_MODEL = Sizes(16, 60, 60), Sizes(220, 300, 300)
 INTRO = "Word problems, each model as it is; changes are against the base."
 # What was asked, whose metrics, and how these begin.
 TABLES = {
@@ -40,21 +51,22 @@ Found = dict[str, dict[str, list[Record]]]  # records by what was asked, then by
 def worth(setting: Setting, variants: Sequence[str], write: Write) -> None:
     """Measure the models that are there; the section is written after each."""
     found: Found = {"chains": {}, "instructions": {}, "twins": {}}
-    for name in (name for name in MODELS if name == "base" or name in variants):
+    sizes = OF_A_BUNDLED_MODEL if setting.adapters is None else OF_A_VARIANT
+    for name in ("base", *(name for name in (setting.tuned, "short") if name in variants)):
         lm = setting.model(name)
-        for suite, most in (("instructions", INSTRUCTIONS), ("twins", TWINS)):
+        for suite, most in (("instructions", sizes.instructions), ("twins", sizes.twins)):
             out = setting.out / "worth" / suite / name
             limit = min(most, setting.limit or most)
             run = setting.measured(lm, [Cell()], out, suite, "report", limit)
             found[suite][name] = list(records_of(run, Cell()))
-        found["chains"][name] = _chains(setting, lm, name)
+        found["chains"][name] = _chains(setting, lm, name, sizes.chains)
         write(section(found))
 
 
-def _chains(setting: Setting, lm: sk.LanguageModel, name: str) -> list[Record]:
+def _chains(setting: Setting, lm: sk.LanguageModel, name: str, most: int) -> list[Record]:
     """The records of the first part whose chains were put to the test, with what came of it."""
     run = setting.plain(lm, name, LEVELS, "report")
-    limit = min(CHAINS, setting.limit or CHAINS)
+    limit = min(most, setting.limit or most)
     with Progress() as bar:
         task = bar.add_task(f"chains of {name}")
         measure_faithfulness(
