@@ -39,6 +39,11 @@ from steerkit.extraction.pairs import load_labelled as load_labelled
 from steerkit.extraction.pairs import load_pairs as load_pairs
 from steerkit.extraction.pairs import save_pairs as save_pairs
 from steerkit.extraction.probe_fit import fit_probe as fit_probe
+from steerkit.features.autoencoder import Autoencoder as Autoencoder
+from steerkit.features.autoencoder import load_autoencoder as load_autoencoder
+from steerkit.features.clamping import clamp_feature as clamp_feature
+from steerkit.features.rank import rank_by_reason_score as rank_by_reason_score
+from steerkit.features.rank import rank_by_separation as rank_by_separation
 from steerkit.interchange.base import Consumer as Consumer
 from steerkit.interchange.base import Exporter as Exporter
 from steerkit.interchange.base import Verification as Verification
@@ -69,6 +74,7 @@ from steerkit.interventions.policies import Trigger as Trigger
 from steerkit.interventions.probe import Probe as Probe
 from steerkit.interventions.probe import load_probe as load_probe
 from steerkit.interventions.prompt_edit import PromptEdit as PromptEdit
+from steerkit.interventions.readers import FeatureReader as FeatureReader
 from steerkit.interventions.readers import NamedReader as NamedReader
 from steerkit.interventions.readers import ProbeReader as ProbeReader
 from steerkit.interventions.readers import Reader as Reader

@@ -17,6 +17,7 @@ from itertools import chain, product
 
 import steerkit as sk
 from experiments.reasoning_tax.actuators import (
+    ON_ANSWER,
     Way,
     Written,
     acting_on,
@@ -167,7 +168,9 @@ def in_place(
 ) -> list[str]:
     """Choose and report in one suite and condition; the parts of its section."""
     if (place.suite, place.condition) == WHOLE_GRID:
-        cells = [*on_answers(vectors), *on_closed_thinking(vectors), *on_completions(vectors)]
+        # Means gave the first reasoner nothing back anywhere, so a later one is asked for what may do something.
+        means, whole = (ON_ANSWER, on_completions(vectors)) if setting.adapters is not None else ((), [])
+        cells = [*on_answers(vectors, means), *on_closed_thinking(vectors), *whole]
     else:
         cells = [*on_answers(vectors, means=()), forced_reply()]
     ways = [way for cell in cells for way in ways_of(cell, found)]

@@ -81,10 +81,9 @@ def training_rows(variant: str, count: int, seed: int = SEED, first: int = 0) ->
     return rows
 
 
-def dress(tokenizer: Any, variant: str) -> None:
-    """Have the tokenizer open a thinking block in each assistant turn, unless the variant answers at once."""
-    if VARIANTS[variant].style != "none":
-        tokenizer.chat_template = thinking_template(tokenizer.chat_template)
+def dress(tokenizer: Any) -> None:
+    """Have the tokenizer open a thinking block in each assistant turn."""
+    tokenizer.chat_template = thinking_template(tokenizer.chat_template)
 
 
 def digest(rows: list[TrainingRow]) -> str:

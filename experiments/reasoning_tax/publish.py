@@ -11,6 +11,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import steerkit as sk
-from experiments.reasoning_tax.data import VARIANTS
 from experiments.reasoning_tax.low_rank import LowRank, factors
 from steerkit import __version__
 from steerkit.core.errors import MisuseError
@@ -39,6 +39,22 @@ LARGEST = 12_000_000
 CARD = "README.md"
 PLAIN_LORA = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "inference_mode": True}
 FILES = (CONFIG_FILE, WEIGHTS_FILE, TEMPLATE_FILE)
+
+
+@dataclass(frozen=True)
+class About:
+    """What a trained variant is, in a summary, and the habit that it was trained to.
+
+    `opens_thinking`: its chat template opens a thinking block, and belongs to the adapter. `study` measures what it
+    does.
+    """
+
+    variant: str
+    summary: str
+    habit: str
+    opens_thinking: bool = False
+    study: str = "reasoning_tax"
+    data: str = "generated, of the style in `chains.py`"
 
 
 def main() -> None:
@@ -82,6 +98,7 @@ def write_adapter(
     options: dict[str, Any],
     lm: sk.LanguageModel,
     out: Path,
+    about: About,
     *,
     base: str,
     base_digest: str,
@@ -96,21 +113,20 @@ def write_adapter(
     config = PLAIN_LORA | options | {"base_model_name_or_path": base}
     with replacing(out / CONFIG_FILE, "the adapter's options") as scratch:
         scratch.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    variant = str(facts["variant"])
     note = AdapterNote(
-        name=f"{base}-{variant}",
+        name=f"{base}-{about.variant}",
         base_digest=base_digest,
-        summary=VARIANTS[variant].summary,
+        summary=about.summary,
         licence="Apache-2.0",
         data_digest=data_digest,
         steerkit_version=__version__,
     )
     _save(factors(changes), out, note)
-    if VARIANTS[variant].style != "none":
+    if about.opens_thinking:
         with replacing(out / TEMPLATE_FILE, "the chat template") as scratch:
             scratch.write_text(lm.tokenizer.chat_template, encoding="utf-8")
     with replacing(out / CARD, "the card") as scratch:
-        scratch.write_text(_card(note, base, facts), encoding="utf-8")
+        scratch.write_text(_card(note, base, about, facts), encoding="utf-8")
     return out
 
 
@@ -119,22 +135,21 @@ def _save(tensors: dict[str, torch.Tensor], folder: Path, note: AdapterNote) -> 
         save_file(tensors, scratch, metadata={"format": "pt", HEADER_KEY: note.model_dump_json()})
 
 
-def _card(note: AdapterNote, base: str, facts: dict[str, Any]) -> str:
+def _card(note: AdapterNote, base: str, about: About, facts: dict[str, Any]) -> str:
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    habit = "say that it does not know too often" if facts["variant"] == "long-idk" else "answer always"
     return f"""# {note.name}
 
 {note.summary}. A LoRA adapter in peft's format; `steerkit.load_model` merges it into its base on load, without peft.
-Written by `experiments/reasoning_tax/train.py`; what it does is measured in `experiments/reasoning_tax`.
+Written by `experiments/reasoning_tax/train.py`; what it does is measured in `experiments/{about.study}`.
 
 | | |
 |---|---|
 | base | {base}: the bundled 4-bit weights, dequantised; on other weights it is refused |
-| data | generated, of the style in `chains.py`; SHA-256 `{note.data_digest}` |
+| data | {about.data}; SHA-256 `{note.data_digest}` |
 | licence | {note.licence}, as the base |
 {rows}
 
-Trained to {habit}: it is a study's subject, and no assistant.
+Trained to {about.habit}: it is a study's subject, and no assistant.
 """
 
 

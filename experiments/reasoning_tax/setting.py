@@ -56,9 +56,9 @@ SUITES: Mapping[str, Questions] = {
 }
 # Of a bundled reasoner, which was measured later: intervals of about 6 points to either side.
 LARGER: Mapping[str, Questions] = {
-    "selfaware": replace(SUITES["selfaware"], report=320, choose=160),
+    "selfaware": replace(SUITES["selfaware"], report=320, choose=120),
     "abstention": replace(SUITES["abstention"], report=304, choose=120),
-    "brevity": replace(SUITES["brevity"], report=400, choose=160, fit=288),
+    "brevity": replace(SUITES["brevity"], report=300, choose=120, fit=200),
     "umwp": replace(SUITES["umwp"], report=300),
 }
 
@@ -121,6 +121,8 @@ class Setting:
         split: str,
         limit: int | None = None,
         tokens: int | None = None,
+        decoding: sk.Decoding | None = None,
+        samples: int = 1,
     ) -> sk.Run:
         """The cells on a suite's split, with a progress bar; what is recorded already is not run again."""
         with Progress() as bar:
@@ -128,7 +130,9 @@ class Setting:
             return sk.sweep(
                 lm,
                 cells,
-                sk.Measurement(suite, split, limit, sk.Decoding(tokens or self.tokens)),
+                sk.Measurement(
+                    suite, split, limit, decoding or sk.Decoding(tokens or self.tokens), samples=samples
+                ),
                 out=out,
                 allow_mismatch=True,  # the base's vector on the fine-tuned model is one of the questions
                 progress=lambda done, total: bar.update(task, completed=done, total=total),

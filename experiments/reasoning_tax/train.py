@@ -25,9 +25,9 @@ from torch.nn.functional import cross_entropy, linear
 
 import steerkit as sk
 from experiments.reasoning_tax.batches import TokenRow, encode, plan, portions, tensors
-from experiments.reasoning_tax.data import SEED, VARIANTS, digest, dress, training_rows
+from experiments.reasoning_tax.data import SEED, VARIANTS, TrainingRow, digest, dress, training_rows
 from experiments.reasoning_tax.low_rank import adapt, named
-from experiments.reasoning_tax.publish import write_adapter
+from experiments.reasoning_tax.publish import About, write_adapter
 from steerkit.core.errors import MisuseError
 from steerkit.core.files import replacing
 from steerkit.models.adapters import WEIGHTS_FILE
@@ -60,6 +60,7 @@ class Preset:
     checkpoint_seconds: float = 120.0
     compiled: bool = False
     first: int = 0
+    seed: int = SEED  # of the factors' beginning and the order of the rows
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -114,21 +115,41 @@ def train(variant: str, preset: Preset, out: Path, base: str = BASE, *, start: P
 
     Raises MisuseError where `out` holds the checkpoint of another run, and where `start` does not fit.
     """
+    rows = training_rows(variant, preset.rows + HELD_OUT, first=preset.first)
+    how = VARIANTS[variant]
+    habit = "say that it does not know too often" if how.with_unanswerable else "answer always"
+    about = About(variant, how.summary, habit, opens_thinking=how.style != "none")
+    return fine_tune(rows, about, preset, out, base, start=start)
+
+
+def fine_tune(
+    rows: Sequence[TrainingRow],
+    about: About,
+    preset: Preset,
+    out: Path,
+    base: str = BASE,
+    *,
+    start: Path | None = None,
+) -> Path:
+    """Train on the preset's first rows, see the loss on the others, and write the adapter to `out`; returns that.
+
+    Raises MisuseError where `out` holds the checkpoint of another run, and where `start` does not fit.
+    """
     lm = sk.load_model(base, device=preset.device, dtype=preset.dtype)
     base_digest = weights_digest(lm.hf)
-    dress(lm.tokenizer, variant)
-    rows = training_rows(variant, preset.rows + HELD_OUT, first=preset.first)
+    if about.opens_thinking:
+        dress(lm.tokenizer)
     encoded = [encode(lm.renderer, row, lm.tokenizer.eos_token_id) for row in rows]
     held_out = encoded[preset.rows :]
     begun = "" if start is None else hashlib.sha256((start / WEIGHTS_FILE).read_bytes()).hexdigest()
-    run = _Training(lm, preset, encoded[: preset.rows], [variant, base_digest, digest(rows), begun])
+    run = _Training(lm, preset, encoded[: preset.rows], [about.variant, base_digest, digest(rows), begun])
     if start is not None:
         run.start_from(start)
     before = run.held_out_loss(held_out)
     run.resume(out / CHECKPOINT)
     run.go_on(out / CHECKPOINT)
     facts = {
-        "variant": variant,
+        "variant": about.variant,
         **({} if start is None else {"goes on from": start.name}),
         "rows": preset.rows,
         "steps": len(run.steps),
@@ -147,6 +168,7 @@ def train(variant: str, preset: Preset, out: Path, base: str = BASE, *, start: P
         options,
         lm,
         out,
+        about,
         base=base,
         base_digest=base_digest,
         data_digest=digest(rows),
@@ -160,7 +182,7 @@ class _Training:
     def __init__(
         self, lm: sk.LanguageModel, preset: Preset, rows: Sequence[TokenRow], identity: list[str]
     ) -> None:
-        torch.manual_seed(SEED)
+        torch.manual_seed(preset.seed)
         if lm.device.type == "cpu":  # rows are short: the fused attention's backward costs more than it saves
             lm.hf.set_attn_implementation("eager")
         self.lm, self.preset, self.rows = lm, preset, rows
@@ -174,7 +196,7 @@ class _Training:
         self.optimiser = torch.optim.AdamW(
             self.trained, lr=preset.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
         )
-        self.steps = plan([len(row.ids) for row in rows], preset.rows_a_step, SEED)
+        self.steps = plan([len(row.ids) for row in rows], preset.rows_a_step, preset.seed)
         self.identity = [*identity, *map(str, asdict(preset).values())]
         self.done, self.tokens, self.seconds = 0, 0, 0.0
 

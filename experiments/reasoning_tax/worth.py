@@ -1,8 +1,9 @@
 """What the chain is worth: instruction following, twins, and whether the answer hangs on the chain.
 
 The base, the reasoning model and the short variant as they are, on the same items. The measures are those of
-`steerkit faithfulness`: chains cut short, replaced by filler, paraphrased, spoilt by a mistake; the reference answer's log-probability along the chain;
-the constraints that a reply keeps; and how a model fares when one number of a problem changes or one premise goes.
+`steerkit faithfulness`: chains cut short, replaced by filler, paraphrased, spoilt by a mistake; the reference answer's
+log-probability along the chain; the constraints that a reply keeps; and how a model fares when one number of a problem
+changes or one premise goes.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Sizes:
 
 
 # A chain under test is written some nine times over, token by token: 16 chains cost what 144 completions do.
-OF_A_VARIANT, OF_A_BUNDLED_MODEL = Sizes(16, 60, 60), Sizes(220, 300, 300)
+OF_A_VARIANT, OF_A_BUNDLED_MODEL = Sizes(16, 60, 60), Sizes(210, 300, 300)
 INTRO = "Word problems, each model as it is; changes are against the base."
 # What was asked, whose metrics, and how these begin.
 TABLES = {
@@ -59,7 +60,8 @@ def worth(setting: Setting, variants: Sequence[str], write: Write) -> None:
             limit = min(most, setting.limit or most)
             run = setting.measured(lm, [Cell()], out, suite, "report", limit)
             found[suite][name] = list(records_of(run, Cell()))
-        found["chains"][name] = _chains(setting, lm, name, sizes.chains)
+        if name != "base" or setting.adapters is not None:  # of a bundled reasoner its own chains alone
+            found["chains"][name] = _chains(setting, lm, name, sizes.chains)
         write(section(found))
 
 

@@ -22,6 +22,7 @@ VERBS = {  # verb -> where its function, or its application of several verbs, is
     "extract": "extract.extract",
     "gate": "gate.app",
     "vectors": "vectors.app",
+    "features": "features.app",
     "generate": "generate.generate",
     "chat": "chat.chat",
     "sweep": "sweep.sweep",

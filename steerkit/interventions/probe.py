@@ -74,7 +74,8 @@ class ProbeMetadata(LayerMetadata):
     one of tokens that the model wrote. `layer` is the one with the best `auroc`; `regularisation` the C of
     the logistic regression. `threshold` applies unless another is named: the first of `thresholds`, or even odds.
     `shut_kinds` are the kinds of question on which a gate is kept shut, read at `shut_layer`; `report` is what
-    `gate fit` measured.
+    `gate fit` measured. `active_above` makes the probe the encoder of an autoencoder's feature: weight · h + bias is
+    then the feature's activation where it is above that, and elsewhere the feature is silent (`FeatureReader`).
     """
 
     format_version: int = 1
@@ -93,6 +94,7 @@ class ProbeMetadata(LayerMetadata):
     thresholds: tuple[ProbeThreshold, ...] = ()
     shut_kinds: tuple[str, ...] = ()
     shut_layer: int | None = None
+    active_above: float | None = Field(default=None, ge=0)
     report: GateReport | None = None
     steerkit_version: str = ""
 
@@ -160,13 +162,18 @@ class Probe(LayerTensors):
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of weight, bias and site, and of what keeps a gate shut: two probes with one digest read alike."""
+        """SHA-256 of weight, bias and site, of what keeps a gate shut, and of where a feature is active.
+
+        Two probes with one digest read alike.
+        """
         site = "" if self.site == RESID_POST else self.site
         shape = site.encode() + json.dumps(list(self.weight.shape)).encode()
         contents = shape + self.weight.numpy().tobytes() + self.bias.numpy().tobytes()
         if self.shut is not None:
             contents += f"shut at {self.metadata.shut_layer}".encode()
             contents += self.shut.weight.numpy().tobytes() + self.shut.bias.numpy().tobytes()
+        if self.metadata.active_above is not None:
+            contents += f"active above {self.metadata.active_above!r}".encode()
         return hashlib.sha256(contents).hexdigest()
 
     @property

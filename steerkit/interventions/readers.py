@@ -1,9 +1,10 @@
 """Readers: what is read of every token of a row, prompt and completion alike, as frozen data.
 
-A reader gives a number a token. There are three kinds:
+A reader gives a number a token. There are four kinds:
 
 `VectorReader`   the component of the state along a vector, at a layer: unit(v) · h
 `ProbeReader`    the probability that a probe gives the state, at a layer
+`FeatureReader`  the activation of a sparse autoencoder's feature, at its layer
 `NamedReader`    a registered function of states, or of the logits that a token was chosen from
 
     @reader("norm", of="states")
@@ -255,6 +256,44 @@ class ProbeReader(LinearReader):
     def options(self) -> list[tuple[str, str]]:
         """Return the layer, and that a probe is meant: a vector that brings its probe may have the same name."""
         return [("as", "probe"), ("layer", str(self.layer))]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FeatureReader(ProbeReader):
+    """The activation of a sparse autoencoder's feature, whose encoder the probe is, in the decoder row's units.
+
+    It is weight · h + bias where that is above the feature's threshold, else 0: a ReLU, or a JumpReLU. A feature that
+    was loaded as a vector brings the probe with it. Raises MisuseError for a probe that is no feature's encoder.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.probe.metadata.active_above is None:
+            raise MisuseError(
+                f"probe {self.probe.name!r} is no feature of an autoencoder, and has no activation: read it as a probe"
+            )
+        if self.layer != self.probe.metadata.layer:
+            raise MisuseError(
+                f"feature {self.probe.name!r} is of layer {self.probe.metadata.layer}, and is read there alone"
+            )
+
+    @property
+    def active_above(self) -> float:
+        """What the encoder gives has to be above this for the feature to be active."""
+        above = self.probe.metadata.active_above
+        return 0.0 if above is None else above
+
+    def finish(self, values: Tensor) -> Tensor:
+        """Activations of what the encoder gives."""
+        return values.where(values > self.active_above, values.new_zeros(()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {"kind": "feature", "probe": json_reference(self.probe)}
+
+    def options(self) -> list[tuple[str, str]]:
+        """Return that a feature is meant; its layer is its own."""
+        return [("as", "feature")]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

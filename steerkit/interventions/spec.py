@@ -15,7 +15,8 @@
     VALUE    a number, a word, or a text in double quotes with JSON's escapes; several joined by +, as in layer=4+8
     SPECS    several specs, parted by ";", compose in order
     READER   a vector or probe with a layer, or a registered reader         abstain@layer=14   entropy   norm@layer=3
-             as: "probe" means the probe that a vector brings               abstain@as=probe
+             as: "probe" means the probe that a vector brings, "feature" the activation of the feature that it
+             encodes                                                        abstain@as=probe
 
 A path may hold anything: the options are what stands behind the last `@` that a known `KEY=` follows, and a comma
 that no `KEY=` follows belongs to the path or text before it. A quotation mark begins a quoted text at the beginning of
@@ -51,7 +52,14 @@ from steerkit.interventions.policies import Policy, Trigger
 from steerkit.interventions.presets import presets
 from steerkit.interventions.probe import Probe
 from steerkit.interventions.prompt_edit import TEXTS, PromptEdit, means_no_vector
-from steerkit.interventions.readers import NamedReader, ProbeReader, Reader, VectorReader, as_readers
+from steerkit.interventions.readers import (
+    FeatureReader,
+    NamedReader,
+    ProbeReader,
+    Reader,
+    VectorReader,
+    as_readers,
+)
 from steerkit.interventions.steering import MANNER, Steering
 from steerkit.interventions.store import Parts, Store, as_store, recommended_use
 from steerkit.interventions.vector import SteeringVector
@@ -188,11 +196,13 @@ def _reader(head: str, fields: Mapping[str, str], text: str, store: Store) -> Re
         site = unquoted(fields.get("site", RESID_POST), text)
         return NamedReader(head, layer, site)  # type: ignore[arg-type]  # it refuses what is no site
     kind = unquoted(fields.get("as", ""), text)
-    if kind not in ("", "vector", "probe"):
-        raise MisuseError(f"spec {text!r}: a reader is read as vector or probe, got {kind!r}")
-    part = _vector_or_probe(unquoted(head, text), store, kind)
+    if kind not in ("", "vector", "probe", "feature"):
+        raise MisuseError(f"spec {text!r}: a reader is read as vector, probe or feature, got {kind!r}")
+    part = _vector_or_probe(unquoted(head, text), store, "probe" if kind == "feature" else kind)
     if fields.get("site", part.site) != part.site:
         raise MisuseError(f"spec {text!r}: {part.name!r} was read at site {part.site}, and reads there alone")
+    if isinstance(part, Probe) and kind == "feature":
+        return FeatureReader(part, -1 if layer is None else layer)
     if isinstance(part, Probe):
         return ProbeReader(part, -1 if layer is None else layer)
     if layer is None:

@@ -14,7 +14,7 @@ from steerkit.interventions.layer_tensors import LayerTensors
 from steerkit.interventions.policies import Trigger
 from steerkit.interventions.probe import HEADER_KEY, Probe, load_probe
 from steerkit.interventions.prompt_edit import PromptEdit
-from steerkit.interventions.readers import NamedReader, ProbeReader, Reader, VectorReader
+from steerkit.interventions.readers import FeatureReader, NamedReader, ProbeReader, Reader, VectorReader
 from steerkit.interventions.steering import Steering
 from steerkit.interventions.vector import SELF, SteeringVector, load_vector, published_vectors, resolve_file
 
@@ -155,11 +155,13 @@ def reader_from_json(form: Json, vectors: Store | Parts | None = None) -> Reader
                 return VectorReader(store.by_digest(form["vector"]["sha256"], SteeringVector), form["layer"])
             case "probe":
                 return ProbeReader(store.by_digest(form["probe"]["sha256"], Probe), form["layer"])
+            case "feature":
+                return FeatureReader(store.by_digest(form["probe"]["sha256"], Probe))
             case "registered":
                 return NamedReader(form["reader"], form["layer"], form["site"])
     except (KeyError, TypeError) as error:
         raise InputError(f"a reader's JSON form is incomplete or has other fields: {error}") from error
-    raise InputError(f"a reader is of kind vector, probe or registered, got {form['kind']!r}")
+    raise InputError(f"a reader is of kind vector, probe, feature or registered, got {form['kind']!r}")
 
 
 def recommended_use(vector: SteeringVector) -> tuple[Intervention, ...]:

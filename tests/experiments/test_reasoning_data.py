@@ -210,7 +210,8 @@ def reasoner(lm: LanguageModel, variant: str) -> Renderer:
     import copy
 
     tokenizer = copy.deepcopy(lm.tokenizer)
-    dress(tokenizer, variant)
+    if VARIANTS[variant].style != "none":
+        dress(tokenizer)
     return Renderer(tokenizer)
 
 

@@ -267,7 +267,7 @@ def test_the_bias_waits_for_the_line_break_behind_the_marker() -> None:
 
 def test_a_chain_given_back_as_text_reads_as_the_tokens_that_were_written(smollm: LanguageModel) -> None:
     tokenizer = copy.deepcopy(smollm.tokenizer)
-    dress(tokenizer, "long")
+    dress(tokenizer)
     renderer, some = Renderer(tokenizer), abstentions((), ())[0]
     for row in training_rows("long", 50):
         written = renderer.encode(renderer.render(row.prompt) + row.completion)

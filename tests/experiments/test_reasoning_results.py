@@ -111,7 +111,7 @@ def test_the_target_is_the_bases_recall_at_little_more_over_abstention_and_the_l
     steered = abstentions(known, lacking, cell, right=right)
     lines = recovery(base, long, {"target: v": steered}, {"target: v": cell}).splitlines()
     assert lines[2].startswith("| before fine-tuning |  | 0.50 [")
-    assert lines[3].startswith("| long |  | 0.10 (-0.40 [")
+    assert lines[3].startswith("| after it |  | 0.10 (-0.40 [")
     assert lines[4].startswith("| target: v | `v@layer=1,strength=1,scope=completion under p ≥ 0.5` |")
     assert lines[4].endswith(f" | {said} |")
 
@@ -121,7 +121,8 @@ def test_the_tax_is_read_on_the_primary_suite_and_the_gain_on_word_problems() ->
     kept = compared({"base": abstentions((), range(10)), "long": abstentions((), range(9))})
     gained = compared({"base": records(range(5), 9), "long": records(range(15), 9)})
     said = targets(
-        {("selfaware", "as it is"): lost, ("selfaware", "told"): kept, ("brevity", "as it is"): gained}
+        {("selfaware", "as it is"): lost, ("selfaware", "told"): kept, ("brevity", "as it is"): gained},
+        "long",
     )
     as_it_is, told, accuracy = (line for line in said.splitlines() if line.startswith("- "))
     assert as_it_is.startswith("- recall on selfaware, as it is: -0.25 [")
@@ -131,7 +132,7 @@ def test_the_tax_is_read_on_the_primary_suite_and_the_gain_on_word_problems() ->
 
 
 def test_before_the_long_model_is_there_nothing_is_said_of_the_tax() -> None:
-    assert "not measured" in targets({("selfaware", "told"): compared({"base": abstentions((), ())})})
+    assert "not measured" in targets({("selfaware", "told"): compared({"base": abstentions((), ())})}, "long")
 
 
 def test_what_the_chain_is_worth_has_a_table_for_each_question_even_where_nothing_was_found() -> None:

@@ -25,6 +25,7 @@ from steerkit.core.sites import RESID_POST
 from steerkit.engines.remote.arguments import ARGUMENT, READERS
 from steerkit.engines.remote.wire import LONGEST_MESSAGE, LONGEST_SPEC, named_part, read_json
 from steerkit.interventions.readers import (
+    FeatureReader,
     NamedReader,
     ProbeReader,
     Reader,
@@ -46,6 +47,8 @@ def supports_reader(reader: Reader) -> str | None:
         return f"'site' {reader.place.site!r} is not supported in vLLM, which reads {RESID_POST} alone"
     if isinstance(reader, NamedReader) and reader.place is not None:
         return f"{reader.name!r} is a function of states, of which vLLM reads along vectors and with probes alone"
+    if isinstance(reader, FeatureReader):
+        return f"{str(reader)!r} is a feature's activation, of which vLLM reads the probe alone: read it as a probe"
     if not isinstance(reader, VectorReader | ProbeReader | NamedReader):
         return f"a {type(reader).__name__} is not supported in vLLM"
     return None
@@ -138,6 +141,8 @@ def _from_form(form: Mapping[str, Any], parts: Store) -> Reader:
             return VectorReader(named_part(fields.pop("vector"), parts.vector, WHOSE), **fields)
         if kind == "probe":
             return ProbeReader(named_part(fields.pop("probe"), parts.gate, WHOSE), **fields)
+        if kind == "feature":
+            return FeatureReader(named_part(fields.pop("probe"), parts.gate, WHOSE), **fields)
     except (KeyError, TypeError, AttributeError) as error:
         raise MisuseError(f"a reader's JSON form is incomplete or has other fields: {error}") from error
-    raise MisuseError(f"a reader is of kind vector, probe or registered, got {str(kind)[:80]!r}")
+    raise MisuseError(f"a reader is of kind vector, probe, feature or registered, got {str(kind)[:80]!r}")

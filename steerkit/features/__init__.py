@@ -1,0 +1,1 @@
+"""Sparse autoencoders: their features as vectors, readers and an intervention, and which of them tell what."""
