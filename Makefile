@@ -98,8 +98,8 @@ test-vllm: .venv-vllm/.ready
 	.venv-vllm/bin/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
-# Other programs that read our exports, each in an environment of its own; CONSUMERS=llama for one alone.
-CONSUMERS ?= llama lm-eval repeng inspect
+# Other programs that read our files or write what we read, each in an environment of its own; CONSUMERS=llama for one alone.
+CONSUMERS ?= llama lm-eval repeng inspect saelens
 
 test-consumers: setup $(CONSUMERS:%=.venvs/%/.ready)
 	$(BIN)/python -m pytest -m consumers -rs

@@ -44,8 +44,9 @@ def training_items(references: Mapping[str, str]) -> tuple[Suite, Suite]:
     """The questions with an answer and those without, from the suites that `references` load."""
     with_answer: list[SuiteItem] = []
     without: list[SuiteItem] = []
-    for name, (most, most_without) in QUESTIONS.items():
-        every = sk.load_suite(references[name]).split("fit")
+    for name, reference in references.items():
+        most, most_without = QUESTIONS[name]
+        every = sk.load_suite(reference).split("fit")
         fit = sorted(every, key=lambda item: hash_position("training", item.id))
         with_answer += [item for item in fit if item.should_abstain is False and item.answers][:most]
         without += [item for item in fit if item.should_abstain][:most_without]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import steerkit as sk
 from experiments.reasoning_tax.publish import About
-from experiments.reasoning_tax.setting import CONDITIONS, Setting, plain_cell, records_of
+from experiments.reasoning_tax.setting import BASE, CONDITIONS, Setting, plain_cell, records_of
 from experiments.reasoning_tax.train import Preset, fine_tune
 from experiments.what_training_takes import pool
 from experiments.what_training_takes.filters import FILTERS, rows, share_abstained
@@ -52,11 +52,12 @@ class Study:
     out: Path
     data: Path
     limit: int | None = None
+    dtype: str = "bfloat16"
 
     @property
     def setting(self) -> Setting:
         """How models are loaded and measured here."""
-        return Setting(self.out / "adapters", self.out, self.data, tokens=TOKENS)
+        return Setting(self.out / "adapters", self.out, self.data, self.dtype, base=BASE, tokens=TOKENS)
 
     def size(self, count: int) -> int:
         """So many, or fewer in a trial."""
@@ -101,7 +102,7 @@ class Study:
                     study="what_training_takes",
                     data=f"{pool.SAMPLES} samples a question of the base itself, filtered by `filters.py`",
                 )
-                fine_tune(learnt, about, preset, folder)
+                fine_tune(learnt, about, preset, folder, BASE)
             yield label(name, seed), folder
 
     def plain(self, name: str, suite: str) -> dict[str, list[Record]]:

@@ -16,6 +16,7 @@ PLACES = {
     "repeng": ("STEERKIT_REPENG_PYTHON", "repeng"),
     "inspect_ai": ("STEERKIT_INSPECT_PYTHON", "inspect"),
     "vllm": ("STEERKIT_VLLM_PYTHON", "vllm"),
+    "sae_lens": ("STEERKIT_SAELENS_PYTHON", "saelens"),
 }
 
 
