@@ -191,9 +191,8 @@ def steered(
     for label, vector in vectors.items():
         if label not in strengths:
             steering = vector.at(study.sae.place.layer)
-            strengths[label] = sk.calibrate(
-                study.lm, steering, kl=KL, prompts=prompts, tokens=64, largest=LARGEST
-            ).at(study.sae.place.layer)
+            met = sk.calibrate(study.lm, steering, kl=KL, prompts=prompts, tokens=64, largest=LARGEST)
+            strengths[label] = met.at(study.sae.place.layer).strength
             known.parent.mkdir(parents=True, exist_ok=True)
             known.write_text(json.dumps(strengths, indent=1), encoding="utf-8")
         cells[f"{label} (strength {strengths[label]:.2f})"] = Cell(

@@ -15,7 +15,9 @@ TEXT = PAGE.read_text(encoding="utf-8")
 LINKS = re.findall(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)]+)\)", TEXT)
 NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
 QUOTED = [(said, target) for said, target in LINKS if NUMBER.search(said)]
-COMMANDS = [line for block in re.findall(r"^```sh\n(.*?)^```$", TEXT, re.M | re.S) for line in block.splitlines()]
+COMMANDS = [
+    line for block in re.findall(r"^```sh\n(.*?)^```$", TEXT, re.M | re.S) for line in block.splitlines()
+]
 
 
 def test_the_page_quotes_our_tables() -> None:

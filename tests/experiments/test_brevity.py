@@ -12,7 +12,7 @@ from experiments.brevity import choice as choices
 from experiments.brevity import grid as grids
 from experiments.brevity import items, publish, results, run, timing, twins, vectors
 from experiments.brevity.grid import Family, Grid
-from experiments.brevity.strengths import Strengths
+from experiments.brevity.strengths import Strengths, confidence_ramp
 from experiments.reasoning_tax.chains import END_OF_THINKING
 from experiments.reasoning_tax.data import training_rows
 from steerkit.analysis.summary import Row, summarise
@@ -162,11 +162,38 @@ def test_a_closed_form_that_breaks_down_makes_no_cell(pushes: dict[str, sk.Steer
     assert [RunCell.of(cell).strength for cell in made.cells] == [0.0, 0.5, 1.0]
 
 
-@pytest.mark.parametrize("families", [grids.REASONER, grids.BASE])
+@pytest.mark.parametrize("families", [grids.REASONER, grids.SECOND_REASONER, grids.BASE])
 def test_the_studies_grids_are_about_forty_cells_whose_vectors_there_are(families: Sequence[Family]) -> None:
     assert sum(len(family.multiples) + family.published for family in families) <= 52
     assert {family.vector for family in families} <= publish.METHODS.keys()
     assert sum(family.random for family in families) == 1
+
+
+def test_the_second_reasoners_pairs_are_its_own_chains_and_their_lines_that_carry_the_solution() -> None:
+    pairs = vectors.style_pairs(12, grids.SECOND)
+    first = {pair.prompt for pair in vectors.style_pairs(12)}
+    trained = {(row.prompt, row.completion) for row in training_rows("long-2", 60)}
+    for pair in pairs:
+        assert pair.prompt not in first
+        assert (pair.prompt, pair.negative) in trained
+        assert set(pair.positive.splitlines()) < set(pair.negative.splitlines())
+        assert pair.positive.splitlines()[0].startswith("First,")
+        assert not any(line.startswith(("- ", "I am asked")) for line in pair.positive.splitlines())
+        assert pair.positive.splitlines()[-2:] == pair.negative.splitlines()[-2:]
+
+
+def test_a_strength_that_follows_confidence_is_turned_by_the_ramp_and_no_other(
+    pushes: dict[str, sk.SteeringVector], tiny: sk.LanguageModel, tmp_path: Path
+) -> None:
+    ramp = confidence_ramp(tiny, tmp_path / "ramp.json", [f"What is {n} and 2?" for n in range(80)])
+    assert (ramp.least, ramp.most, ramp.renewed) == (-1.0, 1.0, "lines")
+    assert confidence_ramp(tiny, tmp_path / "ramp.json", []) == ramp
+    families = (*FAMILIES[:2], Family("ReBalance", "own", 2, "thinking", (2,), follows=True))
+    made = grids.build(families, pushes, units, {}, ramp)
+    for cell in made.cells[1:]:
+        (steering,) = cell.interventions
+        assert isinstance(steering, sk.Steering)
+        assert steering.follows == (ramp if made.actuators[cell.id] == "ReBalance" else None)
 
 
 def measured(grid: Grid, outcomes: Mapping[int, tuple[int, int]], cut: int = -1) -> list[Row]:
