@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import steerkit as sk
+from steerkit.features.autoencoder import published_autoencoders
 from steerkit.interventions.gate import ProbeGate
 from steerkit.interventions.store import recommended_use
 from steerkit.interventions.vector import published_vectors
@@ -107,6 +109,33 @@ def test_the_second_reasoner_works_it_out_and_answers_at_once_where_its_thinking
         assert item.answers
         right += thought.answer == f"The answer is {item.answers[0]}."
     assert right >= len(items) / 2
+
+
+@pytest.mark.parametrize("name", sorted(published_autoencoders()))
+def test_a_published_autoencoder_is_whole_small_and_of_a_model_that_loads_by_name(name: str) -> None:
+    folder = CARDS / "autoencoders" / name
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 20_000_000
+    assert (folder / "README.md").read_text(encoding="utf-8").startswith(f"# {name}\n")
+    assert f"[card](autoencoders/{name}/README.md)" in (CARDS / "README.md").read_text(encoding="utf-8")
+    autoencoder = sk.load_autoencoder(name)
+    assert (autoencoder.name, autoencoder.width) == (name, 576)
+    assert autoencoder.trained_on in published_adapters()
+    assert f"layer-{autoencoder.place.layer}" in name
+
+
+@pytest.mark.models
+def test_the_published_autoencoder_reconstructs_the_reasoners_states() -> None:
+    autoencoder = sk.load_autoencoder("reasoner-2-layer-14")
+    lm = sk.load_model(autoencoder.trained_on)
+    prompt = next(item.prompt for item in sk.load_suite("brevity:2").split("report"))
+    (done,) = sk.generate(lm, [prompt], decoding=sk.Decoding(96))
+    ids = torch.tensor([[*lm.renderer.encode_prompt(prompt), *done.token_ids]])
+    with torch.no_grad():
+        states = lm.hf(ids, output_hidden_states=True).hidden_states[15][0, 1:]
+    active = autoencoder.encode(states)
+    assert 20 < float((active > 0).float().sum(dim=-1).mean()) < 50
+    wrong = (autoencoder.decode(active) - states).square().sum()
+    assert float(wrong / (states - states.mean(dim=0)).square().sum()) < 0.1
 
 
 def test_what_is_superseded_says_so_and_is_there() -> None:

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 import steerkit as sk
 from experiments.features.collect import MODEL
@@ -102,6 +105,7 @@ def sections(study: Study) -> Iterator[str]:
         f"`{MODEL}`, {study.sae.place}. In brackets 95% intervals, bootstrap over twin groups; in parentheses the "
         "change against the first line, paired item by item."
     )
+    yield kept_of_the_loss(study, written)
     yield "## Which features separate abstaining from answering?"
     yield (
         f"**In prompts**: {len(prompts)} questions of SelfAware's `fit`, read at their last token. The held-out half "
@@ -139,6 +143,43 @@ def sections(study: Study) -> Iterator[str]:
     }
     yield "### Along the words of reasoning: word problems of one step"
     yield steered(study, length, PROBLEMS, BRIEF, "reasoning")
+
+
+def kept_of_the_loss(study: Study, written: Sequence[sk.Completion]) -> str:
+    """How much of the model's loss on its own chains remains when a state is replaced by its reconstruction."""
+    losses = []
+    for change in (None, lambda h: study.sae.decode(study.sae.encode(h)).to(h.dtype), torch.zeros_like):
+        total, count = 0.0, 0
+        for done in written:
+            ids = torch.tensor([[*study.lm.renderer.encode_prompt(done.request.prompt), *done.token_ids]])
+            loss = cross_entropy(logits_under(study, ids, change)[:-1], ids[0, 1:])
+            total, count = total + float(loss) * (ids.shape[1] - 1), count + ids.shape[1] - 1
+        losses.append(total / count)
+    plain, reconstructed, zeroed = losses
+    share = (zeroed - reconstructed) / (zeroed - plain)
+    return (
+        f"Of the model's loss on {len(written)} chains of its own ({plain:.3f} nats a token) the reconstruction keeps "
+        f"{share:.1%}: {reconstructed:.3f} with it in the states' place, {zeroed:.3f} with zeros. The first position, "
+        "on which the autoencoder was not trained, is left as it is."
+    )
+
+
+@torch.inference_mode()
+def logits_under(study: Study, ids: Tensor, change: Callable[[Tensor], Tensor] | None) -> Tensor:
+    """The logits `[position, vocabulary]` of one text, every state but the first changed at the autoencoder's layer."""
+
+    def hook(_module: nn.Module, _given: object, output: Any) -> Any:
+        hidden = (output[0] if isinstance(output, tuple) else output).clone()
+        if change is not None:
+            hidden[:, 1:] = change(hidden[:, 1:])
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    handle = study.lm.blocks[study.sae.place.layer].register_forward_hook(hook)
+    try:
+        found: Tensor = study.lm.hf(input_ids=ids).logits[0].float()
+    finally:
+        handle.remove()
+    return found
 
 
 def kept_up(found: Sequence[Separating]) -> float:

@@ -26,6 +26,14 @@ Sae = Annotated[
     str,
     Argument(metavar="SAE", help="Folder with cfg.json and sae_weights.safetensors, or a published name."),
 ]
+OwnModel = Annotated[
+    str | None,
+    Option(
+        "--model",
+        "-m",
+        help="Bundled name, hub id, folder or .gguf file; default: what the autoencoder's cfg.json names.",
+    ),
+]
 HEADINGS = {
     "index": "feature",
     "auroc": "AUROC",
@@ -71,7 +79,7 @@ def rank(
         Path | None,
         Option("--out", "-o", help="Write all features to this CSV file.", callback=options.a_place),
     ] = None,
-    model: options.Model = options.DEFAULT_MODEL,
+    model: OwnModel = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     seed: options.Seed = 0,
@@ -89,6 +97,7 @@ def rank(
     from steerkit.features.autoencoder import load_autoencoder
 
     autoencoder = load_autoencoder(sae)
+    model = model or autoencoder.trained_on or options.DEFAULT_MODEL
     lm = console.load(model, options.placement(device, None, None, None, None), dtype, {})
     found: list[Separating] | list[Reasoning]
     if by == "separation":
@@ -105,7 +114,7 @@ def rank(
     names = [field.name for field in fields(found[0])]
     console.print_table(
         [HEADINGS[name] for name in names],
-        ([console.number(value) for value in asdict(each).values()] for each in found[:top]),
+        ([str(each.index), *map(console.number, list(asdict(each).values())[1:])] for each in found[:top]),
     )
     if out is not None:
         console.say(f"wrote {out}: {len(found)} features")
@@ -120,7 +129,7 @@ def vector(
     sae: Sae,
     index: Annotated[int, Argument(help="Which feature, counted from 0.")],
     out: options.OutFile,
-    model: options.Model = options.DEFAULT_MODEL,
+    model: OwnModel = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     name: Annotated[str | None, Option(help="The vector's name; default: the file's.")] = None,
@@ -131,6 +140,7 @@ def vector(
     from steerkit.features.autoencoder import load_autoencoder
 
     autoencoder = load_autoencoder(sae)
+    model = model or autoencoder.trained_on or options.DEFAULT_MODEL
     lm = console.load(model, options.placement(device, None, None, None, None), dtype, {})
     made = autoencoder.feature(index, lm, name)
     made.save(out)

@@ -42,6 +42,7 @@ def test_features_are_ranked_shown_and_written(model: Path, sae: Path, pairs: Pa
     for heading in ("feature", "AUROC, held out", "active, positive"):
         assert heading in done.out
     assert f"features vector {sae} 0 --model {model}" in done.err + done.out
+    assert [line.split()[0] for line in done.out.splitlines() if line[:1].isdigit()] == ["0", "1"]
     with out.open() as file:
         lines = list(csv.DictReader(file))
     assert [line["index"] for line in lines] == ["0", "1", "2", "3"]
