@@ -61,6 +61,7 @@ FITTED_ON = {"selfaware": ("abstention", "selfaware"), "abstention": ("abstentio
 
 # The target is `recovery`'s; the second rule shows how far an actuator goes, ungated, at any price but fluency.
 TARGET, ANY_PRICE = "target", "any price"
+SPARING = f"over_abstention s.t. recall>={{recall:.6f}}, accuracy_drop<={DROP}"  # see `again`
 BEST = "best steering"
 PERFECT = f"{TARGET}: {BEST}, were its gate perfect"
 
@@ -70,13 +71,17 @@ Picked = dict[tuple[str, str], Way | None]  # by rule and family
 
 @dataclass(frozen=True)
 class Place:
-    """A suite in a condition: what was asked, and the base and the tuned model without steering, by split and item."""
+    """A suite in a condition: what was asked, and the base and the tuned model without steering, by split and item.
+
+    `kept_in` is the folder of its runs; in "back" they are of the splits as the setting takes them.
+    """
 
     suite: str
     condition: str
     items: Mapping[str, Suite]
     base: Mapping[str, Mapping[str, Record]]
     plain: Mapping[str, Mapping[str, Record]]
+    kept_in: str = "back"
 
     @property
     def title(self) -> str:
@@ -208,7 +213,7 @@ def written_by(
     setting: Setting, lm: sk.LanguageModel, place: Place, cells: Sequence[Cell], split: str
 ) -> tuple[Written, float]:
     """What each ungated cell wrote on a split, and how well decoding behind given chains agrees."""
-    folder = setting.out / "back" / place.suite / place.condition.replace(" ", "-") / split
+    folder = setting.out / place.kept_in / place.suite / place.condition.replace(" ", "-") / split
     told = CONDITIONS[place.condition]
     after = [cell for cell in cells if acting_on(cell) == "answer"]
     items, plain = place.items[split], place.plain[split]
@@ -216,21 +221,20 @@ def written_by(
     for where in ("completion", "closed thinking"):
         whole = {cell.id: in_condition(cell, told) for cell in cells if acting_on(cell) == where}
         if whole:
-            reference, size = setting.reference(place.suite), setting.size(place.suite, split)
-            out = folder / where.replace(" ", "-")
-            run = setting.measured(lm, list(whole.values()), out, reference, split, size)
+            as_set = place.kept_in == "back"
+            asked = setting.reference(place.suite) if as_set else items
+            size = setting.size(place.suite, split) if as_set else None
+            run = setting.measured(
+                lm, list(whole.values()), folder / where.replace(" ", "-"), asked, split, size
+            )
             written |= {name: by_item(records_of(run, cell)) for name, cell in whole.items()}
     return written, agreeing
 
 
 def choices(ways: Sequence[Way], written: Written, place: Place) -> Picked:
     """For each rule and family the way that it picks on `choose`, None where none meets its bounds."""
-    plain = place.plain["choose"]
-    unsteered = (replace(record, cell=Cell().id) for record in plain.values())  # in whichever condition
-    records = chain(unsteered, *(way.records(written, plain) for way in ways))
-    cells = {cell.id: RunCell.of(cell) for cell in (Cell(), *(way.cell for way in ways))}
-    rows = {row.cell: row for row in summarise(records, cells)}
-    limit = over_abstention(place.base["choose"].values()) + ROOM
+    rows = rows_of(ways, written, place.plain["choose"])
+    limit = level(place.base["choose"].values(), "over_abstention") + ROOM
     bounds = {
         TARGET: f"recall s.t. over_abstention<={limit:.6f}, accuracy_drop<={DROP}",
         ANY_PRICE: "recall s.t. degenerate_rise<=0.1",
@@ -243,12 +247,20 @@ def choices(ways: Sequence[Way], written: Written, place: Place) -> Picked:
     return picked
 
 
+def rows_of(ways: Sequence[Way], written: Written, plain: Mapping[str, Record]) -> dict[str, Row]:
+    """The summary of each way by the id of its cell, changes against the unsteered model in whichever condition."""
+    unsteered = (replace(record, cell=Cell().id) for record in plain.values())
+    records = chain(unsteered, *(way.records(written, plain) for way in ways))
+    cells = {cell.id: RunCell.of(cell) for cell in (Cell(), *(way.cell for way in ways))}
+    return {row.cell: row for row in summarise(records, cells)}
+
+
 def best(ways: Sequence[Way], rows: Mapping[str, Row], rule: str) -> Way | None:
     """The way that the rule picks."""
     row = choose_cell([rows[way.cell.id] for way in ways], rule)
     return next(way for way in ways if way.cell.id == row.cell) if row else None
 
 
-def over_abstention(records: Iterable[Record]) -> float:
-    """The share of answerable items that were abstained from."""
-    return compared({"": records})[""].levels["over_abstention"].value
+def level(records: Iterable[Record], metric: str) -> float:
+    """A metric of one model's records."""
+    return compared({"": records})[""].levels[metric].value

@@ -9,6 +9,7 @@ FOLDER of `--data` holds `selfaware/` and `umwp/`. The parts, in their order:
 
     before    the base and each variant, unsteered, as they are and told that they may say "I don't know"
     back      the reasoning model steered towards what it lost, ungated and gated
+    again     a rule that spares over-abstention, on items of SelfAware that no other part asks
     worth     what its chains are worth: faithfulness, instruction following, twins
     routing   a router on frozen weights: answer at once, think, or abstain
 
@@ -25,6 +26,7 @@ from pathlib import Path
 import torch
 
 from experiments.reasoning_tax import results
+from experiments.reasoning_tax.again import asked_again
 from experiments.reasoning_tax.back import paid_back
 from experiments.reasoning_tax.before import before_and_after
 from experiments.reasoning_tax.routing import routing
@@ -41,6 +43,7 @@ Part = Callable[[Setting, Sequence[str], Write], None]
 PARTS: dict[str, tuple[str, Part]] = {
     "before": ("Before and after", before_and_after),
     "back": ("Paid back", lambda setting, _, write: paid_back(setting, write)),
+    "again": ("Paid back, asked again", lambda setting, _, write: asked_again(setting, write)),
     "worth": ("What the chain is worth", worth),
     "routing": ("Whether to think", lambda setting, _, write: routing(setting, write)),
 }

@@ -9,6 +9,7 @@ import pytest
 
 import steerkit as sk
 from experiments.reasoning_tax import actuators, learned, run
+from experiments.reasoning_tax.again import others
 from experiments.reasoning_tax.setting import SUITES, Setting, conditions, plain_cell
 from steerkit.core.errors import MisuseError
 from tests.conftest import save_model
@@ -68,7 +69,7 @@ def test_the_study_says_what_it_has_measured_so_far_and_resumes(
     run.measure(setting, ["before"], page)
     early = page.read_text()
     assert "Not trained, hence not measured: short, long-idk." in early
-    assert early.count("Not measured yet.") == 3
+    assert early.count("Not measured yet.") == 4
     for suite in ("selfaware (primary), told", "umwp, as it is", "abstention, told", "brevity, as it is"):
         assert f"### {suite}" in early
     assert "brevity, told" not in early
@@ -85,8 +86,19 @@ def test_the_study_says_what_it_has_measured_so_far_and_resumes(
         assert f"target: {family}" in whole  # as a line of the table, or among those that meet no bounds
     assert "| any price: base on the answer, ungated |" in whole
     assert "Thinking helps on" in whole
+    assert "## Paid back, asked again" in whole
+    again = whole.split("## Paid back, asked again")[1].split("\n## ")[0]
+    assert again.count("| picked |") + again.count("No cell has the base's recall") == 2
     run.measure(setting, PARTS, page)
     assert page.read_text() == whole
+
+
+def test_what_is_asked_again_are_other_items(setting: Setting) -> None:
+    asked = {item.id for item in setting.items("selfaware", "report")}
+    fresh = {item.id for item in others(setting)}
+    assert len(fresh) == len(asked) == 12
+    assert asked.isdisjoint(fresh)
+    assert fresh <= {item.id for item in sk.load_suite(setting.reference("selfaware")).split("report")}
 
 
 def test_every_model_is_asked_the_same_items_in_both_conditions(setting: Setting) -> None:
