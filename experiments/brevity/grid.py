@@ -62,7 +62,7 @@ REASONER = (
     Family(RANDOM, "style-mean", 14, "thinking", (1, 2), random=True),
 )
 # Of the second reasoner, whose chains help it: grouped by how the strength is set, because each group's pick is
-# measured on 200 problems. Fixed before it was steered.
+# measured on 100 problems. Fixed before it was steered.
 SECOND_REASONER = (
     Family("ASC", "asc", 20, "completion", (0.25, 0.5, 1), published=True),
     Family("fixed strength", "style-last", 20, "thinking", (0.5, 1, 2)),
@@ -127,11 +127,15 @@ SECOND_EDITS: Mapping[str, Sequence[str | sk.Intervention]] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study measures: the vectors' families, what competes with them, and each pick on `compared` items."""
+    """What a study measures: the vectors' families, and what competes with them.
+
+    Each actuator's pick is measured on `compared` items, the headline on `twins` items with and without an answer.
+    """
 
     families: Sequence[Family]
     edits: Mapping[str, Sequence[str | sk.Intervention]]
     compared: int = 60
+    twins: int = 64
 
 
 SECOND = "smollm2-135m-reasoner-2"
@@ -140,7 +144,7 @@ SECOND = "smollm2-135m-reasoner-2"
 def plan_of(model: str, thinks: bool) -> Plan:
     """The plan of a model: the second reasoner's, another thinking model's, or that of one that does not think."""
     if model == SECOND:
-        return Plan(SECOND_REASONER, SECOND_EDITS, compared=200)
+        return Plan(SECOND_REASONER, SECOND_EDITS, compared=100, twins=32)
     return Plan(REASONER, {**PROMPTS, **LOGIT_RULES}) if thinks else Plan(BASE, PROMPTS)
 
 

@@ -18,9 +18,9 @@ from typing import Any
 import steerkit as sk
 from experiments.brevity import grid as grids
 from experiments.brevity import results
-from experiments.brevity.run import TOKENS
 from experiments.brevity.strengths import TOKENS as KL_TOKENS
 from experiments.brevity.strengths import Strength, read_strengths
+from experiments.brevity.study import TOKENS
 from steerkit.core.errors import MisuseError
 from steerkit.runs.cells import Cell
 from steerkit.runs.record import Record
@@ -62,7 +62,10 @@ def publish(runs: Path, folder: Path = PUBLISHED) -> Path:
     (chosen,) = sk.open_run(runs / "report").cell(choice["cell"]).interventions
     assert isinstance(chosen, sk.Steering)
     found = chosen.vector
-    model = REASONER if choice["thinks"] else choice["model"]
+    is_variant = (
+        choice["thinks"] and choice["model"] != grids.SECOND
+    )  # called after the folder that it lies in
+    model = REASONER if is_variant else choice["model"]
     strengths = [s for s in read_strengths(runs / "strengths.json") if s.digest == found.digest]
     name = f"brief-{model}"
     published = found.renamed(name).with_calibration([strength.record for strength in strengths])

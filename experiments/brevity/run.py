@@ -20,13 +20,10 @@ Resumable; results.md is written from the run directories.
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.progress import Progress
 
 import steerkit as sk
 from experiments.brevity import choice as choices
@@ -35,6 +32,13 @@ from experiments.brevity import items, results, timing, twins, vectors
 from experiments.brevity.choice import Choice
 from experiments.brevity.grid import Grid
 from experiments.brevity.strengths import Strengths, confidence_ramp
+from experiments.brevity.study import (
+    LEAST_ACCURACY,
+    TOKENS,
+    Levels,
+    Study,
+    unsteered_levels,
+)
 from steerkit.analysis.summary import summarise
 from steerkit.engines.base import Decoding
 from steerkit.runs.cells import Cell
@@ -45,16 +49,9 @@ from steerkit.suites.suite import Suite
 from steerkit.sweeps.grid import distinct
 
 HERE = Path(__file__).parent
-LEAST_ACCURACY = 0.30
-TOKENS = 512  # the longest chain that was trained on has fewer
 # Sizes, for about 35 minutes in two threads at 900 tokens/s where unsteered chains have 200 tokens. Changes are paired,
 # so of what only stands beside the chosen cell fewer items are enough.
-LEVEL_ITEMS = 100
 CHOOSE_ITEMS = 40
-FINAL_ITEMS = 160
-REPORT_ITEMS = 1000
-BASE_FINAL_ITEMS, BASE_REPORT_ITEMS = 80, 200  # of a model that does not think, which has no target to meet
-TWIN_ITEMS = 64  # half of them with an answer
 ABSTENTION_ITEMS = 48
 KL_PROMPTS = 8
 RAMP_PROMPTS = 24  # whose chains say what is low and what is high confidence
@@ -66,74 +63,6 @@ TIMED_TURNS = 3
 TOKENS_A_SECOND = 900  # for the plan that is printed; nothing that is measured depends on it
 TRIAL_LEARNING_STEPS = 2
 SHORT = "trained on short chains, unsteered"
-
-
-@dataclass(frozen=True)
-class Study:
-    """A model, where its runs are kept, and how large they are; a `limit` makes a trial of it."""
-
-    lm: sk.LanguageModel
-    short: Path | None
-    out: Path
-    threads: int
-    limit: int | None
-
-    def size(self, count: int) -> int:
-        """So many items, or fewer in a trial."""
-        return count if self.limit is None else min(count, self.limit)
-
-    def measured(
-        self,
-        cells: Sequence[Cell],
-        name: str,
-        suite: Suite | str,
-        split: str,
-        count: int,
-        lm: sk.LanguageModel | None = None,
-    ) -> sk.Run:
-        """The cells on `count` items of a suite's split; what is recorded already is not run again."""
-        started = time.monotonic()
-        with Progress() as bar:
-            task = bar.add_task(name)
-            run = sk.sweep(
-                lm or self.lm,
-                cells,
-                sk.Measurement(suite, split, self.size(count), Decoding(TOKENS)),
-                out=self.out / name,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
-        print(f"{name}: {len(cells)} cells, {time.monotonic() - started:.0f} s", flush=True)
-        return run
-
-
-@dataclass(frozen=True)
-class Levels:
-    """What the unsteered model does on the levels of `choose`, and which of them take part."""
-
-    accuracies: Mapping[int, tuple[float, int]]
-    taking_part: tuple[int, ...]
-    mean_tokens: float
-    thinks: bool
-
-    @property
-    def qualified(self) -> bool:
-        """Whether those that take part are there by the rule."""
-        return all(self.accuracies[level][0] >= LEAST_ACCURACY for level in self.taking_part)
-
-    @property
-    def final_items(self) -> int:
-        """How many items the finalists are compared on."""
-        return FINAL_ITEMS if self.thinks else BASE_FINAL_ITEMS
-
-    @property
-    def report_items(self) -> int:
-        """How many items the chosen cell is measured on."""
-        return REPORT_ITEMS if self.thinks else BASE_REPORT_ITEMS
-
-    @property
-    def tokens(self) -> str:
-        """The metric that is to fall."""
-        return "thinking_tokens" if self.thinks else "tokens"
 
 
 def main() -> None:
@@ -158,18 +87,6 @@ def main() -> None:
     name = "results.md" if is_first else f"results-{lm.name}.md"
     (study.out / "results.md" if asked.limit else HERE / name).write_text(text, encoding="utf-8")
     print(text)
-
-
-def unsteered_levels(study: Study) -> Levels:
-    """Measure every level of `choose` without steering; the easiest stands in where none qualifies."""
-    every = Suite("brevity-levels", items.answerable(brevity.generate()))
-    records = list(study.measured([Cell()], "levels", every, "choose", LEVEL_ITEMS).records())
-    accuracies = items.accuracy_by_level(records)
-    found = items.qualifying(accuracies, LEAST_ACCURACY)
-    easiest = max(accuracies, key=lambda level: accuracies[level])
-    mean = sum(record.tokens for record in records) / len(records)
-    thinks = any(record.scores["thinking_tokens"] for record in records)
-    return Levels(accuracies, found or (easiest,), mean, thinks)
 
 
 def carry_out(study: Study, levels: Levels) -> results.Findings:
@@ -259,7 +176,7 @@ def print_plan(plan: grids.Plan, levels: Levels) -> None:
         "finalists": (1 + choices.FINALISTS) * (levels.final_items - CHOOSE_ITEMS),
         "report": 3 * levels.report_items + len(actuators) * plan.compared,
         "timing": 2 * TIMED_TURNS * TIMED_PROBLEMS,
-        "twins": (TWIN_ITEMS if levels.thinks else ABSTENTION_ITEMS) * twins.CELLS,
+        "twins": (plan.twins if levels.thinks else ABSTENTION_ITEMS) * twins.CELLS,
     }
     for stage, count in completions.items():
         print(f"plan: {stage}, {count} completions, at most about {count * levels.mean_tokens:,.0f} tokens")
@@ -319,7 +236,9 @@ def on_twins(
     if levels.thinks:
         title = "Twins of the word problems"
         paired = Suite("brevity-twins", items.twins(whole))
-        run = study.measured(cells, "twins-brevity-twins", paired, "report", TWIN_ITEMS)
+        run = study.measured(
+            cells, "twins-brevity-twins", paired, "report", grids.plan_of(study.lm.name, True).twins
+        )
     else:  # which abstains from nothing among word problems
         title = "The abstention suite"
         run = study.measured(cells, "twins-abstention", "abstention", "report", ABSTENTION_ITEMS)

@@ -10,7 +10,7 @@ import pytest
 import steerkit as sk
 from experiments.brevity import choice as choices
 from experiments.brevity import grid as grids
-from experiments.brevity import items, publish, results, run, timing, twins, vectors
+from experiments.brevity import items, publish, results, run, study, timing, twins, vectors
 from experiments.brevity.grid import Family, Grid
 from experiments.brevity.strengths import Strengths, confidence_ramp
 from experiments.reasoning_tax.chains import END_OF_THINKING
@@ -366,6 +366,7 @@ def test_the_whole_study_runs_resumes_and_publishes(tmp_path: Path, monkeypatch:
         Family(grids.RANDOM, "style-mean", 2, "thinking", (2,), random=True),
     )
     monkeypatch.setattr(grids, "REASONER", families)
+    monkeypatch.setattr(study, "TOKENS", 6)
     for name, value in {"TOKENS": 6, "TIMED_TURNS": 1, "KL_PROMPTS": 2}.items():
         monkeypatch.setattr(run, name, value)
     for name, value in {"PAIRS": 6, "LEARNED_PAIRS": 2, "LEARNED_LAYER": 2}.items():
