@@ -54,52 +54,62 @@ Asked = Mapping[str, dict[str, Record]]  # by condition, then by item
 
 def asked_again(setting: Setting, write: Write) -> None:
     """Choose on the records of `back`, measure on other items; the section is written after each condition."""
-    if PRIMARY not in setting.suites:
-        return
     models = {name: setting.model(name) for name in ("base", setting.tuned)}
     tuned = models[setting.tuned]
     vectors = vectors_of(setting, tuned, models["base"])
     probes = probes_of(setting, models)[setting.tuned]
-    choose, fresh = setting.items(PRIMARY, "choose"), others(setting)
-    found = [reading(tuned, probes[name], choose, fresh) for name in FITTED_ON[PRIMARY]]
-    plain = {name: plain_records(setting, lm, name, fresh) for name, lm in models.items()}
     parts = [
         "## Paid back, asked again",
         f"`{SPARING.format(recall=0).replace('0.000000', 'that of the base')}`, chosen on `choose` among all vectors, "
-        f"under every gate; measured on {len(fresh)} items of `report` that no other part asks. The target is the "
-        "one above.",
+        "under every gate. On SelfAware it is measured on as many items of `report` again, none of which another part "
+        "asks; our suite has no others, so there the items are those above. The target is the one above.",
     ]
-    for condition in PLACES[PRIMARY]:
-        before = {name: {"choose": choosing(setting, lm, name, condition)} for name, lm in models.items()}
-        chosen_in = Place(PRIMARY, condition, {"choose": choose}, *before.values())
-        way = picked(setting, tuned, chosen_in, vectors, found)
-        after = ({"report": plain[name][condition]} for name in models)
-        place = Place(PRIMARY, condition, {"report": fresh}, *after, kept_in="again")
-        parts.append(place.title)
-        parts.append(
-            measured(setting, tuned, place, way) if way else "No cell has the base's recall on `choose`."
-        )
-        write("\n\n".join(parts))
+    for suite in (name for name in PLACES if name in setting.suites):
+        choose, asked = setting.items(suite, "choose"), others(setting, suite)
+        kept_in = "again" if suite == PRIMARY else "back"
+        found = [reading(tuned, probes[name], choose, asked) for name in FITTED_ON[suite]]
+        plain = {name: plain_records(setting, lm, name, suite, asked) for name, lm in models.items()}
+        for condition in PLACES[suite]:
+            before = {
+                name: {"choose": choosing(setting, lm, name, suite, condition)} for name, lm in models.items()
+            }
+            chosen_in = Place(suite, condition, {"choose": choose}, *before.values())
+            way = picked(setting, tuned, chosen_in, vectors, found)
+            after = ({"report": plain[name][condition]} for name in models)
+            place = Place(suite, condition, {"report": asked}, *after, kept_in=kept_in)
+            parts.append(f"{place.title}, {len(asked)} items")
+            parts.append(
+                measured(setting, tuned, place, way) if way else "No cell has the base's recall on `choose`."
+            )
+            write("\n\n".join(parts))
 
 
-def others(setting: Setting) -> Suite:
-    """As many items of the primary suite's `report` as `back` asks, and none of those."""
-    size = setting.size(PRIMARY, "report")
-    whole = sk.load_suite(setting.reference(PRIMARY)).split("report")
-    asked = {item.id for item in whole.limit(size)}
-    return Suite(whole.name, [item for item in whole.limit(2 * size) if item.id not in asked], whole.scorers)
+def others(setting: Setting, suite: str) -> Suite:
+    """As many items of the primary suite's `report` as `back` asks, and none of those; of another suite, the same."""
+    items = setting.items(suite, "report")
+    if suite != PRIMARY:
+        return items
+    asked = {item.id for item in items}
+    whole = sk.load_suite(setting.reference(suite)).split("report").limit(2 * len(items))
+    return Suite(whole.name, [item for item in whole if item.id not in asked], whole.scorers)
 
 
-def plain_records(setting: Setting, lm: sk.LanguageModel, name: str, items: Suite) -> Asked:
+def plain_records(setting: Setting, lm: sk.LanguageModel, name: str, suite: str, items: Suite) -> Asked:
     """A model without steering on these items, in both conditions."""
     cells = {condition: plain_cell(condition) for condition in CONDITIONS}
-    run = setting.measured(lm, list(cells.values()), setting.out / "again" / "plain" / name, items, "report")
+    if suite == PRIMARY:
+        out = setting.out / "again" / "plain" / name
+        run = setting.measured(lm, list(cells.values()), out, items, "report")
+    else:
+        run = setting.plain(lm, name, suite, "report")
     return {condition: by_item(records_of(run, cell)) for condition, cell in cells.items()}
 
 
-def choosing(setting: Setting, lm: sk.LanguageModel, name: str, condition: str) -> dict[str, Record]:
+def choosing(
+    setting: Setting, lm: sk.LanguageModel, name: str, suite: str, condition: str
+) -> dict[str, Record]:
     """What a model wrote without steering on `choose`."""
-    return by_item(records_of(setting.plain(lm, name, PRIMARY, "choose"), plain_cell(condition)))
+    return by_item(records_of(setting.plain(lm, name, suite, "choose"), plain_cell(condition)))
 
 
 def picked(

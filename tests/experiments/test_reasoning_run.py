@@ -88,14 +88,14 @@ def test_the_study_says_what_it_has_measured_so_far_and_resumes(
     assert "Thinking helps on" in whole
     assert "## Paid back, asked again" in whole
     again = whole.split("## Paid back, asked again")[1].split("\n## ")[0]
-    assert again.count("| picked |") + again.count("No cell has the base's recall") == 2
+    assert again.count("| picked |") + again.count("No cell has the base's recall") == 3
     run.measure(setting, PARTS, page)
     assert page.read_text() == whole
 
 
 def test_what_is_asked_again_are_other_items(setting: Setting) -> None:
     asked = {item.id for item in setting.items("selfaware", "report")}
-    fresh = {item.id for item in others(setting)}
+    fresh = {item.id for item in others(setting, "selfaware")}
     assert len(fresh) == len(asked) == 12
     assert asked.isdisjoint(fresh)
     assert fresh <= {item.id for item in sk.load_suite(setting.reference("selfaware")).split("report")}
