@@ -36,10 +36,10 @@ HERE = Path(__file__).parent
 SAE = "reasoner-2-layer-14"
 KL, KL_PROMPTS = 0.5, 12
 LARGEST = 400.0  # a decoder row is of length one, and states are much longer
-FIRST, RANDOM = 3, 3  # features that are steered by
+FIRST, RANDOM = 2, 2  # features that are steered by
 SHOWN = 8
 PROMPTS, WRITTEN, WRITTEN_TOKENS = 300, 48, 256
-ABSTAINING, BRIEF = 120, 100  # items of `report`
+ABSTAINING, BRIEF = 100, 80  # items of `report`
 TOKENS = 256
 METRICS = ("abstention_recall", "over_abstention", "accuracy", "thinking_tokens", "degenerate")
 

@@ -64,7 +64,7 @@ Read = Annotated[
     Option(
         metavar="SPEC",
         help="Read every token: {readers}; VECTOR@layer=14, a probe's file, or a vector's probe as "
-        "VECTOR@as=probe. Repeat for several.",
+        "VECTOR@as=probe, or a feature's activation as VECTOR@as=feature. Repeat for several.",
     ),
 ]
 MaxNewTokens = Annotated[int, Option(min=1, help="Cut completions off here.")]
