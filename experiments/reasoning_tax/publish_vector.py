@@ -18,6 +18,7 @@ from experiments.reasoning_tax.back import FITTED_ON, Place, probes_of
 from experiments.reasoning_tax.gates import reading
 from experiments.reasoning_tax.run import HERE, section_file
 from experiments.reasoning_tax.setting import PRIMARY, Setting
+from steerkit.core.errors import MisuseError
 from steerkit.report.card import vector_card
 
 PUBLISHED = Path("vectors")
@@ -56,7 +57,8 @@ def publish(setting: Setting, folder: Path = PUBLISHED) -> Path:
     place = Place(PRIMARY, CONDITION, {"choose": choose}, *before.values())
     found = [reading(tuned, probes[name], choose, choose) for name in FITTED_ON[PRIMARY]]
     way = picked(setting, tuned, place, vectors_of(setting, tuned, models["base"]), found)
-    assert way is not None, "nothing has the base's recall on `choose`"
+    if way is None:
+        raise MisuseError("no cell has the base's recall on `choose`: there is nothing to publish")
     (acting,) = (each for each in way.cell.interventions if isinstance(each, sk.Steering))
     assert isinstance(acting.gate, sk.ProbeGate)
     vector = acting.vector.renamed(f"abstain-{setting.tuned}").with_probe(acting.gate.probe)

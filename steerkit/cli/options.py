@@ -63,7 +63,7 @@ Read = Annotated[
     list[str] | None,
     Option(
         metavar="SPEC",
-        help="Read every token: {readers}; VECTOR@layer=14, a probe's file, or a vector's probe as "
+        help="Read every token: {readers}; VECTOR@layer=14, a probe's file, a vector's probe as "
         "VECTOR@as=probe, or a feature's activation as VECTOR@as=feature. Repeat for several.",
     ),
 ]
