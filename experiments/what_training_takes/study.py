@@ -36,8 +36,8 @@ REFERENCES = {
     "brevity": "brevity:1+2",
 }
 # What the models are asked: how many items of `report`, how many of `choose` set a gate's threshold, and how.
-REPORT = {"selfaware": 200, "abstention": 200, "brevity": 120}
-CHOOSE = {"selfaware": 160, "abstention": 120}
+REPORT = {"selfaware": 160, "abstention": 160, "brevity": 80}
+CHOOSE = {"selfaware": 120, "abstention": 120}
 ASKED: Mapping[str, Sequence[str]] = {
     "selfaware": tuple(CONDITIONS),
     "abstention": tuple(CONDITIONS),
