@@ -23,7 +23,7 @@ import steerkit as sk
 from experiments.reasoning_tax.gates import Reading, fitted, gated, reading, readings
 from experiments.reasoning_tax.results import compared, number, table
 from experiments.reasoning_tax.routing import abstention
-from experiments.reasoning_tax.setting import by_item, kept, records_of
+from experiments.reasoning_tax.setting import PRIMARY, by_item, kept, records_of
 from experiments.what_training_takes.study import CHOOSE, Study
 from steerkit.extraction.pairs import labelled_prompts
 from steerkit.runs.cells import Cell
@@ -33,7 +33,7 @@ from steerkit.suites.suite import Suite
 LAYERS = (4, 8, 12, 16, 20, 24, 28)
 # The cell that the built-in vector is recommended at (README).
 LAYER, STRENGTH = 12, 0.75
-FIT, STEERED = 300, 120  # how many questions a gate is fitted on, and how many are steered
+FIT, STEERED = 300, 100  # how many questions a gate is fitted on, and how many are steered
 METRICS = ("abstention_recall", "over_abstention", "accuracy", "tokens")
 SAYS = "policy under the gate"
 
@@ -123,14 +123,17 @@ def acting(
     used = {"its own vector": own[name]} | ({} if name == base else {"the base's vector": own[base]})
     used["a random direction"] = own[name].random_control()
     cells = {label: Cell((vector.at(LAYER, STRENGTH),)) for label, vector in used.items()}
-    run = study.setting.measured(
-        lm,
-        list(cells.values()),
-        study.out / "steered" / suite / name,
-        study.reference(suite),
-        "report",
-        study.size(STEERED),
-    )
+    if suite != PRIMARY:  # where the policy alone, which costs nothing, is looked at
+        cells = {}
+    else:
+        run = study.setting.measured(
+            lm,
+            list(cells.values()),
+            study.out / "steered" / suite / name,
+            study.reference(suite),
+            "report",
+            study.size(STEERED),
+        )
     asked = {item.id for item in items.report}
     whole = by_item(iter(study.plain(name, suite)["as it is"]))
     plain = {item: record for item, record in whole.items() if item in asked}
@@ -156,7 +159,7 @@ def section(study: Study, names: Sequence[str]) -> str:
         cosines(vectors(study, models)),
         f"Below, vectors act at layer {LAYER}, strength {number(STRENGTH)}, on the whole completion; the gate lets "
         'through 5% of the answerable questions of `choose`, and the policy says "I don\'t know." behind it. Suites '
-        "as they are; in parentheses the change from the same model as it is.",
+        "as they are, of ours the policy alone; in parentheses the change from the same model as it is.",
     ]
     for suite in CHOOSE:
         parts += added(study, suite, models)
