@@ -138,6 +138,17 @@ def test_the_published_autoencoder_reconstructs_the_reasoners_states() -> None:
     assert float(wrong / (states - states.mean(dim=0)).square().sum()) < 0.1
 
 
+@pytest.mark.parametrize("name", sorted(published_adapters()))
+def test_a_published_adapter_is_small_and_listed_and_says_what_it_belongs_to(name: str) -> None:
+    folder = published_adapters()[name]
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 12_500_000
+    adapter = read_adapter(folder)
+    assert adapter.note is not None
+    assert (adapter.name, adapter.base) == (name, "smollm2-135m-instruct")
+    assert f"`{name}`" in (CARDS / "README.md").read_text(encoding="utf-8")
+    assert (folder / "README.md").read_text(encoding="utf-8").startswith(f"# {name}\n")
+
+
 def test_what_is_superseded_says_so_and_is_there() -> None:
     for card in (f"adapters/{REASONER}/README.md", f"brief-{REASONER}.md"):
         text = (CARDS / card).read_text(encoding="utf-8")
