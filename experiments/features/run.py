@@ -34,7 +34,7 @@ from steerkit.suites.suite import Suite
 
 HERE = Path(__file__).parent
 SAE = "reasoner-2-layer-14"
-KL, KL_PROMPTS = 0.5, 12
+KLS, KL_PROMPTS = (0.5,), 12
 LARGEST = 400.0  # a decoder row is of length one, and states are much longer
 FIRST, RANDOM = 2, 2  # features that are steered by
 SHOWN = 8
@@ -131,18 +131,20 @@ def sections(study: Study) -> Iterator[str]:
         **{f"feature {i}, by chance": feature(study, i) for i in chance},
         "random direction": mean.random_control(),
     }
-    where = f"Each at layer {study.sae.place.layer}, on the completion, at a KL of {KL} nats a token."
+    where = f"Each at layer {study.sae.place.layer}, on the completion, at the strength of an equal KL."
     yield f"## Steering by them\n\n{where}"
-    yield "### Towards abstaining: SelfAware as it is"
-    yield steered(study, towards, SELFAWARE, ABSTAINING, "abstaining")
+    for kl in KLS:
+        yield f"### Towards abstaining: SelfAware as it is, {kl} nats a token"
+        yield steered(study, towards, SELFAWARE, ABSTAINING, f"abstaining-{kl}", kl)
     length = {
         **{f"feature {i}, of reasoning words": feature(study, i) for i in thinks},
         **{f"feature {i}, taken away": -feature(study, i) for i in thinks},
         **{f"feature {i}, by chance": feature(study, i) for i in chance},
         "random direction": mean.random_control(),
     }
-    yield "### Along the words of reasoning: word problems of one step"
-    yield steered(study, length, PROBLEMS, BRIEF, "reasoning")
+    for kl in KLS:
+        yield f"### Along the words of reasoning: word problems of one step, {kl} nats a token"
+        yield steered(study, length, PROBLEMS, BRIEF, f"reasoning-{kl}", kl)
 
 
 def kept_of_the_loss(study: Study, written: Sequence[sk.Completion]) -> str:
@@ -222,9 +224,14 @@ def feature(study: Study, index: int) -> sk.SteeringVector:
 
 
 def steered(
-    study: Study, vectors: Mapping[str, sk.SteeringVector], reference: str, count: int, name: str
+    study: Study,
+    vectors: Mapping[str, sk.SteeringVector],
+    reference: str,
+    count: int,
+    name: str,
+    kl: float,
 ) -> str:
-    """The unsteered model, and each vector at the strength whose KL is `KL`, on `report`."""
+    """The unsteered model, and each vector at the strength whose KL is `kl`, on `report`."""
     prompts = [item.prompt for item in study.items(reference, "fit", KL_PROMPTS)]
     known = study.out / f"strengths-{name}.json"
     strengths: dict[str, float] = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else {}
@@ -232,7 +239,7 @@ def steered(
     for label, vector in vectors.items():
         if label not in strengths:
             steering = vector.at(study.sae.place.layer)
-            met = sk.calibrate(study.lm, steering, kl=KL, prompts=prompts, tokens=64, largest=LARGEST)
+            met = sk.calibrate(study.lm, steering, kl=kl, prompts=prompts, tokens=64, largest=LARGEST)
             strengths[label] = met.at(study.sae.place.layer).strength
             known.parent.mkdir(parents=True, exist_ok=True)
             known.write_text(json.dumps(strengths, indent=1), encoding="utf-8")

@@ -50,14 +50,14 @@ def test_each_direction_is_steered_by_at_the_strength_of_an_equal_kl(
     monkeypatch.setattr(run, "TOKENS", 4)
     study = run.Study(lm, sae, tmp_path, tmp_path / "runs", limit=4)
     vectors = {"one": run.feature(study, 1), "the other way": -run.feature(study, 1)}
-    table = run.steered(study, vectors, "abstention", 4, "made")
+    table = run.steered(study, vectors, "abstention", 4, "made", 0.3)
     known = json.loads((tmp_path / "runs" / "strengths-made.json").read_text())
     assert known.keys() == vectors.keys()
     assert table.count("\n") == 4  # two lines of heading, the unsteered model and both
     prompts = [item.prompt for item in study.items("abstention", "fit", run.KL_PROMPTS)]
     for label, vector in vectors.items():
         met = sk.calibrate(
-            lm, vector.at(planted.LAYER), kl=run.KL, prompts=prompts, tokens=64, largest=run.LARGEST
+            lm, vector.at(planted.LAYER), kl=0.3, prompts=prompts, tokens=64, largest=run.LARGEST
         )
         assert met.at(planted.LAYER).strength == pytest.approx(known[label], rel=1e-6)
-    assert run.steered(study, vectors, "abstention", 4, "made") == table
+    assert run.steered(study, vectors, "abstention", 4, "made", 0.3) == table
