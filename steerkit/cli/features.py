@@ -151,7 +151,11 @@ def vector(
     console.say(
         f"wrote {out}: {made.name}, feature {index} of {autoencoder.name}, for layer {layer} of {lm.name}"
     )
-    console.say(f"next: {console.generate_with(model, out, layer)}")
+    # An activation of 1 is little beside the states, so a strength of 1 would show nothing.
+    asked = ("--vector", out, "--model", model, "--layers", layer, "--target-kl", 0.1, "--largest", 400)
+    console.say(
+        f"next, for a strength that does something: {console.command('steerkit', 'calibrate', *asked)}"
+    )
     if made.probe is not None:
         console.say(f'its activation, token by token: --read "{out}@as=feature"')
 
