@@ -164,7 +164,7 @@ def test_readers_may_name_probes_and_steerings_may_not(
         ('{"kind": "vector", "vector": "abstain", "layer": "1"}', "a layer is a whole number"),
         ('{"kind": "vector", "vector": "abstain", "layer": 1, "file": "/etc/passwd"}', "'file'"),
         ('{"kind": "registered", "reader": []}', "JSON form"),
-        ('{"kind": "spell"}', "kind vector, probe or registered"),
+        ('{"kind": "spell"}', "kind vector, probe, feature or registered"),
         ("abstain@as=probe", "brings no probe"),
         ("abstain@layer=99", "out of range"),
         ("absent@layer=1", "no vector 'absent'"),
