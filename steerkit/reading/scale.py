@@ -47,7 +47,7 @@ class Scale:
 
 
 def kind_of(reader: Reader) -> str:
-    """Return the kind of a reader, as its JSON form has it: vector, probe or registered."""
+    """Return the kind of a reader, as its JSON form has it: vector, probe, feature or registered."""
     return str(reader.to_json()["kind"])
 
 
