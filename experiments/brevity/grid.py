@@ -144,7 +144,7 @@ SECOND = "smollm2-135m-reasoner-2"
 def plan_of(model: str, thinks: bool) -> Plan:
     """The plan of a model: the second reasoner's, another thinking model's, or that of one that does not think."""
     if model == SECOND:
-        return Plan(SECOND_REASONER, SECOND_EDITS, compared=100, twins=32)
+        return Plan(SECOND_REASONER, SECOND_EDITS, compared=1000, twins=64)
     return Plan(REASONER, {**PROMPTS, **LOGIT_RULES}) if thinks else Plan(BASE, PROMPTS)
 
 

@@ -32,8 +32,8 @@ class Findings:
     """All that the run directories of one study say.
 
     `records` are those on `report` by label, the unsteered model's first, `shown` the headline's label and `short`
-    that of the short-chain model, if there is one. `tokens` is the metric that was to fall; `twin_parts` and `answers`
-    are the tables on twins and what they answer.
+    that of the short-chain model, if there is one. `tokens` is the metric that was to fall, `limits` what there is to
+    say of what bounds that, if anything; `twin_parts` and `answers` are the tables on twins and what they answer.
     """
 
     heading: str
@@ -46,6 +46,7 @@ class Findings:
     shown: str
     short: str | None
     timing: Timing
+    limits: str | None
     twin_parts: Sequence[str]
     answers: Sequence[str]
     strengths: Strengths
@@ -61,6 +62,7 @@ class Findings:
             "\n".join(self.answers),
             "## On `report`, once",
             report_table(self.records, self.tokens),
+            *(["## What limits it", self.limits] if self.limits else []),
             "## Wall-clock",
             timing_table(self.timing),
             "## Twins at matched KL",

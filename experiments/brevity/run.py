@@ -13,6 +13,7 @@ MODEL is the reasoner, by its name or its adapter's folder, or the base model, w
    items; each other actuator's pick, and a random direction in the chosen cell's place, on fewer.
 5. Wall-clock of the chosen cell against the unsteered model.
 6. Twins at matched KL: does brevity raise or lower abstention?
+7. Limits: what a perfect stop would save of the chains, and what their tokens are spent on.
 
 Resumable; results.md is written from the run directories.
 """
@@ -28,7 +29,7 @@ import torch
 import steerkit as sk
 from experiments.brevity import choice as choices
 from experiments.brevity import grid as grids
-from experiments.brevity import items, results, timing, twins, vectors
+from experiments.brevity import items, limits, results, timing, twins, vectors
 from experiments.brevity.choice import Choice
 from experiments.brevity.grid import Grid
 from experiments.brevity.strengths import Strengths, confidence_ramp
@@ -119,6 +120,7 @@ def carry_out(study: Study, levels: Levels) -> results.Findings:
         records=records,
         shown=shown,
         short=SHORT if SHORT in records else None,
+        limits=limited(study, levels, problems, records["unsteered"]),
         timing=timed,
         twin_parts=twin_parts,
         answers=answers,
@@ -225,6 +227,20 @@ def reported(
         trained = study.measured([Cell()], "short", problems, "report", levels.report_items, short)
         records[SHORT] = list(trained.records())
     return records, f"{grid.actuators[choice.headline.id]} {results.spec(choice.headline)}"
+
+
+def limited(study: Study, levels: Levels, problems: Suite, plain: Sequence[Record]) -> str | None:
+    """What a perfect stop would save and what the chains are made of; None of a model without chains."""
+    if not levels.thinks:
+        return None
+    cells = limits.budget_cells()
+    run = study.measured(list(cells.values()), "report", problems, "report", limits.ITEMS)
+    first = {item.id for item in problems.split("report").limit(study.size(limits.ITEMS))}
+    by_budget = {
+        budget: [record for record in run.records({cell.id}) if record.item in first]
+        for budget, cell in cells.items()
+    }
+    return limits.section(plain, by_budget, study.lm)
 
 
 def on_twins(

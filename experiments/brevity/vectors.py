@@ -42,7 +42,8 @@ LEARNED_LAYER = 14
 LEARNING_STEPS = 16
 KL_BUDGET = 0.3
 # Lines of a long chain that carry the solution; the others read aloud, announce and check.
-CARRYING = ("First,", "Next,", "Then,", "After that,", "So the final", "</think>", "The answer")
+STEPS = ("First,", "Next,", "Then,", "After that,")
+CARRYING = (*STEPS, "So the final", "</think>", "The answer")
 OWN_LINES_PAIRS = 32
 BEGINNING = 150  # characters of the long chain: what it opens with, before it calculates
 # This vector fades, and acts on thinking alone, so more may be asked of it where it begins.

@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 import steerkit as sk
 from experiments.features.collect import MODEL
 from experiments.reasoning_tax.results import compared, table
-from experiments.reasoning_tax.setting import Setting, kept, records_of
+from experiments.reasoning_tax.setting import TOLD, Setting, kept, records_of
 from steerkit.core.files import replacing
 from steerkit.extraction.pairs import labelled_prompts
 from steerkit.features.rank import Reasoning, Separating
@@ -34,7 +34,7 @@ from steerkit.suites.suite import Suite
 
 HERE = Path(__file__).parent
 SAE = "reasoner-2-layer-14"
-KLS, KL_PROMPTS = (0.5,), 12
+KLS, KL_PROMPTS = (0.1, 0.5), 12
 LARGEST = 400.0  # a decoder row is of length one, and states are much longer
 FIRST, RANDOM = 2, 2  # features that are steered by
 SHOWN = 8
@@ -136,6 +136,8 @@ def sections(study: Study) -> Iterator[str]:
     for kl in KLS:
         yield f"### Towards abstaining: SelfAware as it is, {kl} nats a token"
         yield steered(study, towards, SELFAWARE, ABSTAINING, f"abstaining-{kl}", kl)
+    yield f'### Towards abstaining: SelfAware, told to say "I don\'t know", {KLS[0]} nats a token'
+    yield steered(study, towards, SELFAWARE, ABSTAINING, f"told-{KLS[0]}", KLS[0], (TOLD,))
     length = {
         **{f"feature {i}, of reasoning words": feature(study, i) for i in thinks},
         **{f"feature {i}, taken away": -feature(study, i) for i in thinks},
@@ -230,12 +232,16 @@ def steered(
     count: int,
     name: str,
     kl: float,
+    context: tuple[sk.Intervention, ...] = (),
 ) -> str:
-    """The unsteered model, and each vector at the strength whose KL is `kl`, on `report`."""
+    """The unsteered model, and each vector at the strength whose KL is `kl`, on `report`.
+
+    `context` is in every cell; the KL is measured without it.
+    """
     prompts = [item.prompt for item in study.items(reference, "fit", KL_PROMPTS)]
     known = study.out / f"strengths-{name}.json"
     strengths: dict[str, float] = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else {}
-    cells = {"unsteered": Cell()}
+    cells = {"unsteered": Cell(context)}
     for label, vector in vectors.items():
         if label not in strengths:
             steering = vector.at(study.sae.place.layer)
@@ -244,7 +250,7 @@ def steered(
             known.parent.mkdir(parents=True, exist_ok=True)
             known.write_text(json.dumps(strengths, indent=1), encoding="utf-8")
         cells[f"{label} (strength {strengths[label]:.2f})"] = Cell(
-            (vector.at(study.sae.place.layer, float(f"{strengths[label]:.3g}")),)
+            (*context, vector.at(study.sae.place.layer, float(f"{strengths[label]:.3g}")))
         )
     setting = Setting(None, study.out, study.data, tokens=TOKENS)
     run = setting.measured(

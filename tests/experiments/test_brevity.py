@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 import steerkit as sk
 from experiments.brevity import choice as choices
 from experiments.brevity import grid as grids
-from experiments.brevity import items, publish, results, run, study, timing, twins, vectors
+from experiments.brevity import items, limits, publish, results, run, study, timing, twins, vectors
 from experiments.brevity.grid import Family, Grid
 from experiments.brevity.strengths import Strengths, confidence_ramp
 from experiments.reasoning_tax.chains import END_OF_THINKING
@@ -308,6 +309,48 @@ def test_the_targets_are_read_off_the_paired_records() -> None:
     assert "0.75 (turns 0.75) | **missed** |" in lines["time saved ≥ 0.85 × tokens saved"]
     assert "90% [90%, 90%] fewer, accuracy +5.0 points" in text
     assert "| 75% [75%, 75%] |" in results.report_table(some, "tokens").splitlines()[3]
+
+
+def thought(right: Iterable[int], tokens: Sequence[int]) -> list[Record]:
+    """Records of the first items that say they thought for so many tokens."""
+    return [
+        replace(record, scores={**record.scores, "thinking_tokens": spent})
+        for record, spent in zip(records(right, tokens), tokens, strict=True)
+    ]
+
+
+def test_a_perfect_stop_ends_a_chain_where_the_reply_is_right_for_the_first_time() -> None:
+    plain = thought([0, 1, 2], [100, 100, 100, 100])
+    by_budget = {
+        0: thought([3], [0, 0, 0, 0]),
+        32: thought([1], [32, 32, 32, 32]),
+        64: thought([0, 1], [64, 64, 64, 64]),
+    }
+    right, every = limits.perfect_stop(plain, by_budget)
+    assert right is not None
+    assert every is not None
+    assert (right.value, right.n) == (
+        pytest.approx(1 - (64 + 32 + 100) / 300),
+        3,
+    )  # the third needs all of it
+    assert (every.value, every.n) == (
+        pytest.approx(1 - (64 + 32 + 100) / 400),
+        4,
+    )  # the fourth is given up at once
+    assert right.low <= right.value <= right.high
+    assert limits.perfect_stop(thought([], [0, 0]), {}) == (None, None)
+
+
+def test_what_a_chain_is_spent_on_is_read_off_its_lines(tiny: sk.LanguageModel) -> None:
+    step = "Next, pears in all: pears and plums together. 3 + 4 = 7.\n"
+    words, numbers = "Next, pears in all: pears and plums together. ", "3 + 4 = 7.\n"
+    assert limits.parts(step) == [(limits.IN_WORDS, words), (limits.IN_NUMBERS, numbers)]
+    lines = ["Let me see.\n", "- pears: 3\n", "I am asked: How many?\n", step, "So the final answer is 7.\n"]
+    (record,) = records([0], [9])
+    chain = replace(record, completion=f"{''.join(lines)}</think>\n- The answer is 7.")
+    found = limits.spent_on([chain], tiny.tokenizer)
+    count = [len(tiny.tokenizer.encode(line, add_special_tokens=False)) for line in (*lines, words, numbers)]
+    assert list(found.values()) == [count[1], count[2], count[5], count[6], count[0] + count[4]]
 
 
 def change(value: float, half: float) -> dict[str, Estimate]:
